@@ -1,0 +1,140 @@
+//! SIGHUP: a new generation of workers with new settings, or new settings for the one worker there is.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use super::{
+    Farm, Manager, ManagerError, Mode, owners, settings_json, slots_needed, tally_buckets,
+};
+use crate::handover::{self, ToWorker};
+use crate::setup;
+
+impl Manager<'_> {
+    /// Asks for the farm anew and takes it over; whatever fails is logged and leaves the farm as it is.
+    pub(super) fn reload_now(&mut self) {
+        if self.stopping {
+            return;
+        }
+        self.notifier.reloading();
+        let result = (self.reload)()
+            .and_then(|farm| self.take_over(farm).map_err(|error| error.to_string()));
+        match result {
+            Ok(()) => {
+                tracing::info!(farm = %self.farm.name, generation = self.generation, "reloaded");
+            }
+            Err(error) => {
+                tracing::error!(farm = %self.farm.name, error, "not reloaded: the old settings stay");
+            }
+        }
+        if self.told_ready {
+            self.notifier.ready();
+        }
+    }
+
+    fn take_over(&mut self, farm: Farm) -> Result<(), ManagerError> {
+        if farm.name != self.farm.name
+            || farm.run_dir != self.farm.run_dir
+            || farm.data_dir != self.farm.data_dir
+        {
+            let what = "a farm's name, run_dir and data_dir change only by a restart";
+            return Err(ManagerError::Setup(what.to_owned()));
+        }
+        let settings = settings_json(&farm.settings)?;
+        let in_place = farm.mode == Mode::One && is_same_but_settings(&farm, &self.farm);
+        self.rebind(&farm)?;
+        self.renew_board(&farm)?;
+        self.settings = settings;
+        self.farm = farm;
+        if in_place && self.hand_settings() {
+            return Ok(());
+        }
+        self.supersede();
+        Ok(())
+    }
+
+    /// Begins a new generation: the old one serves on until the new one is ready.
+    pub(super) fn supersede(&mut self) {
+        self.generation += 1;
+        self.wanted = self.wanted.clamp(self.farm.workers.start, self.farm.workers.max);
+        if !matches!(self.farm.mode, Mode::OnDemand { .. }) {
+            for child in &mut self.children {
+                child.superseded = true;
+            }
+        }
+    }
+
+    /// Takes up new sockets and listeners before it lets go of any old one, so that failure changes nothing.
+    pub(super) fn rebind(&mut self, farm: &Farm) -> Result<(), ManagerError> {
+        let mut tcp = Vec::new();
+        for listen in &farm.tcp {
+            let kept = self.tcp.iter().find(|(old, _)| old.address == listen.address);
+            let listener = match kept {
+                // The supervisor's is preferred: it may have bound anew.
+                Some((_, listener)) if !self.inherited.contains_key(&listen.address) => {
+                    listener.clone()
+                }
+                _ => self.listener(listen)?,
+            };
+            tcp.push((listen.clone(), listener));
+        }
+        let mut new_sockets = Vec::new();
+        for socket in &farm.sockets {
+            if !self.sockets.iter().any(|(old, _)| old == socket) {
+                let listener = setup::bind_named(&farm.run_dir, socket, owners(farm))?;
+                new_sockets.push((socket.clone(), listener));
+            }
+        }
+        let run_dir = &self.farm.run_dir;
+        self.sockets.retain(|(socket, _)| {
+            let stays = farm.sockets.contains(socket);
+            if !stays {
+                let _ = std::fs::remove_file(setup::socket_path(run_dir, socket));
+            }
+            stays
+        });
+        self.sockets.extend(new_sockets);
+        self.tcp = tcp;
+        Ok(())
+    }
+
+    /// A farm that has grown, or counts other things, gets a new scoreboard; the old generation keeps its own.
+    pub(super) fn renew_board(&mut self, farm: &Farm) -> Result<(), ManagerError> {
+        if slots_needed(farm) <= self.board.slot_count()
+            && tally_buckets(farm) == self.board.tally_buckets()
+            && farm.counters == self.board.counter_names()
+        {
+            return Ok(());
+        }
+        let board = super::make_board(farm)?;
+        if farm.counters == self.board.counter_names() {
+            board.continue_from(&self.board);
+        }
+        self.board = Rc::new(board);
+        Ok(())
+    }
+
+    /// Hands new settings to the one worker; says whether there was one that could take them. One that is just starting finds
+    /// them when it is ready.
+    fn hand_settings(&self) -> bool {
+        let Some(child) = self.children.iter().find(|child| child.is_current()) else {
+            return false;
+        };
+        let given = sys::sealed_memfd("grange-settings", self.settings.get().as_bytes()).and_then(
+            |memory| handover::tell(&child.control, &ToWorker::Settings, &[memory.as_fd()]),
+        );
+        if let Err(error) = &given {
+            tracing::warn!(farm = %self.farm.name, %error, "cannot hand settings over: the worker is replaced");
+        }
+        given.is_ok()
+    }
+}
+
+fn is_same_but_settings(one: &Farm, other: &Farm) -> bool {
+    one.workers == other.workers
+        && one.sockets == other.sockets
+        && one.tcp == other.tcp
+        && one.counters == other.counters
+        && one.user == other.user
+        && one.admin_group == other.admin_group
+        && one.mode == other.mode
+}

@@ -1,0 +1,105 @@
+//! Accepting evenly: the kernel would give long-lived connections to whoever is first.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket::{Conversation, Server};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::control::watch;
+use super::inner::{Begin, Connection, Inner};
+
+/// A worker with more connections than another looks again after so long, for the other to take the new one …
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// … so many times, and then takes it itself: the other may be at work.
+const LOOKS: usize = 3;
+/// Pause after a failed accept, such as for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener to accept on, once the worker is ready.
+pub(super) struct Accept {
+    pub(super) listener: OwnedFd,
+    /// Where its connections are counted.
+    pub(super) gauge: usize,
+    /// Whether the worker's concurrency bounds them.
+    pub(super) limited: bool,
+}
+
+impl Accept {
+    pub(super) fn tcp(self, take: impl Fn(TcpStream, SocketAddr, Connection) + 'static) -> Begin {
+        self.begin(
+            |fd| sys::accept_tcp(fd),
+            move |(stream, address), connection| match TcpStream::from_std(stream) {
+                Ok(stream) => take(stream, address, connection),
+                Err(error) => tracing::warn!(%error, "cannot use a connection"),
+            },
+        )
+    }
+
+    pub(super) fn unix<C: Conversation>(self, server: Server<C>) -> Begin {
+        self.begin(
+            |fd| sys::accept_unix(fd),
+            move |stream, connection| match UnixStream::from_std(stream) {
+                Ok(stream) => server.take(stream, Some(Box::new(connection))),
+                Err(error) => tracing::warn!(%error, "cannot use a connection"),
+            },
+        )
+    }
+
+    fn begin<T: 'static>(
+        self,
+        accept: impl Fn(&OwnedFd) -> io::Result<T> + 'static,
+        take: impl Fn(T, Connection) + 'static,
+    ) -> Begin {
+        Box::new(move |inner: &Rc<Inner>| {
+            if inner.drain.get().is_some() {
+                return;
+            }
+            let this = inner.clone();
+            let task = tokio::task::spawn_local(async move {
+                if let Err(error) = self.run(&this, accept, take).await {
+                    tracing::error!(worker = %this.given.worker, %error, "cannot accept any more");
+                }
+            });
+            inner.accepting.borrow_mut().push(task.abort_handle());
+        })
+    }
+
+    async fn run<T>(
+        self,
+        inner: &Rc<Inner>,
+        accept: impl Fn(&OwnedFd) -> io::Result<T>,
+        take: impl Fn(T, Connection),
+    ) -> io::Result<()> {
+        let (gauge, limited) = (self.gauge, self.limited);
+        let listener = watch(self.listener)?;
+        loop {
+            while limited && inner.tcp_connections.get() >= inner.given.concurrency {
+                inner.room.notified().await;
+            }
+            let mut ready = listener.readable().await?;
+            for _ in 0..LOOKS {
+                if !inner.slot().should_wait(gauge) {
+                    break;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            if limited && inner.tcp_connections.get() >= inner.given.concurrency {
+                continue;
+            }
+            match ready.try_io(|fd| accept(fd.get_ref())) {
+                // Another worker took it.
+                Err(_would_block) => {}
+                Ok(Ok(stream)) => take(stream, Connection::new(inner, gauge)),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(worker = %inner.given.worker, %error, "cannot accept");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}

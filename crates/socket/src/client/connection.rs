@@ -1,0 +1,330 @@
+//! One connection of a client, from the chosen version to its end.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::pool::Pool;
+use super::{CallError, Peer, PeerId};
+use crate::frame::{self, Frame, Id};
+use crate::link::{Link, Sink};
+use crate::{Conversation, ErrorObject, codes};
+
+/// After so long without a word, with answers outstanding, the server is pinged; after as long again it is given up.
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
+/// The largest window that is believed.
+const WINDOW_MAX: u32 = 65_536;
+/// The most workers of a farm that are believed, and so the most connections.
+const WORKERS_MAX: u32 = 256;
+
+pub(super) type OnAnswer<C> =
+    Box<dyn FnOnce(Result<<C as Conversation>::Answer, CallError>) + 'static>;
+
+/// What a server says first. Only the conversation and its versions are needed; a program of an operator may leave the rest out.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Hello {
+    pub(super) conversation: String,
+    pub(super) versions: Vec<u32>,
+    #[serde(default)]
+    window: Option<u32>,
+    #[serde(default)]
+    window_bytes: Option<usize>,
+    #[serde(default)]
+    worker: String,
+    #[serde(default)]
+    pub(super) pid: u32,
+    #[serde(flatten)]
+    pub(super) farm: FarmState,
+}
+
+/// What a server says of its farm, in `hello` and in `workers`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct FarmState {
+    #[serde(default = "one")]
+    workers: u32,
+    #[serde(default)]
+    pub(super) crashed: Vec<u32>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl FarmState {
+    pub(super) fn workers(&self) -> u32 {
+        self.workers.clamp(1, WORKERS_MAX)
+    }
+}
+
+/// A request without an answer yet.
+struct Pending<C: Conversation> {
+    /// `None` for a ping, and once the caller has given up: the window stays taken until the server has answered.
+    on_answer: Option<OnAnswer<C>>,
+    bytes: usize,
+    expires: Option<Instant>,
+    is_ping: bool,
+}
+
+pub(super) struct Connection<C: Conversation> {
+    pub(super) pool: Weak<Pool<C>>,
+    pub(super) link: Rc<Link>,
+    pub(super) id: PeerId,
+    pub(super) worker: String,
+    pub(super) pid: u32,
+    pub(super) window: u32,
+    window_bytes: usize,
+    pending: RefCell<HashMap<u64, Pending<C>, BuildHasherDefault<IdHasher>>>,
+    outstanding: Cell<u32>,
+    outstanding_bytes: Cell<usize>,
+    draining: Cell<bool>,
+    next_id: Cell<u64>,
+    /// When the server was last heard, or the first of the requests now outstanding was sent.
+    heard: Cell<Instant>,
+    pinged: Cell<bool>,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+impl<C: Conversation> Connection<C> {
+    pub(super) fn new(pool: Weak<Pool<C>>, link: Rc<Link>, id: PeerId, hello: &Hello) -> Self {
+        Self {
+            pool,
+            link,
+            id,
+            worker: hello.worker.clone(),
+            pid: hello.pid,
+            window: hello.window.unwrap_or(crate::WINDOW).clamp(1, WINDOW_MAX),
+            window_bytes: hello.window_bytes.unwrap_or(crate::WINDOW_BYTES),
+            pending: RefCell::default(),
+            outstanding: Cell::new(0),
+            outstanding_bytes: Cell::new(0),
+            draining: Cell::new(false),
+            next_id: Cell::new(0),
+            heard: Cell::new(Instant::now()),
+            pinged: Cell::new(false),
+        }
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        Peer {
+            id: self.id,
+            worker: self.worker.clone(),
+            pid: self.pid,
+            window: self.window,
+            outstanding: self.outstanding.get(),
+            draining: self.draining.get(),
+        }
+    }
+
+    pub(super) fn outstanding(&self) -> u32 {
+        self.outstanding.get()
+    }
+
+    pub(super) fn takes_requests(&self) -> bool {
+        !self.draining.get() && self.link.is_up()
+    }
+
+    /// Whether a request of so many bytes may be sent. A lone request always may, up to a frame's limit.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let outstanding = self.outstanding.get();
+        outstanding < self.window
+            && (outstanding == 0 || self.outstanding_bytes.get() + bytes <= self.window_bytes)
+    }
+
+    /// Appends a request; the caller has seen that there is room.
+    pub(super) fn send(
+        &self,
+        method: &str,
+        deadline: Duration,
+        params: &[u8],
+        expires: Option<Instant>,
+        on_answer: OnAnswer<C>,
+    ) {
+        let id = self.take_id();
+        if self.outstanding.get() == 0 {
+            self.heard.set(Instant::now());
+            self.pinged.set(false);
+        }
+        let pending =
+            Pending { on_answer: Some(on_answer), bytes: params.len(), expires, is_ping: false };
+        self.outstanding.set(self.outstanding.get() + 1);
+        self.outstanding_bytes.set(self.outstanding_bytes.get() + pending.bytes);
+        self.pending.borrow_mut().insert(id, pending);
+        self.link.append(|out| frame::write_request(out, id, method, Some(deadline), params));
+    }
+
+    fn take_id(&self) -> u64 {
+        let id = self.next_id.get() + 1;
+        self.next_id.set(id);
+        id
+    }
+
+    /// Gives up what has expired, pings a silent server, ends a connection that stays silent. Returns when to look again.
+    pub(super) fn check_times(&self, now: Instant) -> Option<Instant> {
+        if self.outstanding.get() == 0 {
+            return None;
+        }
+        let mut next = self.heard.get() + SILENCE * if self.pinged.get() { 2 } else { 1 };
+        let mut expired = Vec::new();
+        for pending in self.pending.borrow_mut().values_mut() {
+            match pending.expires {
+                Some(expires) if expires <= now => {
+                    pending.expires = None;
+                    expired.extend(pending.on_answer.take());
+                }
+                Some(expires) => next = next.min(expires),
+                None => {}
+            }
+        }
+        for on_answer in expired {
+            on_answer(Err(CallError::Deadline));
+        }
+        if now >= self.heard.get() + SILENCE * 2 {
+            tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, "a server is silent: connection given up");
+            self.link.close();
+            return None;
+        }
+        if now >= self.heard.get() + SILENCE && !self.pinged.replace(true) {
+            let id = self.take_id();
+            let ping = Pending { on_answer: None, bytes: 0, expires: None, is_ping: true };
+            self.pending.borrow_mut().insert(id, ping);
+            self.link.append(|out| frame::write_request(out, id, "ping", None, b"{}"));
+            next = next.max(self.heard.get() + SILENCE * 2);
+        }
+        Some(next)
+    }
+
+    /// Fails everything that is unanswered; the connection is over.
+    pub(super) fn lose_all(&self) {
+        let pending = self.pending.take();
+        self.outstanding.set(0);
+        self.outstanding_bytes.set(0);
+        for on_answer in pending.into_values().filter_map(|pending| pending.on_answer) {
+            on_answer(Err(CallError::Lost { worker: self.worker.clone(), pid: self.pid }));
+        }
+    }
+
+    /// Takes an answer; says whether the connection goes on.
+    fn answered(&self, id: &Id, answer: impl FnOnce() -> Result<C::Answer, CallError>) -> bool {
+        let pending = match id {
+            Id::Number(number) => self.pending.borrow_mut().remove(number),
+            Id::Text(_) => None,
+        };
+        let Some(pending) = pending else {
+            tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, "a server answered what was not asked: connection closed");
+            return false;
+        };
+        if pending.is_ping {
+            return true;
+        }
+        let was_full = !self.has_room(1);
+        self.outstanding.set(self.outstanding.get() - 1);
+        self.outstanding_bytes.set(self.outstanding_bytes.get() - pending.bytes);
+        if let Some(on_answer) = pending.on_answer {
+            on_answer(answer());
+        }
+        if let Some(pool) = self.pool.upgrade() {
+            pool.room_became_free(was_full);
+        }
+        self.close_if_drained();
+        true
+    }
+
+    fn close_if_drained(&self) {
+        if self.draining.get() && self.outstanding.get() == 0 {
+            self.link.close_when_flushed();
+        }
+    }
+
+    fn notified(&self, method: &str, params: &RawValue) {
+        let Some(pool) = self.pool.upgrade() else {
+            return;
+        };
+        match method {
+            "drain" => {
+                self.draining.set(true);
+                pool.want();
+                pool.changed();
+                self.close_if_drained();
+            }
+            "workers" => match serde_json::from_str::<FarmState>(params.get()) {
+                Ok(state) => pool.farm_changed(&state),
+                Err(error) => {
+                    tracing::warn!(conversation = C::NAME, worker = %self.worker, %error, "cannot read how many workers there are");
+                }
+            },
+            _ => {}
+        }
+    }
+}
+
+impl<C: Conversation> Sink for Connection<C> {
+    fn line(&self, line: &[u8], now: Instant) -> bool {
+        self.heard.set(now);
+        self.pinged.set(false);
+        match frame::parse(line) {
+            Ok(Frame::Answer { id, result }) => self.answered(&id, || read_answer::<C>(result)),
+            Ok(Frame::Error { id: Some(id), error }) => {
+                self.answered(&id, || Err(CallError::Refused(error)))
+            }
+            Ok(Frame::Notification { method, params }) => {
+                self.notified(&method, params);
+                true
+            }
+            Ok(Frame::Request { id, method, .. }) => {
+                if method == "ping" {
+                    self.link.append(|out| frame::write_answer(out, &id, &Nothing {}));
+                } else {
+                    let error = ErrorObject::new(codes::METHOD, "nothing is served here but ping");
+                    self.link.append(|out| frame::write_error(out, Some(&id), &error));
+                }
+                true
+            }
+            Ok(Frame::Error { id: None, error }) => {
+                tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, error = ?error.message, code = error.code, "a server could not read us: connection closed");
+                false
+            }
+            Err(malformed) => {
+                tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, error = ?malformed.error.message, "a server sends no frames: connection closed");
+                false
+            }
+        }
+    }
+
+    fn too_long(&self) {
+        tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, "a server sent a line that is too long: connection closed");
+    }
+}
+
+fn read_answer<C: Conversation>(result: &RawValue) -> Result<C::Answer, CallError> {
+    serde_json::from_str(result.get()).map_err(|error| {
+        tracing::warn!(conversation = C::NAME, error = ?error.to_string(), "cannot read an answer");
+        let message = frame::shortened(&format!("cannot read the answer: {error}"));
+        CallError::Refused(ErrorObject::new(codes::INTERNAL, message))
+    })
+}
+
+/// Hashes our own consecutive ids by spreading them.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, id: u64) {
+        // 2^64 divided by the golden ratio: neighbours fall far from each other.
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}

@@ -1,0 +1,411 @@
+//! All connections of a client: which to use, when to make one, what waits.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::connection::{Connection, FarmState, OnAnswer};
+use super::{CallError, ClientSettings, GIVE_UP_LATER, Peer, PeerId, SendError, SendOptions, dial};
+use crate::frame::LINE_BYTES_MAX;
+use crate::{Conversation, Request};
+
+/// Deadlines are looked at this often at most.
+const TICK: Duration = Duration::from_millis(50);
+/// A request's frame around its parameters takes at most so many bytes.
+const FRAME_BYTES: usize = 256;
+/// So many crashes are remembered, not to be told twice.
+const CRASHES_KEPT: usize = 256;
+
+/// Is told the process id of a worker that crashed.
+type OnCrash = Rc<dyn Fn(u32)>;
+
+pub(super) struct Pool<C: Conversation> {
+    pub(super) path: PathBuf,
+    pub(super) settings: ClientSettings,
+    connections: RefCell<Vec<Rc<Connection<C>>>>,
+    /// How many workers the farm has ready, as last heard; one before that.
+    workers: Cell<u32>,
+    dialling: Cell<bool>,
+    /// Wakes the dialling task from its pause, when something has changed.
+    pub(super) redial: Rc<Notify>,
+    /// Wakes the timekeeper, when something is due before it would look.
+    due: Rc<Notify>,
+    next_look: Cell<Option<Instant>>,
+    timekeeping: Cell<bool>,
+    room: Notify,
+    waiting: Cell<usize>,
+    version: Cell<u64>,
+    watchers: RefCell<Vec<Waker>>,
+    on_crash: RefCell<Vec<OnCrash>>,
+    crashes: RefCell<Vec<u32>>,
+    dropped: Cell<u64>,
+    rotation: Cell<usize>,
+    params: Cell<Vec<u8>>,
+    next_peer: Cell<u64>,
+    this: Weak<Self>,
+}
+
+impl<C: Conversation> Pool<C> {
+    pub(super) fn new(path: PathBuf, settings: ClientSettings) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            path,
+            settings,
+            connections: RefCell::default(),
+            workers: Cell::new(1),
+            dialling: Cell::new(false),
+            redial: Rc::default(),
+            due: Rc::default(),
+            next_look: Cell::new(None),
+            timekeeping: Cell::new(false),
+            room: Notify::new(),
+            waiting: Cell::new(0),
+            version: Cell::new(0),
+            watchers: RefCell::default(),
+            on_crash: RefCell::default(),
+            crashes: RefCell::default(),
+            dropped: Cell::new(0),
+            rotation: Cell::new(0),
+            params: Cell::default(),
+            next_peer: Cell::new(0),
+            this: this.clone(),
+        })
+    }
+
+    // ── connections ──
+
+    /// Sees to it that a connection for each worker is up or being made.
+    pub(super) fn want(&self) {
+        if self.lacks() && !self.dialling.replace(true) {
+            let guard = DialGuard(self.this.clone());
+            tokio::task::spawn_local(dial::dial(guard, self.redial.clone()));
+        }
+    }
+
+    /// Whether a worker is without a connection of ours.
+    pub(super) fn lacks(&self) -> bool {
+        let connections = self.connections.borrow();
+        let up = connections.iter().filter(|connection| connection.takes_requests()).count();
+        up < self.workers.get() as usize
+    }
+
+    /// Whether this worker has a connection of ours already.
+    pub(super) fn has(&self, pid: u32) -> bool {
+        let connections = self.connections.borrow();
+        connections.iter().any(|connection| connection.takes_requests() && connection.pid == pid)
+    }
+
+    pub(super) fn next_peer(&self) -> PeerId {
+        let id = self.next_peer.get() + 1;
+        self.next_peer.set(id);
+        PeerId(id)
+    }
+
+    pub(super) fn came(&self, connection: Rc<Connection<C>>, state: &FarmState) {
+        if !state.crashed.contains(&connection.pid) {
+            // The number is a living process's again.
+            self.crashes.borrow_mut().retain(|pid| *pid != connection.pid);
+        }
+        self.connections.borrow_mut().push(connection);
+        self.farm_changed(state);
+        self.room.notify_waiters();
+        self.changed();
+    }
+
+    pub(super) fn gone(&self, connection: &Rc<Connection<C>>) {
+        self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
+        connection.lose_all();
+        self.want();
+        self.changed();
+    }
+
+    pub(super) fn farm_changed(&self, state: &FarmState) {
+        if self.workers.replace(state.workers()) < state.workers() {
+            self.redial.notify_waiters();
+        }
+        for pid in &state.crashed {
+            let is_new = {
+                let mut crashes = self.crashes.borrow_mut();
+                let is_new = !crashes.contains(pid);
+                if is_new {
+                    crashes.push(*pid);
+                    let surplus = crashes.len().saturating_sub(CRASHES_KEPT);
+                    crashes.drain(..surplus);
+                }
+                is_new
+            };
+            if is_new {
+                let callbacks = self.on_crash.borrow().clone();
+                for on_crash in callbacks {
+                    on_crash(*pid);
+                }
+            }
+        }
+        self.want();
+    }
+
+    pub(super) fn on_crash(&self, on_crash: OnCrash) {
+        self.on_crash.borrow_mut().push(on_crash);
+    }
+
+    pub(super) fn peers(&self) -> Vec<Peer> {
+        self.connections.borrow().iter().map(|connection| connection.peer()).collect()
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        let connections = self.connections.borrow();
+        connections.iter().map(|connection| connection.outstanding() as usize).sum()
+    }
+
+    // ── requests ──
+
+    /// Sends now or gives the callback back.
+    pub(super) fn send(
+        &self,
+        request: &C::Request,
+        options: &SendOptions,
+        on_answer: OnAnswer<C>,
+    ) -> Result<PeerId, (SendError, OnAnswer<C>)> {
+        self.want();
+        let mut params = self.params.take();
+        params.clear();
+        // Looked at before anything is written out as JSON: a hint without room costs nothing.
+        let result = match self.choose(options.to, 0) {
+            Err(error) => Err((error, on_answer)),
+            Ok(_) => {
+                request.write_params(&mut params);
+                self.send_params(request.method(), &params, options, on_answer)
+            }
+        };
+        self.params.set(params);
+        result
+    }
+
+    fn send_params(
+        &self,
+        method: &str,
+        params: &[u8],
+        options: &SendOptions,
+        on_answer: OnAnswer<C>,
+    ) -> Result<PeerId, (SendError, OnAnswer<C>)> {
+        if params.len() + FRAME_BYTES > LINE_BYTES_MAX {
+            return Err((SendError::TooLong, on_answer));
+        }
+        let connection = match self.choose(options.to, params.len()) {
+            Ok(connection) => connection,
+            Err(error) => return Err((error, on_answer)),
+        };
+        let deadline = options.deadline.unwrap_or(self.settings.deadline);
+        let now = Instant::now();
+        let expires = options.give_up.then(|| now + deadline + GIVE_UP_LATER);
+        connection.send(method, deadline, params, expires, on_answer);
+        let silent = now + super::connection::SILENCE;
+        self.look_at(expires.map_or(silent, |expires| expires.min(silent)));
+        Ok(connection.id)
+    }
+
+    /// The connection with the fewest unanswered requests, equals by turns.
+    fn choose(&self, to: Option<PeerId>, bytes: usize) -> Result<Rc<Connection<C>>, SendError> {
+        let connections = self.connections.borrow();
+        let mut best: Option<&Rc<Connection<C>>> = None;
+        let mut any_up = false;
+        let start = self.rotation.get() % connections.len().max(1);
+        let rotated = connections.iter().skip(start).chain(connections.iter().take(start));
+        for connection in rotated {
+            if !connection.takes_requests() || to.is_some_and(|to| to != connection.id) {
+                continue;
+            }
+            any_up = true;
+            let is_better = best.is_none_or(|best| connection.outstanding() < best.outstanding());
+            if is_better && connection.has_room(bytes) {
+                best = Some(connection);
+            }
+        }
+        if bytes > 0 {
+            self.rotation.set(start + 1);
+        }
+        match best {
+            Some(best) => Ok(best.clone()),
+            None if any_up => Err(SendError::Full),
+            None => Err(SendError::Disconnected),
+        }
+    }
+
+    /// One request of [`super::Client::call`]: waits for room, sends, waits for the answer.
+    pub(super) async fn call_once(
+        &self,
+        request: &C::Request,
+        end: Instant,
+    ) -> Result<C::Answer, CallError> {
+        let (sender, receiver) = oneshot::channel();
+        let mut on_answer: OnAnswer<C> = Box::new(|answer| {
+            // Nobody waits any more when the caller was dropped.
+            let _ = sender.send(answer);
+        });
+        let mut waits = None;
+        let mut behind = self.waiting.get() > 0;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let options = SendOptions { deadline: Some(left), give_up: true, to: None };
+            let error = if behind {
+                self.want();
+                self.choose(None, 0).err().unwrap_or(SendError::Full)
+            } else {
+                match self.send(request, &options, on_answer) {
+                    Ok(_) => break,
+                    Err((error, callback)) => {
+                        on_answer = callback;
+                        error
+                    }
+                }
+            };
+            let over = waits.is_none() && self.waiting.get() >= self.settings.waiting_max;
+            if error == SendError::TooLong || left.is_zero() || over {
+                return Err(error.into());
+            }
+            waits.get_or_insert_with(|| Waits::new(self));
+            let room = tokio::time::timeout(left, self.room.notified());
+            behind = room.await.is_err();
+        }
+        drop(waits);
+        receiver.await.unwrap_or(Err(CallError::Deadline))
+    }
+
+    pub(super) fn room_became_free(&self, was_full: bool) {
+        if self.waiting.get() > 0 {
+            self.room.notify_one();
+        }
+        if was_full {
+            self.changed();
+        }
+    }
+
+    pub(super) fn count_dropped(&self) {
+        self.dropped.set(self.dropped.get() + 1);
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
+    // ── time ──
+
+    /// Sees to it that times are looked at by then.
+    fn look_at(&self, when: Instant) {
+        if self.next_look.get().is_some_and(|next| next <= when) {
+            return;
+        }
+        self.next_look.set(Some(when));
+        if self.timekeeping.replace(true) {
+            self.due.notify_one();
+        } else {
+            tokio::task::spawn_local(keep_time(TimeGuard(self.this.clone()), self.due.clone()));
+        }
+    }
+
+    fn check_times(&self) {
+        let now = Instant::now();
+        self.next_look.set(None);
+        let connections = self.connections.borrow().clone();
+        let next = connections.iter().filter_map(|connection| connection.check_times(now)).min();
+        // A callback may have sent something meanwhile.
+        let next = [next, self.next_look.get()].into_iter().flatten().min();
+        let next = next.map(|next| next.max(now + TICK));
+        self.next_look.set(next);
+    }
+
+    // ── changes ──
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    pub(super) fn changed(&self) {
+        self.version.set(self.version.get() + 1);
+        for waker in self.watchers.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn wake_on_change(&self, cx: &Context<'_>) {
+        let mut watchers = self.watchers.borrow_mut();
+        if !watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            watchers.push(cx.waker().clone());
+        }
+    }
+}
+
+impl<C: Conversation> Drop for Pool<C> {
+    fn drop(&mut self) {
+        for connection in self.connections.take() {
+            connection.link.close_when_flushed();
+            connection.lose_all();
+        }
+        self.redial.notify_waiters();
+        self.due.notify_one();
+    }
+}
+
+/// Marks one caller as waiting, as long as it lives.
+struct Waits<'a, C: Conversation>(&'a Pool<C>);
+
+impl<'a, C: Conversation> Waits<'a, C> {
+    fn new(pool: &'a Pool<C>) -> Self {
+        pool.waiting.set(pool.waiting.get() + 1);
+        Self(pool)
+    }
+}
+
+impl<C: Conversation> Drop for Waits<'_, C> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+/// The dialling task's hold on its pool: when the task ends, for whatever reason, another may be started.
+pub(super) struct DialGuard<C: Conversation>(Weak<Pool<C>>);
+
+impl<C: Conversation> DialGuard<C> {
+    pub(super) fn pool(&self) -> Option<Rc<Pool<C>>> {
+        self.0.upgrade()
+    }
+}
+
+impl<C: Conversation> Drop for DialGuard<C> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.dialling.set(false);
+        }
+    }
+}
+
+struct TimeGuard<C: Conversation>(Weak<Pool<C>>);
+
+impl<C: Conversation> Drop for TimeGuard<C> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.timekeeping.set(false);
+            pool.next_look.set(None);
+        }
+    }
+}
+
+/// Looks at times as long as something is outstanding; ends when nothing is.
+async fn keep_time<C: Conversation>(guard: TimeGuard<C>, due: Rc<Notify>) {
+    loop {
+        let next = match guard.0.upgrade() {
+            None => return,
+            Some(pool) => pool.next_look.get(),
+        };
+        let Some(next) = next else {
+            return;
+        };
+        let is_due = tokio::time::timeout_at(next.into(), due.notified()).await.is_err();
+        if is_due && let Some(pool) = guard.0.upgrade() {
+            pool.check_times();
+        }
+    }
+}

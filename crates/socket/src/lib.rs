@@ -1,0 +1,43 @@
+//! Named job sockets: JSON-RPC 2.0 lines over Unix sockets, with windows, deadlines and peer checks.
+//!
+//! One socket carries one [`Conversation`]. The server speaks first (`hello`), the client chooses a version,
+//! then requests and answers flow, at most a window of them outstanding. This crate knows neither farms nor
+//! mail: it moves typed requests, and tells its user when a connection came, went or drains.
+//!
+//! ```text
+//! server  ── hello {conversation, versions, window, worker, pid, workers} ─▶ client
+//! server  ◀─ use {version} ──────────────────────────────────────────────── client
+//! server  ◀─ request id 1, 2, 3 … (one write a turn) ────────────────────── client
+//! server  ── answers in any order · workers · drain ──────────────────────▶ client
+//! ```
+//!
+//! **Batching is the budget.** One turn of the runtime reads all that is ready on every connection, hands each frame to
+//! its service or callback in the same breath, and then makes one write per connection: what is sent or answered is
+//! only appended to that connection's buffer, and a flush runs after the tasks that were already runnable. There is no
+//! task, timer or channel per request.
+//!
+//! Everything here runs on one thread, inside a tokio `LocalRuntime`.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod conversation;
+mod frame;
+mod link;
+mod listener;
+mod server;
+#[cfg(test)]
+mod testing;
+
+pub use client::{CallError, Client, ClientSettings, Peer, PeerId, SendError, SendOptions};
+pub use conversation::{
+    Conversation, ErrorObject, Request, RequestError, codes, read_json, write_json,
+};
+pub use frame::LINE_BYTES_MAX;
+pub use listener::{Access, BindError, Ownership, bind, serve_listener};
+pub use server::{
+    Caller, Gate, Gauge, Responder, Server, ServerSettings, Service, Serving, WINDOW, WINDOW_BYTES,
+};
+
+#[doc(hidden)]
+pub use serde_json::value::RawValue;

@@ -1,0 +1,553 @@
+//! The serving end: takes requests from its connections and answers them in any order.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::Notify;
+
+use crate::frame::{self, Frame, Id};
+use crate::link::{self, Link, Sink};
+use crate::{Access, Conversation, ErrorObject, Request, RequestError, codes};
+
+/// How many requests a connection may have outstanding, unless set otherwise.
+pub const WINDOW: u32 = 256;
+/// How many bytes of requests a connection may have outstanding, unless set otherwise.
+pub const WINDOW_BYTES: usize = 4 << 20;
+/// The most connections one server holds.
+const CONNECTIONS_MAX: usize = 4096;
+/// After so many lines that could not be read the connection is closed.
+const MALFORMED_MAX: u32 = 16;
+/// A client that was told `drain` and has all its answers is given so long to close.
+const DRAIN_CLOSE: Duration = Duration::from_secs(1);
+/// How often a draining server looks for connections to close.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+
+/// What a worker does with the requests of a conversation.
+///
+/// `call` runs on the runtime's thread and must not wait: it answers at once, or keeps the responder and answers later
+/// (from a task, or when another conversation's answer arrives).
+pub trait Service<C: Conversation>: 'static {
+    /// Takes one request.
+    fn call(&self, request: C::Request, responder: Responder<C>);
+}
+
+/// Counts requests in hand, for a scoreboard.
+pub trait Gauge: 'static {
+    /// A request was taken.
+    fn begun(&self);
+    /// It was answered, or its connection has gone and its responder too.
+    fn ended(&self);
+}
+
+/// How a server presents itself.
+#[derive(Clone)]
+pub struct ServerSettings {
+    /// This worker's name, as in `ps` and logs: `router/2`.
+    pub worker: String,
+    /// How many requests a connection may have outstanding.
+    pub window: u32,
+    /// How many bytes of requests a connection may have outstanding; a lone request may be longer.
+    pub window_bytes: usize,
+    /// How many ready workers the farm has.
+    pub workers: u32,
+    /// Process ids of workers of the farm that crashed lately.
+    pub crashed: Vec<u32>,
+    /// Who may connect.
+    pub access: Access,
+    /// Is told of each request in hand.
+    pub gauge: Option<Rc<dyn Gauge>>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            worker: format!("{}", std::process::id()),
+            window: WINDOW,
+            window_bytes: WINDOW_BYTES,
+            workers: 1,
+            crashed: Vec::new(),
+            access: Access::default(),
+            gauge: None,
+        }
+    }
+}
+
+/// Who sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The peer's user id, as the kernel says.
+    pub uid: u32,
+    /// The peer's process id, as the kernel says.
+    pub pid: u32,
+    /// Which connection of this worker it is; never used twice.
+    pub connection: u64,
+}
+
+/// Serves one conversation on any number of connections. Cheap to clone.
+pub struct Server<C: Conversation> {
+    inner: Rc<Inner<C>>,
+}
+
+/// A server of whatever conversation, for one who only starts and stops them.
+pub trait Serving {
+    /// Takes no more requests: tells the peers, answers what crosses with `not taken`, and closes each connection when its last
+    /// answer has gone.
+    fn drain(&self);
+    /// Tells the peers how many workers are ready, and which crashed lately.
+    fn set_workers(&self, workers: u32, crashed: &[u32]);
+    /// Connections that are up.
+    fn connections(&self) -> usize;
+    /// Requests that are not answered yet.
+    fn outstanding(&self) -> usize;
+}
+
+struct Inner<C: Conversation> {
+    service: Rc<dyn Service<C>>,
+    settings: ServerSettings,
+    connections: RefCell<Vec<Rc<Connection<C>>>>,
+    outstanding: Cell<usize>,
+    workers: Cell<u32>,
+    crashed: RefCell<Vec<u32>>,
+    draining: Cell<bool>,
+    closed: Notify,
+    count: Cell<u64>,
+}
+
+struct Connection<C: Conversation> {
+    server: Rc<Inner<C>>,
+    link: Rc<Link>,
+    caller: Caller,
+    version: Cell<Option<u32>>,
+    outstanding: Cell<u32>,
+    outstanding_bytes: Cell<usize>,
+    malformed: Cell<u32>,
+    idle_since: Cell<Option<Instant>>,
+}
+
+#[derive(Serialize)]
+struct Hello<'a> {
+    conversation: &'a str,
+    versions: &'a [u32],
+    features: [&'a str; 0],
+    window: u32,
+    window_bytes: usize,
+    worker: &'a str,
+    pid: u32,
+    workers: u32,
+    crashed: &'a [u32],
+}
+
+#[derive(Serialize)]
+struct WorkersChanged<'a> {
+    workers: u32,
+    crashed: &'a [u32],
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+struct Use {
+    version: u32,
+}
+
+impl<C: Conversation> Clone for Server<C> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<C: Conversation> Server<C> {
+    /// Makes a server without connections.
+    pub fn new(service: Rc<dyn Service<C>>, settings: ServerSettings) -> Self {
+        let inner = Inner {
+            service,
+            connections: RefCell::default(),
+            outstanding: Cell::new(0),
+            workers: Cell::new(settings.workers),
+            crashed: RefCell::new(settings.crashed.clone()),
+            draining: Cell::new(false),
+            closed: Notify::new(),
+            count: Cell::new(0),
+            settings,
+        };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Takes a connection: checks who it is, says `hello`, and serves it until it ends; `guard` is kept as long.
+    pub fn take(&self, stream: UnixStream, guard: Option<Box<dyn Any>>) {
+        let server = self.inner.clone();
+        let peer = match sys::peer_identity(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(conversation = C::NAME, %error, "cannot tell who connects");
+                return;
+            }
+        };
+        let (link, read) = Link::new(stream);
+        let refusal = if !server.settings.access.allows(&peer) {
+            Some(format!("user {} may not use this socket", peer.uid))
+        } else if server.connections.borrow().len() >= CONNECTIONS_MAX {
+            Some("too many connections".to_owned())
+        } else if server.draining.get() {
+            Some("this worker drains".to_owned())
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            tracing::warn!(conversation = C::NAME, uid = peer.uid, pid = peer.pid, reason = %refusal, "refused a connection");
+            refuse_connection(link, read, refusal);
+            return;
+        }
+        let number = server.count.get() + 1;
+        server.count.set(number);
+        let caller = Caller { uid: peer.uid, pid: peer.pid, connection: number };
+        let connection = Rc::new(Connection {
+            server: server.clone(),
+            link,
+            caller,
+            version: Cell::new(None),
+            outstanding: Cell::new(0),
+            outstanding_bytes: Cell::new(0),
+            malformed: Cell::new(0),
+            idle_since: Cell::new(None),
+        });
+        server.connections.borrow_mut().push(connection.clone());
+        connection.hello();
+        tokio::task::spawn_local(async move {
+            let _guard = guard;
+            let end = link::run(&connection.link, read, &connection, Vec::new()).await;
+            tracing::debug!(
+                conversation = C::NAME,
+                pid = connection.caller.pid,
+                %end,
+                "a peer has gone"
+            );
+            server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
+            server.closed.notify_waiters();
+        });
+    }
+
+    /// Resolves when no connection is left.
+    pub async fn emptied(&self) {
+        while !self.inner.connections.borrow().is_empty() {
+            self.inner.closed.notified().await;
+        }
+    }
+}
+
+/// Tells a peer why it is not served, and closes; it need not read that.
+fn refuse_connection(link: Rc<Link>, read: OwnedReadHalf, refusal: String) {
+    struct Deaf;
+    impl Sink for Deaf {
+        fn line(&self, _line: &[u8], _now: Instant) -> bool {
+            true
+        }
+        fn too_long(&self) {}
+    }
+    let error = ErrorObject::new(codes::INVALID_REQUEST, refusal);
+    link.append(|out| frame::write_error(out, None, &error));
+    link.close_when_flushed();
+    tokio::task::spawn_local(async move {
+        let _ = tokio::time::timeout(DRAIN_CLOSE, link::run(&link, read, &Deaf, Vec::new())).await;
+        link.close();
+    });
+}
+
+impl<C: Conversation> Serving for Server<C> {
+    fn drain(&self) {
+        if self.inner.draining.replace(true) {
+            return;
+        }
+        for connection in self.inner.all() {
+            connection.link.append(|out| frame::write_notification(out, "drain", &Nothing {}));
+        }
+        let server = self.inner.clone();
+        tokio::task::spawn_local(async move {
+            while !server.connections.borrow().is_empty() {
+                let now = Instant::now();
+                for connection in server.all() {
+                    connection.close_if_done(now);
+                }
+                tokio::time::sleep(DRAIN_TICK).await;
+            }
+        });
+    }
+
+    fn set_workers(&self, workers: u32, crashed: &[u32]) {
+        let same = self.inner.workers.replace(workers) == workers;
+        if same && *self.inner.crashed.borrow() == crashed {
+            return;
+        }
+        *self.inner.crashed.borrow_mut() = crashed.to_vec();
+        let params = WorkersChanged { workers, crashed };
+        for connection in self.inner.all() {
+            connection.link.append(|out| frame::write_notification(out, "workers", &params));
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.inner.connections.borrow().len()
+    }
+
+    fn outstanding(&self) -> usize {
+        self.inner.outstanding.get()
+    }
+}
+
+impl<C: Conversation> Inner<C> {
+    fn all(&self) -> Vec<Rc<Connection<C>>> {
+        self.connections.borrow().clone()
+    }
+}
+
+impl<C: Conversation> Connection<C> {
+    fn hello(&self) {
+        let settings = &self.server.settings;
+        let crashed = self.server.crashed.borrow();
+        let hello = Hello {
+            conversation: C::NAME,
+            versions: C::VERSIONS,
+            features: [],
+            window: settings.window,
+            window_bytes: settings.window_bytes,
+            worker: &settings.worker,
+            pid: std::process::id(),
+            workers: self.server.workers.get(),
+            crashed: &crashed,
+        };
+        self.link.append(|out| frame::write_notification(out, "hello", &hello));
+    }
+
+    /// Closes a drained connection once the client has had time to close it.
+    fn close_if_done(&self, now: Instant) {
+        if self.outstanding.get() > 0 || !self.link.is_flushed() {
+            self.idle_since.set(None);
+            return;
+        }
+        let since = self.idle_since.get().unwrap_or(now);
+        self.idle_since.set(Some(since));
+        if now.duration_since(since) >= DRAIN_CLOSE {
+            self.link.close();
+        }
+    }
+
+    fn refuse(&self, id: Option<&Id>, code: i32, message: impl Into<String>) {
+        let error = ErrorObject::new(code, message);
+        self.link.append(|out| frame::write_error(out, id, &error));
+    }
+
+    fn choose_version(&self, params: &RawValue, id: Option<&Id>) -> bool {
+        let chosen = serde_json::from_str::<Use>(params.get());
+        match chosen {
+            Ok(Use { version }) if C::VERSIONS.contains(&version) => {
+                self.version.set(Some(version));
+                if let Some(id) = id {
+                    self.link.append(|out| frame::write_answer(out, id, &Nothing {}));
+                }
+                true
+            }
+            _ => {
+                tracing::warn!(
+                    conversation = C::NAME,
+                    pid = self.caller.pid,
+                    "a peer chose no version that is spoken here"
+                );
+                let message = format!("choose one of the versions {:?}", C::VERSIONS);
+                self.refuse(id, codes::INVALID_REQUEST, message);
+                false
+            }
+        }
+    }
+
+    /// Why a request cannot be taken now, whatever it asks.
+    fn obstacle(&self, bytes: usize) -> Option<(i32, &'static str)> {
+        let settings = &self.server.settings;
+        let outstanding = self.outstanding.get();
+        if self.version.get().is_none() {
+            Some((codes::INVALID_REQUEST, "choose a version first: method use, params {version}"))
+        } else if self.server.draining.get() {
+            Some((codes::NOT_TAKEN, "not taken: this worker drains"))
+        } else if outstanding >= settings.window
+            || (outstanding > 0 && self.outstanding_bytes.get() + bytes > settings.window_bytes)
+        {
+            Some((codes::WINDOW, "over the window"))
+        } else {
+            None
+        }
+    }
+}
+
+fn take_request<C: Conversation>(
+    this: &Rc<Connection<C>>,
+    id: Id,
+    method: &str,
+    deadline: Option<Instant>,
+    params: &RawValue,
+    bytes: usize,
+) {
+    if let Some((code, message)) = this.obstacle(bytes) {
+        return this.refuse(Some(&id), code, message);
+    }
+    match C::Request::read(method, params) {
+        Err(RequestError::Method) => this.refuse(Some(&id), codes::METHOD, "no such method"),
+        Err(RequestError::Params(what)) => this.refuse(Some(&id), codes::PARAMS, what),
+        Ok(request) => {
+            this.outstanding.set(this.outstanding.get() + 1);
+            this.outstanding_bytes.set(this.outstanding_bytes.get() + bytes);
+            this.server.outstanding.set(this.server.outstanding.get() + 1);
+            if let Some(gauge) = &this.server.settings.gauge {
+                gauge.begun();
+            }
+            let responder = Responder { connection: this.clone(), id, deadline, bytes, open: true };
+            this.server.service.call(request, responder);
+        }
+    }
+}
+
+impl<C: Conversation> Sink for Rc<Connection<C>> {
+    fn line(&self, line: &[u8], now: Instant) -> bool {
+        match frame::parse(line) {
+            Ok(Frame::Request { id, method, deadline, params }) => match &*method {
+                "ping" => {
+                    self.link.append(|out| frame::write_answer(out, &id, &Nothing {}));
+                    true
+                }
+                "use" => self.choose_version(params, Some(&id)),
+                method => {
+                    let deadline = deadline.map(|deadline| now + deadline);
+                    take_request(self, id, method, deadline, params, line.len());
+                    true
+                }
+            },
+            Ok(Frame::Notification { method, params }) if method == "use" => {
+                self.choose_version(params, None)
+            }
+            Ok(Frame::Notification { .. }) => true,
+            Ok(Frame::Answer { .. } | Frame::Error { .. }) => {
+                tracing::warn!(
+                    conversation = C::NAME,
+                    pid = self.caller.pid,
+                    "a peer answered what was not asked"
+                );
+                false
+            }
+            Err(malformed) => {
+                self.refuse(malformed.id.as_ref(), malformed.error.code, malformed.error.message);
+                self.malformed.set(self.malformed.get() + 1);
+                let go_on = self.malformed.get() < MALFORMED_MAX;
+                if !go_on {
+                    tracing::warn!(
+                        conversation = C::NAME,
+                        pid = self.caller.pid,
+                        "closed a peer that sends no frames"
+                    );
+                }
+                go_on
+            }
+        }
+    }
+
+    fn too_long(&self) {
+        tracing::warn!(
+            conversation = C::NAME,
+            pid = self.caller.pid,
+            "a peer sent a line that is too long"
+        );
+        let message = format!("a frame has at most {} bytes", frame::LINE_BYTES_MAX);
+        self.refuse(None, codes::INVALID_REQUEST, message);
+    }
+}
+
+/// The duty to answer one request. Dropped without an answer, it answers with an internal error.
+pub struct Responder<C: Conversation> {
+    connection: Rc<Connection<C>>,
+    id: Id,
+    deadline: Option<Instant>,
+    bytes: usize,
+    open: bool,
+}
+
+impl<C: Conversation> Responder<C> {
+    /// Answers. Nothing happens if the connection has gone.
+    pub fn answer(mut self, answer: &C::Answer) {
+        self.connection.link.append(|out| frame::write_answer(out, &self.id, answer));
+        self.close();
+    }
+
+    /// Answers with an error.
+    pub fn refuse(mut self, error: ErrorObject) {
+        self.connection.link.append(|out| frame::write_error(out, Some(&self.id), &error));
+        self.close();
+    }
+
+    /// Whether the connection that asked is still up, as the kernel knows now: half of the dot gate.
+    pub fn is_connected(&self) -> bool {
+        self.connection.link.is_up_now()
+    }
+
+    /// When the request's deadline passes, on our own monotonic clock: the other half of the dot gate.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Who asked.
+    pub fn caller(&self) -> &Caller {
+        &self.connection.caller
+    }
+
+    /// The dot gate of this request, for work that goes on while the responder is kept elsewhere.
+    pub fn gate(&self) -> Gate {
+        Gate { link: self.connection.link.clone(), deadline: self.deadline }
+    }
+
+    fn close(&mut self) {
+        self.open = false;
+        let connection = &self.connection;
+        connection.outstanding.set(connection.outstanding.get() - 1);
+        connection.outstanding_bytes.set(connection.outstanding_bytes.get() - self.bytes);
+        connection.server.outstanding.set(connection.server.outstanding.get() - 1);
+        if let Some(gauge) = &connection.server.settings.gauge {
+            gauge.ended();
+        }
+    }
+}
+
+impl<C: Conversation> Drop for Responder<C> {
+    fn drop(&mut self) {
+        if self.open {
+            let error = ErrorObject::new(codes::INTERNAL, "the worker gave no answer");
+            self.connection.link.append(|out| frame::write_error(out, Some(&self.id), &error));
+            self.close();
+        }
+    }
+}
+
+/// The dot gate of one request: whether its connection is up, and when its deadline passes. Cheap to clone; it outlives
+/// the [`Responder`] and owes no answer.
+#[derive(Clone)]
+pub struct Gate {
+    link: Rc<Link>,
+    deadline: Option<Instant>,
+}
+
+impl Gate {
+    /// Whether the connection that asked is still up, as the kernel knows now.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_up_now()
+    }
+
+    /// When the request's deadline passes, on our own monotonic clock.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! Processes, descriptors, shared memory and credentials: the only unsafe code.
+//!
+//! Thin, typed and complete in itself: what the kernel offers, in the shape that farms need it. Nothing here knows what a
+//! farm, a socket's conversation or a message is.
+//!
+//! - [`Spawn`]: fork and exec with an exact set of descriptors, an empty signal mask, user and group.
+//! - [`Process`]: a child by pidfd, so that no process id is ever confused with another.
+//! - [`Replacement`]: another program in place of this one, in the same process.
+//! - [`SignalFd`]: signals as something to poll.
+//! - [`SharedMap`]: a file in memory, seen only as atomics.
+//! - [`sealed_memfd`]: what a child is told, unchangeable.
+//! - [`packet`]: datagrams over a socketpair, with descriptors.
+//! - [`read_nowait`], [`fallocate`], [`fdatasync`], [`flock`]: what a spool needs of a file.
+
+mod credentials;
+mod execute;
+mod file;
+mod memory;
+pub mod packet;
+mod poll;
+mod process;
+mod signal;
+mod spawn;
+
+pub use credentials::{PeerIdentity, effective_ids, peer_identity};
+pub use execute::{Replacement, same_program};
+pub use file::{
+    Lock, fallocate, fallocate_keep_size, fdatasync, flock, read_nowait, sync_directory, unlock,
+};
+pub use memory::{MEMFD_BYTES_MAX, SharedMap, give_back_text, read_memfd, sealed_memfd};
+pub use poll::{Interest, hung_up, poll};
+pub use process::{
+    Ended, Process, accept_tcp, accept_unix, become_subreaper, bind_unix, connect_unix, cpu_time,
+    listen_tcp, name_process, open_directory, raise_open_files, reap_any, send_signal,
+    take_descriptor,
+};
+pub use signal::{Signal, SignalFd};
+pub use spawn::Spawn;
