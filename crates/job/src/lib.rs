@@ -1,0 +1,43 @@
+//! Every conversation of Grange, one file each: who asks whom, what, with which limits, in which versions.
+//!
+//! | conversation | from → to | file |
+//! |---|---|---|
+//! | `inspect` | smtpserver → contentfilter | [`inspect`] |
+//! | `verify` | smtpserver → router | [`verify`] |
+//! | `route` | acceptors, requeue → router | [`route`] |
+//! | `enqueue` | router → scheduler | [`enqueue`] |
+//! | `deliver` | scheduler → agents | [`deliver`] |
+//! | `known` | requeue → scheduler | [`known`] |
+//! | `strike` | any sender → scheduler | [`strike`] |
+//! | `requeue` | anyone → requeue | [`requeue`] |
+//! | `admin` | command line → scheduler | [`admin`] |
+//!
+//! Farms meet only here and in `queue`. A change of a type is a change of the protocol: it shows in a golden frame
+//! under `tests/golden` and in `docs/job-sockets.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod deliver;
+pub mod enqueue;
+pub mod inspect;
+pub mod known;
+pub mod requeue;
+pub mod route;
+pub mod strike;
+pub mod verify;
+
+use serde::{Deserialize, Serialize};
+
+/// An answer without content: acknowledged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledged {}
+
+/// A message with more recipients than this travels by handle alone in `route`.
+pub const ENVELOPE_RECIPIENTS_MAX: usize = 100;
+/// The most recipients in one part of an `enqueue` or in one `deliver`.
+pub const PART_RECIPIENTS_MAX: usize = 500;
+/// The most entries in one `known` request.
+pub const KNOWN_MAX: usize = 1000;
+/// The most entries of one page of a list.
+pub const LIST_MAX: u32 = 1000;

@@ -1,0 +1,618 @@
+//! What every backend must do, as cases that each backend's tests run.
+//!
+//! A backend implements [`Backend`] over a store of its own and calls [`run`]. Every case begins with a new store. A
+//! reader, a recovery and a ledger that were just opened stand for another process; so does a second intake.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use mail::{
+    Address, BodyType, Delivered, Edit, Envelope, MessageId, Notify, Origin, Recipient, Reply, Ret,
+    StatusCode, SuccessReport, Timestamp,
+};
+
+use crate::{
+    Accept, Attempt, Body, Draft, Handle, Intake, Ledger, LedgerError, Listed, Local, ReadError,
+    Reader, Record, Recovery, Routed, RoutedRecipient, SizeHint, Standing, State, Stored,
+};
+
+/// A store that can be opened again and again.
+pub trait Backend {
+    /// Opens it for accepting, as another acceptor would.
+    fn intake(&self) -> Rc<dyn Intake>;
+    /// Opens it for reading, as another process would.
+    fn reader(&self) -> Rc<dyn Reader>;
+    /// Opens it for listing, as another process would.
+    fn recovery(&self) -> Rc<dyn Recovery>;
+    /// Opens the ledger; [`LedgerError::Held`] while another one is open.
+    fn ledger(&self) -> Result<Rc<dyn Ledger>, LedgerError>;
+}
+
+type Case = for<'a> fn(&'a dyn Backend) -> Local<'a, ()>;
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        /// The cases by name.
+        const CASES: &[(&str, Case)] = &[$((stringify!($name), |backend| Box::pin($name(backend)))),*];
+    };
+}
+
+cases![
+    what_is_committed_is_read_back,
+    a_draft_is_readable_before_it_is_committed,
+    what_is_dropped_is_not_accepted,
+    a_large_body_is_written_with_a_brake,
+    what_the_acceptor_says_comes_back,
+    a_replaced_body_is_adopted,
+    a_commit_goes_on_without_its_future,
+    two_acceptors_write_at_once,
+    recovery_lists_exactly_what_was_accepted,
+    a_handle_of_another_store_is_foreign,
+    standing_follows_the_records,
+    records_come_back_in_order,
+    replaying_again_gives_the_same,
+    a_checkpoint_takes_records_in_its_midst,
+    a_checkpoint_that_was_not_ended_changes_nothing,
+    standing_outlives_a_checkpoint,
+    the_ledger_has_one_holder,
+];
+
+/// Runs every case, each with a store of its own from `make`, and panics with the case's name at the first that fails.
+pub fn run<B: Backend>(make: impl Fn() -> B) {
+    for (name, case) in CASES {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default())
+            .expect("a runtime can be built");
+        let backend = make();
+        eprintln!("conformance: {name}");
+        runtime.block_on(case(&backend));
+    }
+}
+
+async fn what_is_committed_is_read_back(backend: &dyn Backend) {
+    let intake = backend.intake();
+    for length in [0, 1, 63, 64, 65, 4096, 100_000, 256 << 10, (256 << 10) + 1] {
+        let body = pattern(length, 7);
+        let (id, handle) = deliver(&*intake, &body, accept("a@example.test", 2)).await;
+        let stored = backend.reader().open(&handle).await.expect("it was committed");
+        assert_eq!(stored.accepted.id, id);
+        assert_eq!(stored.accepted.size, length as u64);
+        assert_eq!(stored.accepted.accept, accept("a@example.test", 2));
+        assert_eq!(whole(stored).await, body, "{length} bytes");
+    }
+}
+
+async fn a_draft_is_readable_before_it_is_committed(backend: &dyn Backend) {
+    let intake = backend.intake();
+    for length in [10, 5000, 700_000] {
+        let body = pattern(length, 3);
+        let mut draft = begin(&*intake, &body).await;
+        let id = draft.id();
+        let handle = draft.finish().await.expect("it can be finished");
+        let read = backend.reader().open_draft(&handle).await.expect("anyone may read it");
+        assert_eq!(read.size(), length as u64);
+        assert_eq!(drain(read).await, body);
+        assert!(matches!(backend.reader().open(&handle).await, Err(ReadError::Gone(..))));
+        assert_eq!(draft.finish().await.expect("once more"), handle);
+        let handle = draft.commit(accept("a@example.test", 1)).await.expect("it can be committed");
+        let stored = backend.reader().open(&handle).await.expect("it was committed");
+        assert_eq!((stored.accepted.id, stored.accepted.size), (id, length as u64));
+        assert_eq!(whole(stored).await, body);
+    }
+}
+
+async fn what_is_dropped_is_not_accepted(backend: &dyn Backend) {
+    let intake = backend.intake();
+    for length in [0, 5000, 700_000] {
+        drop(begin(&*intake, &pattern(length, 1)).await);
+        let mut finished = begin(&*intake, &pattern(length, 2)).await;
+        finished.finish().await.expect("it can be finished");
+        drop(finished);
+    }
+    let (id, _) = deliver(&*intake, b"kept", accept("a@example.test", 1)).await;
+    let listed = everything(backend, true).await;
+    assert_eq!(listed.iter().map(|listed| listed.id).collect::<Vec<_>>(), [id]);
+    drop(intake);
+    assert_eq!(everything(backend, false).await, listed);
+}
+
+async fn a_large_body_is_written_with_a_brake(backend: &dyn Backend) {
+    let intake = backend.intake();
+    let body = pattern(5 << 20, 9);
+    let hint = SizeHint { declared_bytes: Some(body.len() as u64) };
+    let mut draft = intake.begin(hint).expect("there is room");
+    for piece in body.chunks(10_007) {
+        draft.write(piece).expect("there is room");
+        draft.room().await.expect("the store catches up");
+    }
+    let handle = draft.commit(accept("a@example.test", 1)).await.expect("it can be committed");
+    let stored = backend.reader().open(&handle).await.expect("it was committed");
+    assert_eq!(stored.accepted.size, body.len() as u64);
+    assert!(whole(stored).await == body, "a large body comes back as it was");
+}
+
+async fn what_the_acceptor_says_comes_back(backend: &dyn Backend) {
+    let intake = backend.intake();
+    let address = |text: &str| Address::parse(text).expect("an address");
+    let accept = Accept {
+        envelope: Envelope {
+            sender: None,
+            recipients: vec![
+                Recipient {
+                    address: address("\"odd \\\" one\"@[IPv6:::1]"),
+                    notify: Some(Notify { success: true, failure: false, delay: true }),
+                    orcpt: Some("rfc822;x+2By@example.org".into()),
+                    hold: Some("a line\nand a \u{0} more".into()),
+                },
+                address("jörg@bücher.example").into(),
+            ],
+            body: BodyType::EightBitMime,
+            smtputf8: true,
+            ret: Some(Ret::Hdrs),
+            envid: Some("QQ+3D".into()),
+        },
+        origin: Origin {
+            service: "mx".into(),
+            client: Some("2001:db8::1".parse().expect("an address")),
+            helo: Some("\u{1b}[31mred".into()),
+            protocol: Some("UTF8SMTP".into()),
+            user: None,
+        },
+        accepted_at: Timestamp::from_millis(1_234_567_890_123),
+        edits: vec![
+            Edit::Prepend { name: "Received".into(), value: "from x\r\n\tby y".into() },
+            Edit::Change { name: "Subject".into(), nth: 1, value: None },
+        ],
+        hold: Some("quarantine".into()),
+        replaced_body: None,
+    };
+    let (_, handle) = deliver(&*intake, b"x", accept.clone()).await;
+    let stored = backend.reader().open(&handle).await.expect("it was committed");
+    assert_eq!(stored.accepted.accept, accept);
+}
+
+async fn a_replaced_body_is_adopted(backend: &dyn Backend) {
+    let (acceptor, filter) = (backend.intake(), backend.intake());
+    for (first, second) in [(100, 200), (100, 700_000), (700_000, 100), (700_000, 800_000)] {
+        let mut draft = begin(&*acceptor, &pattern(first, 1)).await;
+        let id = draft.id();
+        draft.finish().await.expect("it can be finished");
+        let body = pattern(second, 2);
+        let mut replacement = begin(&*filter, &body).await;
+        let replaced_body = Some(replacement.finish().await.expect("it can be finished"));
+        let accept = Accept { replaced_body, ..accept("a@example.test", 1) };
+        let handle = draft.commit(accept).await.expect("it can be committed");
+        drop(replacement);
+        let stored = backend.reader().open(&handle).await.expect("it was committed");
+        assert_eq!((stored.accepted.id, stored.accepted.size), (id, second as u64));
+        assert_eq!(stored.accepted.accept.replaced_body, None);
+        assert!(whole(stored).await == body, "the replacement is the body");
+    }
+    assert_eq!(everything(backend, true).await.len(), 4);
+}
+
+async fn a_commit_goes_on_without_its_future(backend: &dyn Backend) {
+    let intake = backend.intake();
+    let mut ids = Vec::new();
+    for length in [100, 700_000] {
+        let draft = begin(&*intake, &pattern(length, 1)).await;
+        ids.push(draft.id());
+        drop(draft.commit(accept("a@example.test", 1)));
+    }
+    drop(intake);
+    let mut listed: Vec<_> = everything(backend, false).await.iter().map(|it| it.id).collect();
+    listed.sort();
+    assert_eq!(listed, ids);
+}
+
+async fn two_acceptors_write_at_once(backend: &dyn Backend) {
+    let intakes = [backend.intake(), backend.intake()];
+    let mut commits = Vec::new();
+    for number in 0..100u8 {
+        let intake = if number % 2 == 0 { &intakes[0] } else { &intakes[1] };
+        let body = pattern(3000 + usize::from(number), number);
+        let draft = begin(&**intake, &body).await;
+        commits.push((body, draft.commit(accept("a@example.test", 1))));
+    }
+    let reader = backend.reader();
+    for (body, commit) in commits {
+        let handle = commit.await.expect("it can be committed");
+        let stored = reader.open(&handle).await.expect("it was committed");
+        assert_eq!(whole(stored).await, body);
+    }
+    assert_eq!(everything(backend, true).await.len(), 100);
+}
+
+async fn recovery_lists_exactly_what_was_accepted(backend: &dyn Backend) {
+    let living = backend.intake();
+    let dying = backend.intake();
+    let mut expected = BTreeMap::new();
+    for number in 0..40u64 {
+        let at = Timestamp::from_millis(1000 + number);
+        let accept = Accept { accepted_at: at, ..accept("a@example.test", 3) };
+        let intake = if number % 2 == 0 { &living } else { &dying };
+        let (id, handle) = deliver(&**intake, &pattern(500, 1), accept).await;
+        expected.insert(id, (handle, at, number % 2 == 1));
+        drop(begin(&**intake, b"never accepted").await);
+    }
+    assert_same(&everything(backend, true).await, &expected);
+    drop(dying);
+    // A living acceptor's full segments may be listed, its present one is not.
+    let ownerless: Vec<_> = everything(backend, false).await.iter().map(|it| it.id).collect();
+    for (id, (.., was_dying)) in &expected {
+        assert!(!was_dying || ownerless.contains(id), "{id} is listed");
+    }
+    drop(living);
+    assert_same(&everything(backend, false).await, &expected);
+}
+
+fn assert_same(listed: &[Listed], expected: &BTreeMap<MessageId, (Handle, Timestamp, bool)>) {
+    let listed: BTreeMap<_, _> =
+        listed.iter().map(|it| (it.id, (it.handle.clone(), it.accepted_at))).collect();
+    let expected: BTreeMap<_, _> =
+        expected.iter().map(|(id, (handle, at, _))| (*id, (handle.clone(), *at))).collect();
+    assert_eq!(listed, expected);
+}
+
+async fn a_handle_of_another_store_is_foreign(backend: &dyn Backend) {
+    let handle = Handle::parse("elsewhere:1.2.3").expect("a handle");
+    let reader = backend.reader();
+    assert!(matches!(reader.open(&handle).await, Err(ReadError::Foreign(it)) if it == handle));
+    assert!(
+        matches!(reader.open_draft(&handle).await, Err(ReadError::Foreign(it)) if it == handle)
+    );
+}
+
+async fn standing_follows_the_records(backend: &dyn Backend) {
+    let intake = backend.intake();
+    let (id, handle) = deliver(&*intake, b"x", accept("a@example.test", 1)).await;
+    let (_, other) = deliver(&*intake, b"x", accept("a@example.test", 1)).await;
+    let ledger = opened(backend);
+    assert_eq!(ledger.standing(&handle), Standing::Unknown);
+    commit_records(&*ledger, &[routed(id, &handle, 1)]).await;
+    assert_eq!(ledger.standing(&handle), Standing::Routed);
+    drop(ledger);
+    let ledger = opened(backend);
+    assert_eq!(ledger.standing(&handle), Standing::Routed);
+    assert_eq!(ledger.standing(&other), Standing::Unknown);
+    commit_records(&*ledger, &[Record::Retired { id, handle: handle.clone() }]).await;
+    assert_eq!(ledger.standing(&handle), Standing::Retired);
+    drop(ledger);
+    let ledger = opened(backend);
+    assert_eq!(ledger.standing(&handle), Standing::Retired);
+    assert_eq!(ledger.standing(&other), Standing::Unknown);
+}
+
+async fn records_come_back_in_order(backend: &dyn Backend) {
+    let mut written = Vec::new();
+    for life in 0..3u64 {
+        let ledger = backend.ledger().expect("nobody has it");
+        let mut replayed = Vec::new();
+        ledger.replay(&mut |record| replayed.push(record)).expect("it can be replayed");
+        assert_eq!(replayed, written);
+        for batch in 0..20 {
+            let batch: Vec<_> =
+                (0..=batch).map(|number| some_record(life * 1000 + batch * 50 + number)).collect();
+            let mark = ledger.append(&batch).expect("it can be written");
+            written.extend(batch);
+            match mark.0 % 3 {
+                0 => ledger.written(mark).await.expect("it can be written"),
+                1 => ledger.synced(mark).await.expect("it can be synced"),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn replaying_again_gives_the_same(backend: &dyn Backend) {
+    let ledger = opened(backend);
+    let batch: Vec<_> = (0..50).map(some_record).collect();
+    commit_records(&*ledger, &batch).await;
+    drop(ledger);
+    assert_eq!(model_of(backend), model_of(backend));
+    let mut twice = Model::default();
+    for record in batch.iter().chain(&batch) {
+        twice.apply(record.clone());
+    }
+    assert_eq!(twice, model_of(backend));
+}
+
+async fn a_checkpoint_takes_records_in_its_midst(backend: &dyn Backend) {
+    let ledger = opened(backend);
+    let mut model = Model::default();
+    let append = |model: &mut Model, records: Vec<Record>| {
+        ledger.append(&records).expect("it can be written");
+        records.into_iter().for_each(|record| model.apply(record));
+    };
+    append(&mut model, (0..30).map(|number| routed_number(number, 1)).collect());
+    append(&mut model, (0..10).map(retired_number).collect());
+    ledger.begin_checkpoint().expect("it can begin");
+    let live: Vec<_> = model.live.values().cloned().collect();
+    for (number, message) in live.into_iter().enumerate() {
+        // Of two messages one changes before its snapshot, one ends after.
+        let (id, number) = (message.id, number as u64);
+        if number % 2 == 0 {
+            append(&mut model, vec![outcome(id, "250 2.0.0 before")]);
+        }
+        let present = model.live.get(&id).expect("it is live").clone();
+        append(&mut model, vec![Record::Snapshot(Box::new(present))]);
+        append(&mut model, vec![routed_number(100 + number, 1)]);
+        if number % 3 == 0 {
+            append(&mut model, vec![Record::Retired { id, handle: message.handle }]);
+        } else {
+            append(&mut model, vec![outcome(id, "250 2.0.0 after")]);
+        }
+    }
+    ledger.end_checkpoint().await.expect("it can end");
+    append(&mut model, vec![routed_number(200, 1)]);
+    drop(ledger);
+    assert_eq!(model_of(backend), model);
+    let ledger = opened(backend);
+    ledger.begin_checkpoint().expect("it can begin");
+    let live = model.live.values().map(|it| Record::Snapshot(Box::new(it.clone())));
+    ledger.append(&live.collect::<Vec<_>>()).expect("it can be written");
+    ledger.end_checkpoint().await.expect("it can end");
+    drop(ledger);
+    assert_eq!(model_of(backend), model, "what came before is not missed");
+}
+
+async fn a_checkpoint_that_was_not_ended_changes_nothing(backend: &dyn Backend) {
+    let ledger = opened(backend);
+    let mut model = Model::default();
+    for number in 0..10 {
+        commit_records(&*ledger, &[routed_number(number, 1)]).await;
+        model.apply(routed_number(number, 1));
+    }
+    ledger.begin_checkpoint().expect("it can begin");
+    let some = Record::Snapshot(Box::new(message(3, 1)));
+    commit_records(&*ledger, &[some, retired_number(4)]).await;
+    model.apply(retired_number(4));
+    drop(ledger);
+    assert_eq!(model_of(backend), model);
+}
+
+async fn standing_outlives_a_checkpoint(backend: &dyn Backend) {
+    let intake = backend.intake();
+    let mut handles = Vec::new();
+    for _ in 0..30 {
+        handles.push(deliver(&*intake, b"x", accept("a@example.test", 1)).await);
+    }
+    let ledger = opened(backend);
+    let routings: Vec<_> =
+        handles.iter().take(20).map(|(id, handle)| routed(*id, handle, 1)).collect();
+    commit_records(&*ledger, &routings).await;
+    let retired: Vec<_> = handles
+        .iter()
+        .take(10)
+        .map(|(id, handle)| Record::Retired { id: *id, handle: handle.clone() })
+        .collect();
+    commit_records(&*ledger, &retired).await;
+    ledger.begin_checkpoint().expect("it can begin");
+    for record in routings.iter().skip(10) {
+        let Record::Routed(message) = record else { continue };
+        ledger.append(&[Record::Snapshot(message.clone())]).expect("it can be written");
+    }
+    ledger.end_checkpoint().await.expect("it can end");
+    drop(ledger);
+    let ledger = opened(backend);
+    for (number, (_, handle)) in handles.iter().enumerate() {
+        let expected = match number {
+            0..10 => Standing::Retired,
+            10..20 => Standing::Routed,
+            _ => Standing::Unknown,
+        };
+        assert_eq!(ledger.standing(handle), expected, "message {number}");
+    }
+}
+
+async fn the_ledger_has_one_holder(backend: &dyn Backend) {
+    let ledger = opened(backend);
+    assert!(matches!(backend.ledger(), Err(LedgerError::Held(_))));
+    drop(ledger);
+    opened(backend);
+}
+
+/// The state that follows from records, as simply as it can be told.
+#[derive(Debug, Default, PartialEq)]
+struct Model {
+    live: BTreeMap<MessageId, Routed>,
+}
+
+impl Model {
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Snapshot(message) => drop(self.live.insert(message.id, *message)),
+            Record::Routed(message) => {
+                let newer = |old: &Routed| old.routing < message.routing;
+                if self.live.get(&message.id).is_none_or(newer) {
+                    self.live.insert(message.id, *message);
+                }
+            }
+            Record::Outcome { id, recipients } => {
+                let Some(message) = self.live.get_mut(&id) else { return };
+                for (index, state) in recipients {
+                    let found = message.recipients.iter_mut().filter(|it| it.index == index);
+                    found.for_each(|recipient| recipient.state = state.clone());
+                }
+            }
+            Record::Hold { id, reason } => {
+                if let Some(message) = self.live.get_mut(&id) {
+                    message.hold = reason;
+                }
+            }
+            Record::Retired { id, .. } => drop(self.live.remove(&id)),
+            _ => {}
+        }
+    }
+}
+
+fn model_of(backend: &dyn Backend) -> Model {
+    let ledger = backend.ledger().expect("nobody has it");
+    let mut model = Model::default();
+    ledger.replay(&mut |record| model.apply(record)).expect("it can be replayed");
+    model
+}
+
+fn opened(backend: &dyn Backend) -> Rc<dyn Ledger> {
+    let ledger = backend.ledger().expect("nobody has it");
+    ledger.replay(&mut |_| {}).expect("it can be replayed");
+    ledger
+}
+
+async fn commit_records(ledger: &dyn Ledger, records: &[Record]) {
+    let mark = ledger.append(records).expect("it can be written");
+    ledger.synced(mark).await.expect("it can be synced");
+}
+
+/// What an acceptor says of a plain message to so many recipients.
+pub fn accept(sender: &str, recipients: usize) -> Accept {
+    let address = |text: &str| Address::parse(text).expect("an address");
+    let recipients =
+        (0..recipients).map(|number| address(&format!("r{number}@example.org")).into()).collect();
+    Accept {
+        envelope: Envelope {
+            sender: Some(address(sender)),
+            recipients,
+            body: BodyType::default(),
+            smtputf8: false,
+            ret: None,
+            envid: None,
+        },
+        origin: Origin { service: "mx".into(), ..Origin::default() },
+        accepted_at: Timestamp::from_millis(1_700_000_000_000),
+        edits: Vec::new(),
+        hold: None,
+        replaced_body: None,
+    }
+}
+
+/// A routing of a message with one recipient.
+pub fn routed(id: MessageId, handle: &Handle, routing: u32) -> Record {
+    Record::Routed(Box::new(Routed {
+        id,
+        handle: handle.clone(),
+        routing,
+        sender: None,
+        size: 100,
+        accepted_at: Timestamp::from_millis(5),
+        body: BodyType::default(),
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        hold: None,
+        recipients: vec![RoutedRecipient {
+            index: 0,
+            address: Address::parse("r@example.org").expect("an address"),
+            original: None,
+            orcpt: None,
+            notify: None,
+            channel: "smtp".into(),
+            host: "example.org".into(),
+            user: "r@example.org".into(),
+            state: State::Open(Attempt::default()),
+        }],
+        owed: Vec::new(),
+        strikes: 0,
+    }))
+}
+
+fn id_of(number: u64) -> MessageId {
+    MessageId::new(Timestamp::from_millis(1), number)
+}
+
+fn message(number: u64, routing: u32) -> Routed {
+    let handle = Handle::parse(&format!("conformance:{number}")).expect("a handle");
+    match routed(id_of(number), &handle, routing) {
+        Record::Routed(message) => *message,
+        _ => unreachable!("it is a routing"),
+    }
+}
+
+fn routed_number(number: u64, routing: u32) -> Record {
+    Record::Routed(Box::new(message(number, routing)))
+}
+
+fn retired_number(number: u64) -> Record {
+    Record::Retired { id: id_of(number), handle: message(number, 1).handle }
+}
+
+fn outcome(id: MessageId, text: &str) -> Record {
+    let reply = Reply { status: StatusCode::new(2, 0, 0), text: text.into(), remote: None };
+    let delivered = Delivered { reply, report: SuccessReport::Relayed };
+    Record::Outcome { id, recipients: vec![(0, State::Delivered(delivered))] }
+}
+
+fn some_record(number: u64) -> Record {
+    let id = id_of(number / 4);
+    match number % 7 {
+        0 | 1 => routed_number(number / 4, 1 + (number % 3) as u32),
+        2 => outcome(id, &format!("250 2.0.0 as {number} \u{2028} \n")),
+        3 => Record::Hold {
+            id,
+            reason: number.is_multiple_of(2).then(|| format!("reason {number}")),
+        },
+        4 => Record::Strike {
+            handle: message(number, 1).handle,
+            id,
+            strikes: number as u32,
+            hold: None,
+        },
+        5 => Record::Suspend { channel: "smtp".into(), host: None, until: None },
+        _ => retired_number(number / 4),
+    }
+}
+
+/// Begins a draft and writes its body.
+pub async fn begin(intake: &dyn Intake, body: &[u8]) -> Box<dyn Draft> {
+    let mut draft = intake.begin(SizeHint::default()).expect("there is room");
+    for piece in body.chunks(60_000) {
+        draft.write(piece).expect("there is room");
+        draft.room().await.expect("the store catches up");
+    }
+    draft
+}
+
+/// Accepts a message and gives its id and handle.
+pub async fn deliver(intake: &dyn Intake, body: &[u8], accept: Accept) -> (MessageId, Handle) {
+    let draft = begin(intake, body).await;
+    let id = draft.id();
+    (id, draft.commit(accept).await.expect("it can be committed"))
+}
+
+/// The whole body of a stored message.
+pub async fn whole(stored: Stored) -> Bytes {
+    assert_eq!(stored.accepted.size, stored.body.size());
+    drain(stored.body).await
+}
+
+async fn drain(mut body: Box<dyn Body>) -> Bytes {
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.next().await.expect("every piece is there") {
+        assert!(!piece.is_empty() && piece.len() <= 256 << 10);
+        bytes.extend_from_slice(&piece);
+    }
+    assert_eq!(bytes.len() as u64, body.size());
+    bytes.into()
+}
+
+/// Every accept record that a recovery lists.
+pub async fn everything(backend: &dyn Backend, all: bool) -> Vec<Listed> {
+    let recovery = backend.recovery();
+    let mut listed = Vec::new();
+    for segment in recovery.segments(all).await.expect("it can be read") {
+        listed.extend(recovery.accepted(&segment).await.expect("it can be read"));
+    }
+    listed
+}
+
+/// Bytes that differ from place to place.
+pub fn pattern(length: usize, seed: u8) -> Vec<u8> {
+    let mut state = u32::from(seed) + 1;
+    let step = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(step).collect()
+}
