@@ -1,0 +1,128 @@
+//! The file system as the spool uses it: one small synchronous border, real or simulated.
+//!
+//! Everything that the spool does to a disk goes through [`Disk`] and [`DiskFile`]; nothing else in this crate touches a
+//! path. A simulation implements the two and decides what a crash leaves behind. Touches: files. Never: a clock, a socket.
+
+use std::io;
+use std::path::Path;
+
+use crate::codec::Nonce;
+
+mod real;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
+
+pub use real::RealDisk;
+
+/// A file system. Every call may block; none is made on a runtime's thread except while opening a store.
+pub trait Disk: Send + Sync {
+    /// Makes a directory; one that is there already is no error. Durable after [`Disk::sync_dir`] of its parent.
+    fn make_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// The names in a directory, in no order. Names that are not UTF-8 are left out: none of ours is.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Creates a file for reading and writing; one that is there already is an error. Durable after [`Disk::sync_dir`].
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file that is there.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Renames a file over another, in one step. Durable after [`Disk::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file's name; who has it open may read on.
+    fn unlink(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes a lock on a file, which is created if need be, and holds it until the answer is dropped or the process ends.
+    ///
+    /// Nothing when another holder excludes it. Never waits. An exclusive holder's process id is left in the file.
+    fn lock(&self, path: &Path, lock: Lock) -> io::Result<Option<Box<dyn Held>>>;
+
+    /// Bytes that an unprivileged writer may still use in the file system of this directory.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+
+    /// 128 random bits for a new file.
+    fn nonce(&self) -> io::Result<Nonce>;
+}
+
+/// An open file. Positions are absolute; there is no current position.
+pub trait DiskFile: Send + Sync {
+    /// Writes all of `bytes` at `offset`, or fails; after a failure any part may have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Reads until `bytes` is full or the file ends, and says how much was read.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Reads only what needs no waiting: [`io::ErrorKind::WouldBlock`] when it does. May read less than there is.
+    fn read_now(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes everything written so far durable, with the size needed to read it back.
+    ///
+    /// A failure is final: what was written since the last success may be lost, and calling again proves nothing.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The size in bytes.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Makes room up to `bytes`, filled with zeros, so that writing there cannot fail for lack of space.
+    fn preallocate(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// A lock; dropping it lets go.
+pub trait Held: Send {}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// How a lock excludes others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// One holder.
+    Exclusive,
+    /// Any number of holders, none of them exclusive: a look at whether someone writes.
+    Shared,
+}
+
+/// The longest text file that [`read_text`] takes, in bytes.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// Reads a short text file: `format`, `next`, `lock`.
+pub(crate) fn read_text(disk: &dyn Disk, path: &Path) -> io::Result<String> {
+    let file = disk.open(path, Access::Read)?;
+    let mut bytes = vec![0; TEXT_BYTES_MAX];
+    let length = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Puts a short text in place durably: written aside, synced, renamed, and the directory synced.
+///
+/// `aside` must be a name that no other process uses at the same time.
+pub(crate) fn write_text(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: &str,
+    aside: &str,
+    text: &str,
+) -> io::Result<()> {
+    let aside = dir.join(aside);
+    match disk.unlink(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&aside)?;
+    file.write_at(text.as_bytes(), 0)?;
+    file.sync()?;
+    disk.rename(&aside, &dir.join(name))?;
+    disk.sync_dir(dir)
+}

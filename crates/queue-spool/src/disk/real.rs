@@ -1,0 +1,192 @@
+//! The file system of this machine.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, IoSliceMut, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::rand::GetRandomFlags;
+
+use crate::codec::Nonce;
+use crate::disk::{Access, Disk, DiskFile, Held, Lock};
+
+/// Files may be read by the group that may read the spool.
+const FILE_MODE: u32 = 0o640;
+const DIR_MODE: u32 = 0o750;
+/// How much is written at once where the file system cannot preallocate.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// The file system of this machine, by ordinary system calls. Files are close-on-exec.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(DIR_MODE).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(path)?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path, lock: Lock) -> io::Result<Option<Box<dyn Held>>> {
+        // Looking must not need the right to write, nor make a lock file where none is.
+        let file = match lock {
+            Lock::Shared => match File::open(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Some(Box::new(Unmade)));
+                }
+                opened => opened?,
+            },
+            Lock::Exclusive => OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(FILE_MODE)
+                .open(path)?,
+        };
+        let taken = match lock {
+            Lock::Exclusive => file.try_lock(),
+            Lock::Shared => file.try_lock_shared(),
+        };
+        match taken {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        if lock == Lock::Exclusive {
+            leave_process_id(&file)?;
+        }
+        Ok(Some(Box::new(RealLock { _file: file })))
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let figures = rustix::fs::statvfs(dir)?;
+        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+    }
+
+    fn nonce(&self) -> io::Result<Nonce> {
+        let mut bytes = [0; 16];
+        let count = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
+        // The system gives up to 256 bytes whole once its pool has been filled.
+        if count == bytes.len() { Ok(Nonce(bytes)) } else { Err(io::ErrorKind::Interrupted.into()) }
+    }
+}
+
+/// On a full disk the id is missing and the lock holds all the same.
+fn leave_process_id(mut file: &File) -> io::Result<()> {
+    file.set_len(0)?;
+    match writeln!(file, "{}", std::process::id()) {
+        Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+        _ => Ok(()),
+    }
+}
+
+struct RealLock {
+    _file: File,
+}
+
+impl Held for RealLock {}
+
+/// The lock file is not there, so nobody holds it.
+struct Unmade;
+
+impl Held for Unmade {}
+
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn read_now(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut pieces = [IoSliceMut::new(bytes)];
+        match rustix::io::preadv2(&self.0, &mut pieces, offset, ReadWriteFlags::NOWAIT) {
+            Ok(count) => Ok(count),
+            // A file system that cannot promise not to wait is read on a disk thread.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn preallocate(&self, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(bytes),
+            done => Ok(done?),
+        }
+    }
+}
+
+impl RealFile {
+    /// Fills the file up to `bytes` from where it now ends.
+    fn write_zeros(&self, bytes: u64) -> io::Result<()> {
+        let zeros = vec![0; ZEROS_BYTES];
+        let mut offset = self.size()?;
+        while offset < bytes {
+            let length = (bytes - offset).min(ZEROS_BYTES as u64);
+            let (piece, _) = zeros.split_at(usize::try_from(length).unwrap_or(ZEROS_BYTES));
+            self.0.write_all_at(piece, offset)?;
+            offset += length;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! Giving space back: looking at footers, removing what belongs to ended messages. Files are unlinked, never overwritten.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+use crate::codec::{Entry, FileKind, Kept};
+use crate::disk::{Disk, read_text};
+use crate::ledger::standing::Ending;
+use crate::place::{Home, Layout, SegmentName, Stripe, StripeFile, stripe_file_of};
+use crate::read::{Fault, OpenFile};
+use crate::stripe::stripes;
+
+/// What a look at a segment's footer shows.
+pub(crate) enum Footer {
+    /// It is sealed and lists these.
+    Sealed(Vec<Entry>),
+    /// It is still written to, or waits to be adopted; or it could not be read now.
+    NotYet,
+    /// There is no such file.
+    Missing,
+}
+
+/// Looks for a segment's footer.
+pub(crate) fn footer(disk: &dyn Disk, layout: &Layout, segment: SegmentName) -> Footer {
+    let path = layout.segment(segment);
+    match OpenFile::open(disk, &path, FileKind::Segment).and_then(|file| file.footer()) {
+        Ok(Some(entries)) => Footer::Sealed(entries),
+        Ok(None) => Footer::NotYet,
+        Err(Fault::Gone(_)) => match disk.open(&path, crate::disk::Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Footer::Missing,
+            // Its head is damaged: it is not for us to remove.
+            _ => Footer::NotYet,
+        },
+        Err(Fault::Io(context, error)) => {
+            tracing::warn!(segment = %segment, context, %error, "cannot look at a segment");
+            Footer::NotYet
+        }
+    }
+}
+
+/// Removes segments whose unlinking a power cut undid.
+pub(crate) fn remove_segments(disk: &dyn Disk, layout: &Layout, segments: &[SegmentName]) {
+    for segment in segments {
+        if let Err(error) = disk.unlink(&layout.segment(*segment)) {
+            tracing::warn!(segment = %segment, %error, "cannot give a segment back");
+        }
+    }
+}
+
+/// Whether a message that ended had files of its own.
+pub(crate) fn has_files(ending: &Ending) -> bool {
+    matches!(ending, Ending::Retired(place) if place.body == Kept::Apart || place.home == Home::Moved)
+}
+
+/// Removes the files that belonged to one message alone.
+pub(crate) fn remove_files(disk: &dyn Disk, layout: &Layout, ending: &Ending) {
+    let Ending::Retired(place) = ending else { return };
+    let record = &place.record;
+    let body = (place.body == Kept::Apart).then(|| layout.body(record.segment.stripe, record.id));
+    let moved = (place.home == Home::Moved).then(|| layout.moved(record));
+    for path in body.into_iter().chain(moved) {
+        match disk.unlink(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %path.display(), %error, "cannot give a file back");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Which segments there are, and up to which number each stripe's had all been made before we looked.
+pub(crate) fn survey(
+    disk: &dyn Disk,
+    layout: &Layout,
+) -> io::Result<(HashSet<SegmentName>, HashMap<Stripe, u64>)> {
+    let (mut existing, mut horizon) = (HashSet::new(), HashMap::new());
+    let stripes = match stripes(disk, layout) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((existing, horizon)),
+        stripes => stripes?,
+    };
+    for stripe in stripes {
+        let dir = layout.stripe(stripe);
+        // The number promised last may be a segment that is being made; all before it have been.
+        match read_text(disk, &dir.join("next")).map(|text| text.trim().parse::<u64>()) {
+            Ok(Ok(next)) => drop(horizon.insert(stripe, next.saturating_sub(2))),
+            Ok(Err(_)) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // What is not listed is gone for good then, and need not be remembered.
+        disk.sync_dir(&dir)?;
+        for name in disk.list(&dir)? {
+            if let StripeFile::Segment(sequence) = stripe_file_of(&name) {
+                existing.insert(SegmentName { stripe, sequence });
+            }
+        }
+    }
+    Ok((existing, horizon))
+}

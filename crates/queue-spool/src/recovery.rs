@@ -1,0 +1,144 @@
+//! Listing what was accepted, segment by segment, without the ledger.
+
+use std::sync::Arc;
+
+use mail::Timestamp;
+use queue::{Listed, Local, ReadError, Recovery, Segment};
+
+use crate::codec::{Entry, FileKind};
+use crate::disk::{Disk, Lock, read_text};
+use crate::place::{
+    Home, Layout, MessagePlace, Place, RecordPlace, SegmentName, Stripe, StripeFile, stripe_file_of,
+};
+use crate::read::{Fault, OpenFile};
+use crate::scan::scan;
+use crate::stripe::stripes;
+
+/// Lists the accept records of this spool. Works beside living writers and without any.
+#[derive(Clone)]
+pub struct SpoolRecovery {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+}
+
+impl SpoolRecovery {
+    pub(crate) fn new(disk: Arc<dyn Disk>, layout: Layout) -> Self {
+        Self { disk, layout }
+    }
+
+    async fn on_disk<A: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Disk, &Layout) -> Result<A, Fault> + Send + 'static,
+    ) -> Result<A, ReadError> {
+        let (disk, layout) = (self.disk.clone(), self.layout.clone());
+        let done = tokio::task::spawn_blocking(move || work(&*disk, &layout)).await;
+        match done {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(Fault::Io(context, source))) => Err(ReadError::Io { context, source }),
+            Ok(Err(Fault::Gone(context))) => {
+                let source = Arc::new(std::io::ErrorKind::NotFound.into());
+                Err(ReadError::Io { context, source })
+            }
+            Err(ended) => {
+                let context = "a disk thread ended".into();
+                Err(ReadError::Io { context, source: Arc::new(ended.into()) })
+            }
+        }
+    }
+}
+
+impl Recovery for SpoolRecovery {
+    fn segments(&self, all: bool) -> Local<'_, Result<Vec<Segment>, ReadError>> {
+        Box::pin(async move {
+            let names = self.on_disk(move |disk, layout| list(disk, layout, all)).await?;
+            Ok(names.into_iter().map(|name| Segment(name.to_string())).collect())
+        })
+    }
+
+    fn accepted(&self, segment: &Segment) -> Local<'_, Result<Vec<Listed>, ReadError>> {
+        let name = segment.0.parse::<SegmentName>();
+        Box::pin(async move {
+            // A name that is none of ours names nothing that is here.
+            let Ok(name) = name else { return Ok(Vec::new()) };
+            self.on_disk(move |disk, layout| accepted(disk, layout, name)).await
+        })
+    }
+}
+
+/// All segments, or those that no living writer may add to; oldest first.
+pub(crate) fn list(disk: &dyn Disk, layout: &Layout, all: bool) -> Result<Vec<SegmentName>, Fault> {
+    let dir = layout.intake();
+    let stripes = match stripes(disk, layout) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        stripes => stripes.map_err(|error| Fault::io(&dir, error))?,
+    };
+    let mut found = Vec::new();
+    for stripe in stripes {
+        // One stripe that cannot be read must not hide the mail of all others.
+        if let Err(error) = list_stripe(disk, layout, stripe, all, &mut found) {
+            let dir = layout.stripe(stripe);
+            tracing::error!(stripe = %dir.display(), %error, "cannot list a stripe of the queue");
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, segment)| segment).collect())
+}
+
+fn list_stripe(
+    disk: &dyn Disk,
+    layout: &Layout,
+    stripe: Stripe,
+    all: bool,
+    found: &mut Vec<(Timestamp, SegmentName)>,
+) -> std::io::Result<()> {
+    let dir = layout.stripe(stripe);
+    // Held while we look, so that no writer begins meanwhile; nothing when there is a writer.
+    let ownerless = disk.lock(&layout.stripe_lock(stripe), Lock::Shared)?;
+    // A writer adds to the segment that it promised last, to no other: one before it that has no footer was given up.
+    let next = read_text(disk, &dir.join("next")).ok();
+    let next = next.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+    for name in disk.list(&dir)? {
+        let StripeFile::Segment(sequence) = stripe_file_of(&name) else { continue };
+        let segment = SegmentName { stripe, sequence };
+        let path = layout.segment(segment);
+        let left = all || ownerless.is_some() || sequence.saturating_add(1) < next;
+        let seen = OpenFile::open(disk, &path, FileKind::Segment).and_then(|file| {
+            let listed = left || file.footer()?.is_some();
+            Ok(listed.then_some(file.head.created_at))
+        });
+        match seen {
+            Ok(Some(created_at)) => found.push((created_at, segment)),
+            // Unlinked meanwhile, or begun this moment.
+            Ok(None) | Err(Fault::Gone(_)) => {}
+            Err(fault) => {
+                tracing::error!(segment = %path.display(), ?fault, "cannot look into a segment");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The accept records of a segment, by its footer or by a scan; none when it has gone.
+pub(crate) fn accepted(
+    disk: &dyn Disk,
+    layout: &Layout,
+    name: SegmentName,
+) -> Result<Vec<Listed>, Fault> {
+    let file = match OpenFile::open(disk, &layout.segment(name), FileKind::Segment) {
+        Err(Fault::Gone(_)) => return Ok(Vec::new()),
+        file => file?,
+    };
+    let entries = match file.footer()? {
+        Some(entries) => entries,
+        None => scan(&file, &mut |_| {})?.entries,
+    };
+    Ok(entries.iter().map(|entry| listed(name, entry)).collect())
+}
+
+/// What a footer's entry says, for requeue.
+fn listed(segment: SegmentName, entry: &Entry) -> Listed {
+    let Entry { offset, length, id, accepted_at, body } = *entry;
+    let record = RecordPlace { segment, offset, length, id };
+    let place = MessagePlace { record, body, home: Home::Segment };
+    Listed { handle: Place::Message(place).handle(), id, accepted_at }
+}

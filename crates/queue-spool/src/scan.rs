@@ -1,0 +1,178 @@
+//! Walking through a segment from its head to its end, past any damage.
+
+use mail::{MessageId, Timestamp};
+use serde::Deserialize;
+
+use crate::codec::{self, ALIGNMENT, Entry, HEAD_BYTES, Head, Kept, Kind};
+use crate::disk::DiskFile;
+use crate::read::{BodyAt, Fault, OpenFile};
+
+/// How much is read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A stretch of a file that holds no valid record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    /// The message whose record began there, when its head could be read.
+    pub(crate) id: Option<MessageId>,
+    /// Whether a valid record follows: then it is no torn end.
+    pub(crate) followed: bool,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Accept records, in order.
+    pub(crate) entries: Vec<Entry>,
+    /// Valid records of all kinds.
+    pub(crate) records: u64,
+    pub(crate) damage: Vec<Damage>,
+    /// The size of the file.
+    pub(crate) size: u64,
+}
+
+/// A valid record met on the way, for whoever wants to look closer.
+pub(crate) struct Met<'a> {
+    pub(crate) offset: u64,
+    pub(crate) head: &'a Head,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Walks through a segment and calls `meet` for every valid record.
+pub(crate) fn scan(file: &OpenFile, meet: &mut dyn FnMut(Met<'_>)) -> Result<Scan, Fault> {
+    let broken = |error| Fault::io(std::path::Path::new("a segment"), error);
+    let size = file.file.size().map_err(broken)?;
+    let mut found = Scan { size, ..Scan::default() };
+    let mut window = Window::new(&*file.file, size);
+    let mut offset = HEAD_BYTES as u64;
+    while offset < size {
+        match record_at(&mut window, file, offset, size).map_err(broken)? {
+            At::Record(head) => {
+                let payload = window
+                    .at(offset + HEAD_BYTES as u64, head.payload_bytes as usize)
+                    .map_err(broken)?;
+                found.meet(offset, &head, payload);
+                meet(Met { offset, head: &head, payload });
+                offset = codec::align(offset + head.record_bytes());
+            }
+            At::Trailer => offset += ALIGNMENT,
+            At::Nothing(id) => {
+                found.damaged(offset, (size - offset).min(ALIGNMENT), id);
+                offset += ALIGNMENT;
+            }
+        }
+    }
+    Ok(found)
+}
+
+enum At {
+    Record(Head),
+    Trailer,
+    Nothing(Option<MessageId>),
+}
+
+fn record_at(
+    window: &mut Window<'_>,
+    file: &OpenFile,
+    offset: u64,
+    size: u64,
+) -> std::io::Result<At> {
+    let bytes = window.at(offset, HEAD_BYTES)?;
+    if !codec::may_be_head(bytes, file.nonce()) {
+        let is_trailer =
+            offset + ALIGNMENT == size && codec::trailer(bytes, file.nonce(), offset).is_some();
+        return Ok(if is_trailer { At::Trailer } else { At::Nothing(None) });
+    }
+    let Some(head) = codec::head(bytes, file.nonce(), offset) else { return Ok(At::Nothing(None)) };
+    let payload = window.at(offset + HEAD_BYTES as u64, head.payload_bytes as usize)?;
+    let whole = codec::payload_is_whole(&head, payload, file.nonce(), offset);
+    Ok(if whole { At::Record(head) } else { At::Nothing(Some(head.id)) })
+}
+
+/// As much of an accept record as a footer needs.
+#[derive(Deserialize)]
+struct Brief {
+    body: BodyAt,
+    accept: BriefAccept,
+}
+
+#[derive(Deserialize)]
+struct BriefAccept {
+    accepted_at: Timestamp,
+}
+
+impl Scan {
+    fn meet(&mut self, offset: u64, head: &Head, payload: &[u8]) {
+        self.records += 1;
+        if let Some(last) = self.damage.last_mut() {
+            last.followed = true;
+        }
+        if !matches!(head.kind, Kind::Message | Kind::Accept) {
+            return;
+        }
+        let json = payload.get(..head.accept_bytes as usize).unwrap_or_default();
+        match serde_json::from_slice::<Brief>(json) {
+            Ok(brief) => self.entries.push(Entry {
+                offset,
+                length: HEAD_BYTES as u32 + head.payload_bytes,
+                id: head.id,
+                accepted_at: brief.accept.accepted_at,
+                body: match brief.body {
+                    BodyAt::File { .. } => Kept::Apart,
+                    BodyAt::Here | BodyAt::Record { .. } => Kept::Within,
+                },
+            }),
+            Err(_) => self.damage.push(Damage {
+                offset,
+                bytes: head.record_bytes(),
+                id: Some(head.id),
+                followed: true,
+            }),
+        }
+    }
+
+    fn damaged(&mut self, offset: u64, bytes: u64, id: Option<MessageId>) {
+        match self.damage.last_mut() {
+            Some(last) if !last.followed && last.offset + last.bytes == offset && id.is_none() => {
+                last.bytes += bytes;
+            }
+            _ => {
+                let followed = false;
+                self.damage.push(Damage { offset, bytes, id, followed });
+            }
+        }
+    }
+}
+
+/// A file seen through a buffer that moves forward.
+pub(crate) struct Window<'a> {
+    file: &'a dyn DiskFile,
+    size: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    /// Looks at the first `size` bytes of a file.
+    pub(crate) fn new(file: &'a dyn DiskFile, size: u64) -> Self {
+        Self { file, size, start: 0, bytes: Vec::new() }
+    }
+
+    /// Up to `length` bytes at `offset`; fewer at the end.
+    pub(crate) fn at(&mut self, offset: u64, length: usize) -> std::io::Result<&[u8]> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = length.min(left);
+        let held = self.start..self.start + self.bytes.len() as u64;
+        if offset < held.start || offset + length as u64 > held.end {
+            self.start = offset;
+            self.bytes.resize(length.max(WINDOW_BYTES).min(left), 0);
+            let count = self.file.read_at(&mut self.bytes, offset)?;
+            self.bytes.truncate(count);
+        }
+        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        let rest = self.bytes.get(from..).unwrap_or_default();
+        Ok(rest.get(..length).unwrap_or(rest))
+    }
+}

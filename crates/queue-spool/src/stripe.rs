@@ -1,0 +1,293 @@
+//! Stripes: taking one to write to, and adopting what dead writers left.
+//!
+//! A stripe is a directory under a lock. Its holder is its only writer; death frees it. Whoever starts takes every free
+//! stripe for a moment and brings it in order, then keeps one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use std::collections::HashSet;
+
+use mail::MessageId;
+
+use crate::codec::{self, Entry, FileKind, HEAD_BYTES, Kept, Nonce};
+use crate::disk::{Access, Disk, DiskFile, Held, Lock, read_text, write_text};
+use crate::place::{Layout, SegmentName, Stripe, StripeFile, stripe_file_of, stripe_of};
+use crate::read::{Fault, OpenFile};
+use crate::scan::scan;
+
+/// How often a lock is tried: a look at whether a stripe has a writer holds it for a moment.
+const LOCK_TRIES: u32 = 3;
+/// The most stripes a spool may have.
+const STRIPES_MAX: u32 = 10_000;
+
+/// What was found of dead writers and brought in order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Segments that had no footer and have one now.
+    pub segments: u64,
+    /// Accept records in them: messages that may not be routed yet.
+    pub messages: u64,
+    /// Body files that no record named.
+    pub bodies_removed: u64,
+    /// Bytes that held no valid record: torn ends, or damage.
+    pub damaged_bytes: u64,
+}
+
+impl Adopted {
+    /// Whether a requeue pass should be asked for.
+    pub fn needs_requeue(&self) -> bool {
+        self.messages > 0
+    }
+}
+
+/// A stripe that is ours to write to.
+pub(crate) struct Hold {
+    pub(crate) stripe: Stripe,
+    pub(crate) dir: PathBuf,
+    /// The number of the next segment.
+    pub(crate) next: u64,
+    /// Segments of dead writers whose footer could not be written yet.
+    pub(crate) unsealed: Vec<Unsealed>,
+    _lock: Box<dyn Held>,
+}
+
+/// A segment that gets no more records and has no footer yet.
+pub(crate) struct Unsealed {
+    pub(crate) segment: SegmentName,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) nonce: Nonce,
+    /// Where the footer goes.
+    pub(crate) end: u64,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Unsealed {
+    /// Writes the footer and syncs it.
+    pub(crate) fn seal(&self) -> io::Result<()> {
+        let bytes = codec::footer(&self.entries, &self.nonce, self.end);
+        self.file.write_at(&bytes, self.end)?;
+        self.file.sync()
+    }
+}
+
+/// Adopts every free stripe and keeps one, or makes one.
+pub(crate) fn take(disk: &dyn Disk, layout: &Layout) -> io::Result<(Hold, Adopted)> {
+    let mut adopted = Adopted::default();
+    let mut kept = None;
+    for stripe in stripes(disk, layout)? {
+        match take_one(disk, layout, stripe, &mut adopted) {
+            Ok(Some(hold)) if kept.is_none() => kept = Some(hold),
+            Ok(_) => {}
+            // One stripe that cannot be brought in order must not stop mail.
+            Err(error) => {
+                tracing::error!(stripe = stripe.0, %error, "cannot adopt a stripe of the queue");
+            }
+        }
+    }
+    match kept {
+        Some(hold) => {
+            // Whoever made the stripe may have died before its name was durable.
+            disk.sync_dir(&layout.intake())?;
+            Ok((hold, adopted))
+        }
+        None => Ok((make(disk, layout)?, adopted)),
+    }
+}
+
+/// All stripes there are, by number.
+pub(crate) fn stripes(disk: &dyn Disk, layout: &Layout) -> io::Result<Vec<Stripe>> {
+    let mut stripes: Vec<_> =
+        disk.list(&layout.intake())?.iter().filter_map(|name| stripe_of(name)).collect();
+    stripes.sort();
+    Ok(stripes)
+}
+
+/// Takes a stripe's lock and adopts it; nothing when it has a writer or cannot be written to.
+fn take_one(
+    disk: &dyn Disk,
+    layout: &Layout,
+    stripe: Stripe,
+    adopted: &mut Adopted,
+) -> io::Result<Option<Hold>> {
+    let Some(lock) = lock(disk, layout, stripe)? else { return Ok(None) };
+    let unsealed = adopt(disk, layout, stripe, adopted)?;
+    let dir = layout.stripe(stripe);
+    let files = disk.list(&dir)?;
+    let last = files.iter().filter_map(|name| match stripe_file_of(name) {
+        StripeFile::Segment(sequence) => Some(sequence),
+        _ => None,
+    });
+    let last = last.max();
+    let next = match read_text(disk, &dir.join("next")) {
+        Ok(text) => text.trim().parse::<u64>().ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && last.is_none() => Some(1),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    // Without the number that was promised last, a name might be used twice: such a stripe is only read.
+    let Some(next) = next else {
+        tracing::error!(
+            stripe = stripe.0,
+            "stripe has no readable next number; not written to any more"
+        );
+        return Ok(None);
+    };
+    let next = next.max(last.map_or(0, |last| last + 1));
+    Ok(Some(Hold { stripe, dir, next, unsealed, _lock: lock }))
+}
+
+fn lock(disk: &dyn Disk, layout: &Layout, stripe: Stripe) -> io::Result<Option<Box<dyn Held>>> {
+    for turn in 0..LOCK_TRIES {
+        if turn > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        if let Some(held) = disk.lock(&layout.stripe_lock(stripe), Lock::Exclusive)? {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
+}
+
+fn make(disk: &dyn Disk, layout: &Layout) -> io::Result<Hold> {
+    let first = stripes(disk, layout)?.last().map_or(1, |last| last.0 + 1);
+    for number in first..STRIPES_MAX {
+        let stripe = Stripe(number);
+        let dir = layout.stripe(stripe);
+        disk.make_dir(&dir)?;
+        disk.sync_dir(&layout.intake())?;
+        // Another process may have made the same one at the same time.
+        if let Some(hold) = take_one(disk, layout, stripe, &mut Adopted::default())? {
+            return Ok(hold);
+        }
+    }
+    Err(io::Error::other(format!("there are {STRIPES_MAX} stripes, and none is free")))
+}
+
+impl Hold {
+    /// Promises a number that no segment has had: synced before it is given out.
+    pub(crate) fn next_segment(&mut self, disk: &dyn Disk) -> io::Result<SegmentName> {
+        let sequence = self.next;
+        write_text(disk, &self.dir, "next", "next.new", &format!("{}\n", sequence + 1))?;
+        self.next = sequence + 1;
+        Ok(SegmentName { stripe: self.stripe, sequence })
+    }
+}
+
+/// Brings a stripe in order whose lock we hold. Gives the segments that could not be sealed now.
+fn adopt(
+    disk: &dyn Disk,
+    layout: &Layout,
+    stripe: Stripe,
+    adopted: &mut Adopted,
+) -> io::Result<Vec<Unsealed>> {
+    let (mut named, mut bodies) = (HashSet::new(), Vec::new());
+    let mut unsealed = Vec::new();
+    let mut evidence_lost = false;
+    for name in disk.list(&layout.stripe(stripe))? {
+        match stripe_file_of(&name) {
+            StripeFile::Segment(sequence) => {
+                let segment = SegmentName { stripe, sequence };
+                match adopt_segment(disk, layout, segment, adopted, &mut unsealed) {
+                    Ok(segment) => {
+                        named.extend(segment.bodies);
+                        evidence_lost |= segment.evidence_lost;
+                    }
+                    Err(Fault::Gone(_)) => evidence_lost = true,
+                    Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
+                }
+            }
+            StripeFile::Body(id) => bodies.push(id),
+            StripeFile::Moved(..) => match moved_id(disk, &layout.stripe(stripe).join(&name)) {
+                Some(id) => drop(named.insert(id)),
+                None => evidence_lost = true,
+            },
+            StripeFile::Other => {}
+        }
+    }
+    // Where a record in the midst of others is damaged, it may have named a body: better to keep too much.
+    if !evidence_lost {
+        for id in bodies.into_iter().filter(|id| !named.contains(id)) {
+            disk.unlink(&layout.body(stripe, id))?;
+            adopted.bodies_removed += 1;
+        }
+    }
+    Ok(unsealed)
+}
+
+struct AdoptedSegment {
+    /// Messages with a body file.
+    bodies: Vec<MessageId>,
+    /// Whether a record may be missing that was once acknowledged.
+    evidence_lost: bool,
+}
+
+fn adopt_segment(
+    disk: &dyn Disk,
+    layout: &Layout,
+    segment: SegmentName,
+    adopted: &mut Adopted,
+    unsealed: &mut Vec<Unsealed>,
+) -> Result<AdoptedSegment, Fault> {
+    let path = layout.segment(segment);
+    let file = match OpenFile::open(disk, &path, FileKind::Segment) {
+        Err(Fault::Gone(why)) => return headless(disk, &path, why),
+        opened => opened?,
+    };
+    if let Some(entries) = file.footer()? {
+        return Ok(AdoptedSegment { bodies: bodies(&entries), evidence_lost: false });
+    }
+    let found = scan(&file, &mut |_| {})?;
+    let evidence_lost = found.damage.iter().any(|damage| damage.followed);
+    let damaged_bytes: u64 = found.damage.iter().map(|damage| damage.bytes).sum();
+    if found.entries.is_empty() && found.damage.is_empty() {
+        disk.unlink(&path).map_err(|error| Fault::io(&path, error))?;
+        return Ok(AdoptedSegment { bodies: Vec::new(), evidence_lost });
+    }
+    tracing::info!(
+        segment = %segment,
+        messages = found.entries.len(),
+        damaged_bytes,
+        "adopted a segment of the queue"
+    );
+    let bodies = bodies(&found.entries);
+    adopted.segments += 1;
+    adopted.messages += found.entries.len() as u64;
+    adopted.damaged_bytes += damaged_bytes;
+    let writable = disk.open(&path, Access::Write).map_err(|error| Fault::io(&path, error))?;
+    let left = Unsealed {
+        segment,
+        file: Arc::from(writable),
+        nonce: *file.nonce(),
+        end: codec::align(found.size),
+        entries: found.entries,
+    };
+    if let Err(error) = left.seal() {
+        tracing::warn!(segment = %segment, %error, "cannot seal a segment yet");
+        unsealed.push(left);
+    }
+    Ok(AdoptedSegment { bodies, evidence_lost })
+}
+
+/// A segment whose writer died before its head was synced holds nothing; any other without a head is damage.
+fn headless(disk: &dyn Disk, path: &std::path::Path, why: String) -> Result<AdoptedSegment, Fault> {
+    let broken = |error| Fault::io(path, error);
+    let file = disk.open(path, Access::Read).map_err(broken)?;
+    if file.size().map_err(broken)? <= HEAD_BYTES as u64 {
+        disk.unlink(path).map_err(broken)?;
+        return Ok(AdoptedSegment { bodies: Vec::new(), evidence_lost: false });
+    }
+    tracing::error!(file = %path.display(), why, "a segment of the queue cannot be read");
+    Ok(AdoptedSegment { bodies: Vec::new(), evidence_lost: true })
+}
+
+fn bodies(entries: &[Entry]) -> Vec<MessageId> {
+    entries.iter().filter(|entry| entry.body == Kept::Apart).map(|entry| entry.id).collect()
+}
+
+fn moved_id(disk: &dyn Disk, path: &std::path::Path) -> Option<MessageId> {
+    let file = OpenFile::open(disk, path, FileKind::Moved).ok()?;
+    let head = file.read(HEAD_BYTES as u64, HEAD_BYTES).ok()?;
+    codec::head(&head, file.nonce(), HEAD_BYTES as u64).map(|head| head.id)
+}

@@ -1,0 +1,8 @@
+//! Tests that need the inside of the crate: the codec, and the machines on a simulated disk.
+
+mod codec;
+mod faults;
+mod lives;
+mod standing;
+mod stores;
+mod world;

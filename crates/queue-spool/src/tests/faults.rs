@@ -1,0 +1,234 @@
+//! One failure at a time, and what follows from it.
+
+use std::path::Path;
+
+use queue::{LedgerError, Standing};
+
+use crate::disk::simulated::Fault;
+use crate::place::{Layout, StripeFile, stripe_file_of};
+use crate::tests::world::{DIR, World};
+
+fn segments(world: &World) -> usize {
+    let is_segment = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        matches!(stripe_file_of(name), StripeFile::Segment(_))
+    };
+    world.disk.files().iter().filter(|(path, _)| is_segment(path)).count()
+}
+
+fn bodies(world: &World) -> usize {
+    let is_body = |path: &Path| path.extension().is_some_and(|extension| extension == "body");
+    world.disk.files().iter().filter(|(path, _)| is_body(path)).count()
+}
+
+#[test]
+fn a_failed_sync_closes_the_segment_and_the_next_one_takes_mail() {
+    let mut world = World::new(1);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    acceptor.commit_small(&mut world, 100);
+    assert_eq!(world.accepted.len(), 1);
+    world.wait(10);
+    // The write, then the sync.
+    world.disk.fail_after(1, Fault::Io);
+    acceptor.commit_small(&mut world, 100);
+    assert_eq!((world.accepted.len(), world.refused), (1, 1));
+    // Until a new segment has synced nothing is taken, though the disk would.
+    acceptor.commit_small(&mut world, 100);
+    assert_eq!((world.accepted.len(), world.refused), (1, 2));
+    world.wait(200);
+    acceptor.commit_small(&mut world, 100);
+    assert_eq!((world.accepted.len(), world.refused), (2, 2));
+    assert_eq!(segments(&world), 2);
+    world.disk.restart();
+    let scheduler = world.scheduler().expect("it can be opened");
+    world.check(&scheduler);
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let mut world = World::new(2);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    acceptor.commit_small(&mut world, 100);
+    world.wait(10);
+    for after in 0..40 {
+        world.disk.fail_after(after, Fault::Full);
+    }
+    let full_until = world.disk.operations() + 40;
+    while world.disk.operations() < full_until {
+        acceptor.commit_small(&mut world, 100);
+        world.wait(1000);
+    }
+    assert_eq!(world.accepted.len(), 1);
+    assert!(world.refused > 10, "refused at once, not kept waiting");
+    world.wait(10_000);
+    acceptor.write(&mut world, Vec::new());
+    acceptor.commit_small(&mut world, 100);
+    assert_eq!(world.accepted.len(), 2, "it goes on by itself when there is space");
+    acceptor.close(&mut world);
+    world.disk.restart();
+    let scheduler = world.scheduler().expect("it can be opened");
+    world.check(&scheduler);
+}
+
+#[test]
+fn space_is_given_back_when_every_message_has_ended() {
+    let mut world = World::new(3);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut scheduler = world.scheduler().expect("it can be opened");
+    for _ in 0..60 {
+        acceptor.commit_small(&mut world, 1000);
+        world.wait(3);
+        acceptor.write(&mut world, Vec::new());
+    }
+    acceptor.commit_large(&mut world, 300_000, true);
+    acceptor.commit_large(&mut world, 300_000, false);
+    world.wait(3);
+    acceptor.write(&mut world, Vec::new());
+    assert_eq!(world.accepted.len(), 61);
+    assert!(segments(&world) > 3);
+    assert_eq!(bodies(&world), 1);
+    while world.retired.len() < 61 {
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+        world.wait(30);
+        scheduler.turn(&mut world, Vec::new());
+    }
+    assert_eq!(bodies(&world), 0);
+    // The last segment is open until it has been idle for a minute.
+    world.wait(4_000);
+    scheduler.turn(&mut world, Vec::new());
+    assert_eq!(segments(&world), 1);
+    world.wait(61_000);
+    acceptor.write(&mut world, Vec::new());
+    scheduler.turn(&mut world, Vec::new());
+    world.wait(4_000);
+    scheduler.turn(&mut world, Vec::new());
+    assert_eq!(segments(&world), 0);
+    for handle in world.accepted.values() {
+        assert_eq!(scheduler.book.standing(handle), Standing::Retired);
+    }
+    drop(scheduler);
+    let scheduler = world.scheduler().expect("it can be opened");
+    for handle in world.accepted.values() {
+        assert_eq!(scheduler.book.standing(handle), Standing::Retired);
+    }
+}
+
+#[test]
+fn a_message_that_the_scheduler_was_not_told_of_keeps_its_segment() {
+    let mut world = World::new(4);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut scheduler = world.scheduler().expect("it can be opened");
+    acceptor.commit_small(&mut world, 1000);
+    world.wait(3);
+    scheduler.work(&mut world);
+    scheduler.work(&mut world);
+    assert_eq!(world.retiring.len(), 1);
+    acceptor.commit_small(&mut world, 1000);
+    acceptor.close(&mut world);
+    for _ in 0..10 {
+        world.wait(4_000);
+        scheduler.sync(&mut world);
+        scheduler.turn(&mut world, Vec::new());
+    }
+    assert_eq!(segments(&world), 1);
+    world.check(&scheduler);
+    // Told now.
+    scheduler.work(&mut world);
+    scheduler.work(&mut world);
+    scheduler.sync(&mut world);
+    world.wait(4_000);
+    scheduler.turn(&mut world, Vec::new());
+    assert_eq!(segments(&world), 0);
+}
+
+#[test]
+fn damage_in_the_midst_of_the_ledger_is_refused_with_its_place() {
+    let mut world = World::new(5);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut scheduler = world.scheduler().expect("it can be opened");
+    for _ in 0..5 {
+        acceptor.commit_small(&mut world, 10);
+        world.wait(30);
+        acceptor.write(&mut world, Vec::new());
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+    }
+    scheduler.close(&mut world);
+    let log = Layout::new(Path::new(DIR)).log(1);
+    world.disk.damage(&log, |bytes| bytes[64 + 40] ^= 1);
+    let Err(LedgerError::Damaged(place)) = world.scheduler() else { panic!("it is damaged") };
+    assert_eq!(place, format!("{} at byte 64", log.display()));
+}
+
+#[test]
+fn a_flipped_byte_in_a_segment_is_gone_and_its_neighbours_are_there() {
+    let mut world = World::new(6);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    for _ in 0..5 {
+        acceptor.commit_small(&mut world, 500);
+    }
+    world.wait(3);
+    acceptor.write(&mut world, Vec::new());
+    drop(acceptor);
+    world.disk.kill();
+    let middle = *world.accepted.keys().nth(2).expect("there are five");
+    let handle = world.accepted.remove(&middle).expect("it is there");
+    let Some(crate::place::Place::Message(place)) = crate::place::Place::parse(&handle) else {
+        panic!("it is a message");
+    };
+    let path = Layout::new(Path::new(DIR)).segment(place.record.segment);
+    world.disk.damage(&path, |bytes| bytes[place.record.offset as usize + 200] ^= 1);
+    let (_, _, adopted) = world.spool.intake_machines::<u8>(world.now).expect("it can be opened");
+    assert_eq!((adopted.segments, adopted.messages), (1, 4));
+    assert!(adopted.damaged_bytes >= 500 && adopted.needs_requeue());
+    let scheduler = world.scheduler().expect("it can be opened");
+    world.check(&scheduler);
+    let layout = Layout::new(Path::new(DIR));
+    assert!(crate::read::open_message(&world.disk, &layout, &place).is_err());
+}
+
+#[test]
+fn a_log_that_was_begun_in_vain_stands_in_nobodys_way() {
+    // One after the other, every changing operation of beginning a checkpoint fails, and all that would tidy up after it.
+    for after in 0..8 {
+        let mut world = World::new(7);
+        let mut acceptor = world.acceptor().expect("it can be opened");
+        let mut scheduler = world.scheduler().expect("it can be opened");
+        acceptor.commit_small(&mut world, 10);
+        scheduler.turn(&mut world, Vec::new());
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+        (after..after + 3).for_each(|after| world.disk.fail_after(after, Fault::Full));
+        scheduler.checkpoint(&mut world);
+        for _ in 0..20 {
+            world.wait(6_000);
+            scheduler.checkpoint(&mut world);
+        }
+        world.disk.kill();
+        let scheduler = world.scheduler().unwrap_or_else(|error| panic!("{after}: {error}"));
+        world.check(&scheduler);
+    }
+}
+
+#[test]
+fn a_missing_log_is_refused_with_its_name() {
+    let mut world = World::new(8);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    for _ in 0..3 {
+        let mut scheduler = world.scheduler().expect("it can be opened");
+        acceptor.commit_small(&mut world, 10);
+        world.wait(30);
+        acceptor.write(&mut world, Vec::new());
+        scheduler.work(&mut world);
+        scheduler.close(&mut world);
+    }
+    let logs = |world: &World| {
+        let files = world.disk.files().into_iter().map(|(path, _)| path);
+        files.filter(|path| path.extension().is_some_and(|it| it == "log")).collect::<Vec<_>>()
+    };
+    let first = logs(&world).into_iter().next().expect("there are some");
+    crate::disk::Disk::unlink(&world.disk, &first).expect("it is there");
+    let Err(LedgerError::Damaged(what)) = world.scheduler() else { panic!("one is missing") };
+    assert_eq!(what, format!("{} is missing", first.display()));
+}

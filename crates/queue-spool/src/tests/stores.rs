@@ -1,0 +1,155 @@
+//! The stores with their threads, on a simulated disk: conformance again, and what callers hear of failures.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mail::{MessageId, Timestamp};
+use queue::conformance::{Backend, accept, deliver, routed, run};
+use queue::{Handle, Intake, IntakeError, Ledger, LedgerError, Reader, Record, Recovery, SizeHint};
+
+use crate::disk::simulated::{Fault, SimulatedDisk};
+use crate::tests::world::{DIR, settings};
+use crate::{Settings, Spool};
+
+struct Simulated(Spool);
+
+impl Simulated {
+    fn new(settings: Settings) -> (SimulatedDisk, Self) {
+        let disk = SimulatedDisk::new(1);
+        (disk.clone(), Self(Spool::new(Arc::new(disk), Path::new(DIR), settings)))
+    }
+}
+
+impl Backend for Simulated {
+    fn intake(&self) -> Rc<dyn Intake> {
+        self.0.intake().expect("it opens").0
+    }
+
+    fn reader(&self) -> Rc<dyn Reader> {
+        self.0.reader().expect("it opens")
+    }
+
+    fn recovery(&self) -> Rc<dyn Recovery> {
+        self.0.recovery().expect("it opens")
+    }
+
+    fn ledger(&self) -> Result<Rc<dyn Ledger>, LedgerError> {
+        Ok(self.0.ledger()?)
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default())
+        .expect("a runtime can be built");
+    runtime.block_on(work)
+}
+
+#[test]
+fn the_spool_conforms_on_a_simulated_disk() {
+    let settings = Settings { large_bodies_max: 200, ..settings() };
+    run(|| Simulated::new(settings.clone()).1);
+}
+
+#[test]
+fn acceptors_hear_of_a_failed_sync_and_of_its_end() {
+    let (disk, spool) = Simulated::new(settings());
+    block_on(async {
+        let intake = spool.intake();
+        deliver(&*intake, b"one", accept("a@example.test", 1)).await;
+        disk.fail_after(1, Fault::Io);
+        let draft = intake.begin(SizeHint::default()).expect("nothing is known yet");
+        let refused = draft.commit(accept("a@example.test", 1)).await;
+        assert!(matches!(refused, Err(IntakeError::Io { .. })), "{refused:?}");
+        let refused = intake.begin(SizeHint::default()).err();
+        assert!(matches!(refused, Some(IntakeError::Io { .. })), "{refused:?}");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while intake.begin(SizeHint::default()).is_err() {
+            assert!(Instant::now() < deadline, "it does not recover by itself");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        deliver(&*intake, b"two", accept("a@example.test", 1)).await;
+    });
+}
+
+#[test]
+fn a_failed_ledger_reports_nothing_as_synced_until_a_checkpoint_has() {
+    let (disk, spool) = Simulated::new(settings());
+    let handle = Handle::parse("conformance:1").expect("a handle");
+    let id = MessageId::new(Timestamp::default(), 1);
+    let record = routed(id, &handle, 1);
+    block_on(async {
+        let ledger = spool.ledger().expect("nobody has it");
+        ledger.replay(&mut |_| {}).expect("it is empty");
+        // Once the spare log is there, the next two operations are the write and the sync.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
+        while disk.files().iter().filter(|(path, bytes)| is_log(path) && !bytes.is_empty()).count()
+            < 2
+        {
+            assert!(Instant::now() < deadline, "the next log is not preallocated");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        ledger.synced(mark).await.expect("it is well");
+        disk.fail_after(1, Fault::Io);
+        let mark = ledger.append(std::slice::from_ref(&record)).expect("nothing is known yet");
+        assert!(ledger.synced(mark).await.is_err());
+        assert!(matches!(
+            ledger.append(std::slice::from_ref(&record)),
+            Err(LedgerError::Io { .. })
+        ));
+        assert!(ledger.checkpoint_due());
+        ledger.begin_checkpoint().expect("a new file can be begun");
+        let Record::Routed(message) = record.clone() else { panic!("it is a routing") };
+        let mark = ledger.append(&[Record::Snapshot(message)]).expect("into the new file");
+        ledger.written(mark).await.expect("it is written");
+        let synced = ledger.synced(mark);
+        let waited = tokio::time::timeout(Duration::from_millis(200), synced).await;
+        assert!(waited.is_err(), "not before the checkpoint has ended");
+        let synced = ledger.synced(mark);
+        ledger.end_checkpoint().await.expect("it has synced");
+        synced.await.expect("it is durable now");
+        assert!(!ledger.checkpoint_due());
+        drop(ledger);
+        disk.restart();
+        let mut replayed = Vec::new();
+        let ledger = spool.ledger().expect("nobody has it");
+        ledger.replay(&mut |record| replayed.push(record)).expect("it is in order");
+        let Record::Routed(message) = record else { panic!("it is a routing") };
+        assert_eq!(replayed, [Record::Snapshot(message)]);
+    });
+}
+
+#[test]
+fn a_ledger_that_was_not_closed_asks_for_a_checkpoint_before_it_gives_space_back() {
+    let (disk, spool) = Simulated::new(settings());
+    let handle = Handle::parse("conformance:1").expect("a handle");
+    let record = routed(MessageId::new(Timestamp::default(), 1), &handle, 1);
+    block_on(async {
+        let open = || {
+            let ledger = spool.ledger().expect("nobody has it");
+            ledger.replay(&mut |_| {}).expect("it is in order");
+            ledger
+        };
+        let ledger = open();
+        assert!(!ledger.checkpoint_due(), "nothing was there");
+        let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        ledger.synced(mark).await.expect("it is well");
+        drop(ledger);
+        let ledger = open();
+        assert!(!ledger.checkpoint_due(), "it was closed");
+        let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        ledger.synced(mark).await.expect("it is well");
+        disk.kill();
+        drop(ledger);
+        let ledger = open();
+        assert!(ledger.checkpoint_due(), "it was killed");
+        ledger.begin_checkpoint().expect("it can begin");
+        ledger.end_checkpoint().await.expect("it can end");
+        assert!(!ledger.checkpoint_due());
+    });
+}

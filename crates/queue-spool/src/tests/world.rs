@@ -1,0 +1,398 @@
+//! A simulated machine on which acceptors and a scheduler live, die and live again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mail::{MessageId, Timestamp};
+use queue::conformance::{accept, pattern, routed};
+use queue::{Handle, Record, Routed, Standing};
+
+use crate::disk::Held;
+use crate::disk::simulated::SimulatedDisk;
+use crate::intake::bodies::{self, Bodies};
+use crate::intake::writer::{self, CommitBody, Writer};
+use crate::ledger::machine::{self as ledger, Book, LedgerMachine};
+use crate::place::{Layout, Place};
+use crate::read::{BLOCK_BYTES, open_message};
+use crate::thread::{Machine, Next, Now};
+use crate::{Settings, Spool};
+
+/// Whoever waits: the message, or a checkpoint.
+pub(super) type Waiter = MessageId;
+
+pub(super) const DIR: &str = "/";
+
+/// The disk, the time, and what everybody was told.
+pub(super) struct World {
+    pub(super) disk: SimulatedDisk,
+    pub(super) spool: Spool,
+    pub(super) now: Now,
+    random: u64,
+    ids: u64,
+    /// What was ever given to the store, told or not.
+    pub(super) bodies: BTreeMap<MessageId, Vec<u8>>,
+    /// Messages whose client was told `250`.
+    pub(super) accepted: BTreeMap<MessageId, Handle>,
+    /// Commits and drafts that were refused.
+    pub(super) refused: u64,
+    /// Messages for which `Retired` was ever appended.
+    pub(super) retiring: BTreeMap<MessageId, Handle>,
+    /// Records that were reported as synced: routings and ends.
+    pub(super) routed: BTreeMap<MessageId, Handle>,
+    pub(super) retired: BTreeMap<MessageId, Handle>,
+}
+
+/// One acceptor.
+pub(super) struct Acceptor {
+    pub(super) writer: Writer<Waiter>,
+    pub(super) bodies: Bodies<Waiter>,
+    drafted: BTreeMap<MessageId, crate::place::RecordPlace>,
+}
+
+/// The scheduler, as far as the ledger sees it.
+pub(super) struct Scheduler {
+    pub(super) machine: LedgerMachine<Waiter>,
+    pub(super) book: Book,
+    pub(super) live: BTreeMap<MessageId, Routed>,
+    appended: Vec<(u64, Record)>,
+    mark: u64,
+    pub(super) failed: bool,
+    /// Messages that the present checkpoint is still to write.
+    checkpoint: Option<Vec<MessageId>>,
+    _held: Box<dyn Held>,
+}
+
+/// Small files, so that every border is crossed often.
+pub(super) fn settings() -> Settings {
+    Settings {
+        segment_bytes: config::ByteSize(16 << 10),
+        body_file_bytes_min: config::ByteSize(2 << 10),
+        ledger_bytes: config::ByteSize(8 << 10),
+        ..Settings::default()
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let disk = SimulatedDisk::new(seed);
+        let spool = Spool::new(Arc::new(disk.clone()), Path::new(DIR), settings());
+        let now = Now { at: Instant::now(), wall: Timestamp::from_millis(1_700_000_000_000) };
+        Self {
+            disk,
+            spool,
+            now,
+            random: seed.wrapping_mul(0xd134_2543_de82_ef95) | 1,
+            ids: 0,
+            bodies: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            refused: 0,
+            retiring: BTreeMap::new(),
+            routed: BTreeMap::new(),
+            retired: BTreeMap::new(),
+        }
+    }
+
+    /// A number below `bound`.
+    pub(super) fn draw(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) % bound
+    }
+
+    pub(super) fn wait(&mut self, millis: u64) {
+        let span = Duration::from_millis(millis);
+        self.now = Now { at: self.now.at + span, wall: self.now.wall.after(span) };
+    }
+
+    pub(super) fn new_body(&mut self, length: usize) -> MessageId {
+        self.ids += 1;
+        let id = MessageId::new(self.now.wall, self.ids);
+        self.bodies.insert(id, pattern(length, self.ids as u8));
+        id
+    }
+
+    pub(super) fn acceptor(&mut self) -> Option<Acceptor> {
+        let (writer, bodies, _) = self.spool.intake_machines(self.now).ok()?;
+        Some(Acceptor { writer, bodies, drafted: BTreeMap::new() })
+    }
+
+    pub(super) fn scheduler(&mut self) -> Result<Scheduler, queue::LedgerError> {
+        let mut live = BTreeMap::new();
+        let mut apply = |record| match record {
+            Record::Routed(it) | Record::Snapshot(it) => drop(live.insert(it.id, *it)),
+            Record::Retired { id, .. } => drop(live.remove(&id)),
+            _ => {}
+        };
+        let (machine, book, held) = self.spool.ledger_machine(self.now, &mut apply)?;
+        Ok(Scheduler {
+            machine,
+            book,
+            live,
+            appended: Vec::new(),
+            mark: 0,
+            failed: false,
+            checkpoint: None,
+            _held: held,
+        })
+    }
+
+    /// Checks what must always hold after a start: nothing accepted is lost.
+    pub(super) fn check(&self, scheduler: &Scheduler) {
+        let layout = Layout::new(Path::new(DIR));
+        let listed = self.listed();
+        for (id, handle) in &listed {
+            assert!(self.bodies.contains_key(id), "{id} was never given to the store");
+            let Some(accepted) = self.accepted.get(id) else { continue };
+            assert_eq!(accepted, handle, "a message keeps its handle");
+        }
+        for (id, handle) in &self.accepted {
+            let standing = scheduler.book.standing(handle);
+            if !self.retiring.contains_key(id) {
+                assert_ne!(standing, Standing::Retired, "{id} never ended");
+            }
+            if self.retired.contains_key(id) {
+                assert_eq!(standing, Standing::Retired, "{id} ended durably");
+                assert!(!scheduler.live.contains_key(id), "{id} ended durably");
+            } else if self.routed.contains_key(id) && !self.retiring.contains_key(id) {
+                assert_eq!(standing, Standing::Routed, "{id} was routed durably");
+                assert!(scheduler.live.contains_key(id), "{id} was routed durably");
+            }
+            // What the scheduler still has to deliver must be there, whatever the standing says.
+            if standing == Standing::Retired && !scheduler.live.contains_key(id) {
+                continue;
+            }
+            assert!(listed.contains_key(id), "{id} is listed for requeue: {handle}, {standing:?}");
+            let Some(Place::Message(place)) = Place::parse(handle) else { panic!("{handle}") };
+            let (accepted, mut pieces) = open_message(&self.disk, &layout, &place)
+                .unwrap_or_else(|fault| panic!("{id} is readable: {fault:?}"));
+            let mut body = Vec::new();
+            while let Some(piece) = pieces.next().expect("every piece is readable") {
+                body.extend(piece);
+            }
+            assert!(body == self.bodies[id], "{id} has its body");
+            assert_eq!(accepted.id, *id);
+        }
+    }
+
+    /// What recovery lists, of all segments.
+    fn listed(&self) -> BTreeMap<MessageId, Handle> {
+        let layout = Layout::new(Path::new(DIR));
+        let mut listed = BTreeMap::new();
+        for segment in crate::recovery::list(&self.disk, &layout, true).expect("it can be read") {
+            let entries = crate::recovery::accepted(&self.disk, &layout, segment);
+            for it in entries.expect("it can be read") {
+                assert_eq!(listed.insert(it.id, it.handle), None, "{} is listed twice", it.id);
+            }
+        }
+        listed
+    }
+}
+
+/// Lets a machine do all it wants to do now.
+fn run<M: Machine>(machine: &mut M, now: Now, mut events: Vec<M::Event>) -> Vec<M::Answer> {
+    let mut answers = Vec::new();
+    for _ in 0..1000 {
+        let next = machine.turn(now, &mut events, &mut answers);
+        assert!(events.is_empty(), "every event is taken");
+        match next {
+            Next::EventOr(at) | Next::RestUntil(at) if at <= now.at => {}
+            _ => return answers,
+        }
+    }
+    panic!("a machine does not come to rest");
+}
+
+impl Acceptor {
+    pub(super) fn commit_small(&mut self, world: &mut World, length: usize) {
+        let id = world.new_body(length);
+        let body = CommitBody::Whole(world.bodies[&id].clone());
+        let accept = Box::new(accept("a@example.test", 2));
+        self.write(world, vec![writer::Event::Commit { id, accept, body, waiter: id }]);
+    }
+
+    pub(super) fn draft(&mut self, world: &mut World, length: usize) {
+        let id = world.new_body(length);
+        let body = world.bodies[&id].clone();
+        self.write(world, vec![writer::Event::Draft { id, body, waiter: id }]);
+    }
+
+    /// Accepts or drops the oldest draft.
+    pub(super) fn end_draft(&mut self, world: &mut World, is_accepted: bool) {
+        let Some((id, place)) = self.drafted.pop_first() else { return };
+        let event = if is_accepted {
+            let accept = Box::new(accept("a@example.test", 1));
+            writer::Event::Commit { id, accept, body: CommitBody::Drafted(place), waiter: id }
+        } else {
+            writer::Event::Release(id)
+        };
+        self.write(world, vec![event]);
+    }
+
+    pub(super) fn commit_large(&mut self, world: &mut World, length: usize, is_accepted: bool) {
+        let id = world.new_body(length);
+        let body = world.bodies[&id].clone();
+        let mut events = vec![bodies::Event::Open { id }];
+        events.extend(
+            body.chunks(BLOCK_BYTES)
+                .map(|bytes| bodies::Event::Block { id, bytes: bytes.to_vec() }),
+        );
+        let accept = Box::new(accept("a@example.test", 1));
+        events.push(if is_accepted {
+            bodies::Event::Commit { id, accept, waiter: id }
+        } else {
+            bodies::Event::Abort { id }
+        });
+        let mut forwarded = Vec::new();
+        for answer in run(&mut self.bodies, world.now, events) {
+            match answer {
+                bodies::Answer::Forward(event) => forwarded.push(event),
+                bodies::Answer::Failed(..) => world.refused += 1,
+                _ => {}
+            }
+        }
+        self.write(world, forwarded);
+    }
+
+    pub(super) fn write(&mut self, world: &mut World, events: Vec<writer::Event<Waiter>>) {
+        for answer in run(&mut self.writer, world.now, events) {
+            self.take(world, answer);
+        }
+    }
+
+    fn take(&mut self, world: &mut World, answer: writer::Answer<Waiter>) {
+        match answer {
+            writer::Answer::Committed(id, Ok(place)) => {
+                world.accepted.insert(id, Place::Message(place).handle());
+            }
+            writer::Answer::Drafted(id, Ok(place)) => drop(self.drafted.insert(id, place)),
+            writer::Answer::Committed(_, Err(_)) | writer::Answer::Drafted(_, Err(_)) => {
+                world.refused += 1;
+            }
+            writer::Answer::Health(_) => {}
+        }
+    }
+
+    pub(super) fn close(mut self, world: &mut World) {
+        let mut answers = Vec::new();
+        self.writer.close(world.now, &mut answers);
+        answers.into_iter().for_each(|answer| self.take(world, answer));
+    }
+}
+
+impl Scheduler {
+    pub(super) fn append(&mut self, world: &mut World, records: &[Record]) {
+        if self.failed && self.checkpoint.is_none() {
+            return;
+        }
+        self.mark += 1;
+        for record in records {
+            self.appended.push((self.mark, record.clone()));
+            match record {
+                Record::Routed(it) => drop(self.live.insert(it.id, (**it).clone())),
+                Record::Retired { id, handle } => {
+                    self.live.remove(id);
+                    world.retiring.insert(*id, handle.clone());
+                }
+                _ => {}
+            }
+        }
+        let event = self.book.append(self.mark, records).expect("it is small");
+        self.turn(world, vec![event]);
+    }
+
+    /// Routes some accepted message that is not known, or ends one that is.
+    pub(super) fn work(&mut self, world: &mut World) {
+        let unknown = world.accepted.iter().find(|(id, handle)| {
+            !self.live.contains_key(id) && self.book.standing(handle) == Standing::Unknown
+        });
+        let unknown = unknown.map(|(id, handle)| (*id, handle.clone()));
+        match unknown {
+            Some((id, handle)) if self.live.len() < 20 => {
+                self.append(world, &[routed(id, &handle, 1)]);
+            }
+            _ => {
+                let ended: Vec<_> = self.live.values().take(15).cloned().collect();
+                let records: Vec<_> = ended
+                    .into_iter()
+                    .map(|it| Record::Retired { id: it.id, handle: it.handle })
+                    .collect();
+                self.append(world, &records);
+            }
+        }
+    }
+
+    pub(super) fn sync(&mut self, world: &mut World) {
+        self.turn(world, vec![ledger::Event::Want(self.mark)]);
+    }
+
+    /// Goes one step further with a checkpoint, beginning and ending it.
+    pub(super) fn checkpoint(&mut self, world: &mut World) {
+        let Some(left) = &mut self.checkpoint else {
+            self.checkpoint = Some(self.live.keys().copied().collect());
+            return self.turn(world, vec![ledger::Event::Begin]);
+        };
+        let snapshot = loop {
+            match left.pop() {
+                None => break None,
+                Some(id) => match self.live.get(&id) {
+                    None => {}
+                    Some(message) => break Some(message.clone()),
+                },
+            }
+        };
+        match snapshot {
+            Some(message) => self.append(world, &[Record::Snapshot(Box::new(message))]),
+            None => {
+                let waiter = MessageId::new(Timestamp::default(), 0);
+                self.turn(world, vec![ledger::Event::End(waiter)]);
+            }
+        }
+    }
+
+    pub(super) fn turn(&mut self, world: &mut World, events: Vec<ledger::Event<Waiter>>) {
+        let answers = run(&mut self.machine, world.now, events);
+        answers.into_iter().for_each(|answer| self.take(world, answer));
+    }
+
+    fn take(&mut self, world: &mut World, answer: ledger::Answer<Waiter>) {
+        match answer {
+            ledger::Answer::Written(_) => {}
+            ledger::Answer::Synced(mark) => {
+                assert!(!self.failed, "nothing is synced after a failure, before a checkpoint is");
+                self.note_synced(world, mark);
+            }
+            ledger::Answer::Failed(_) => {
+                self.failed = true;
+                self.checkpoint = None;
+            }
+            ledger::Answer::Ended(_, Ok(())) => {
+                self.failed = false;
+                self.checkpoint = None;
+            }
+            ledger::Answer::Ended(_, Err(_)) => self.checkpoint = None,
+        }
+    }
+
+    fn note_synced(&mut self, world: &mut World, synced: u64) {
+        let (durable, rest) =
+            std::mem::take(&mut self.appended).into_iter().partition(|(mark, _)| *mark <= synced);
+        self.appended = rest;
+        let durable: Vec<(u64, Record)> = durable;
+        for (_, record) in durable {
+            match record {
+                Record::Routed(it) => drop(world.routed.insert(it.id, it.handle)),
+                Record::Retired { id, handle } => drop(world.retired.insert(id, handle)),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn close(mut self, world: &mut World) {
+        let mut answers = Vec::new();
+        self.machine.close(world.now, &mut answers);
+        answers.into_iter().for_each(|answer| self.take(world, answer));
+    }
+}
