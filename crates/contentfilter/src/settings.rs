@@ -1,0 +1,273 @@
+//! `[contentfilter]` as an operator writes it.
+
+use config::{ByteSize, Problem};
+use farm::Workers;
+use regex::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
+
+/// The section `[contentfilter]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How many workers, and what each takes on.
+    pub workers: Workers,
+    /// Filters, asked in this order; the first that decides holds. Default: none, and the hop is left out.
+    pub filters: Vec<FilterSetting>,
+    /// Headers, bodies and attachments are looked at in so many first bytes of a message. Default: 10MiB.
+    pub scan_bytes_max: ByteSize,
+}
+
+/// One entry of `filters`. It acts on a message on which everything holds that it says of `header`, `body`, `attachment` and
+/// `size_over`. Regular expressions do not care about case; `(?-i)` makes one that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FilterSetting {
+    /// Its name, for logs and as the reason of a quarantine. Default: `filters[0]` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// A header field of that name is there; with `matches`, one whose decoded value matches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// A regular expression for `header`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matches: Option<String>,
+    /// A regular expression that matches in a decoded text part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// A regular expression that matches an attachment's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<String>,
+    /// The message is larger than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_over: Option<ByteSize>,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    /// The text of a refusal, or the reason of a quarantine. Default: a general one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// What to do when the filter cannot be asked: the message cannot be read, or is too complex. Default: `tempfail`.
+    pub on_failure: OnFailure,
+    /// A milter to ask. Not in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub milter: Option<String>,
+}
+
+/// What a filter does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Takes the message; no later filter is asked.
+    Accept,
+    /// Refuses it for good.
+    Reject,
+    /// Refuses it for now.
+    Tempfail,
+    /// Takes it and holds it.
+    Quarantine,
+    /// Takes it and forgets it.
+    Discard,
+    /// Adds a header line at the top, `{ add_header = { name = "X-Size", value = "large" } }`; later filters are asked.
+    AddHeader(HeaderLine),
+}
+
+/// A header line to add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderLine {
+    /// The field's name.
+    pub name: String,
+    /// Its value, one line.
+    pub value: String,
+}
+
+/// What to do when a filter cannot be asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Refuse the message for now.
+    #[default]
+    Tempfail,
+    /// As if the filter had not been there.
+    Accept,
+    /// Take the message and hold it.
+    Quarantine,
+}
+
+/// The most filters.
+const FILTERS_MAX: usize = 1000;
+/// The longest regular expression, in bytes.
+const PATTERN_BYTES_MAX: usize = 4096;
+/// The largest program that a regular expression may become, in bytes.
+const PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// The longest header value that is added, and the longest text of a reply, in bytes.
+const TEXT_BYTES_MAX: usize = 400;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: Workers::default(),
+            filters: Vec::new(),
+            scan_bytes_max: ByteSize(10 << 20),
+        }
+    }
+}
+
+impl Default for FilterSetting {
+    fn default() -> Self {
+        Self {
+            name: None,
+            header: None,
+            matches: None,
+            body: None,
+            attachment: None,
+            size_over: None,
+            action: None,
+            text: None,
+            on_failure: OnFailure::Tempfail,
+            milter: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether nothing is filtered, so that the hop can be left out.
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty()
+    }
+
+    /// Checks for contradictions.
+    pub fn check(&self) -> Result<(), Problem> {
+        self.workers.check("contentfilter.workers")?;
+        if self.filters.len() > FILTERS_MAX {
+            let wrong = format!("{} filters", self.filters.len());
+            return Err(Problem::new(
+                "contentfilter.filters",
+                wrong,
+                format!("up to {FILTERS_MAX}"),
+            ));
+        }
+        if !(1024..=1 << 30).contains(&self.scan_bytes_max.0) {
+            let wrong = self.scan_bytes_max.to_string();
+            return Err(Problem::new("contentfilter.scan_bytes_max", wrong, "from 1KiB to 1GiB"));
+        }
+        let mut filters = self.filters.iter().enumerate();
+        filters.try_for_each(|(index, filter)| {
+            filter.check(&format!("contentfilter.filters[{index}]"))
+        })
+    }
+}
+
+impl FilterSetting {
+    /// Whether it looks at more than the size.
+    pub(crate) fn needs_content(&self) -> bool {
+        self.header.is_some() || self.needs_parts()
+    }
+
+    /// Whether it looks at MIME parts.
+    pub(crate) fn needs_parts(&self) -> bool {
+        self.body.is_some() || self.attachment.is_some()
+    }
+
+    fn check(&self, key: &str) -> Result<(), Problem> {
+        let problem = |name: &str, wrong: &str, right: &str| {
+            let dot = if name.is_empty() { "" } else { "." };
+            Err(Problem::new(format!("{key}{dot}{name}"), wrong, right))
+        };
+        if self.milter.is_some() {
+            let wrong = "milters are not supported yet; they come in a later version";
+            return problem("milter", wrong, "a filter of header, body, attachment or size_over");
+        }
+        if !self.needs_content() && self.size_over.is_none() && self.matches.is_none() {
+            return problem(
+                "",
+                "says no message that it is for",
+                "header, body, attachment or size_over",
+            );
+        }
+        match &self.header {
+            None if self.matches.is_some() => {
+                return problem(
+                    "matches",
+                    "there is no header that it could match",
+                    "header = \"Subject\"",
+                );
+            }
+            Some(name) if !is_field_name(name) => {
+                return problem("header", "not the name of a header field", "such as \"Subject\"");
+            }
+            _ => {}
+        }
+        for (name, pattern) in
+            [("matches", &self.matches), ("body", &self.body), ("attachment", &self.attachment)]
+        {
+            if let Some(Err(wrong)) = pattern.as_deref().map(compile) {
+                let right = "a regular expression such as \"\\\\.(exe|scr)$\"";
+                return problem(name, &wrong, right);
+            }
+        }
+        match &self.action {
+            None => {
+                let right = "accept, reject, tempfail, quarantine, discard or { add_header = { name, value } }";
+                return problem("action", "says nothing to do", right);
+            }
+            Some(Action::AddHeader(line)) if !is_field_name(&line.name) => {
+                let right = "letters, digits and hyphens, such as \"X-Spam\"";
+                return problem("action.add_header.name", "not the name of a header field", right);
+            }
+            Some(Action::AddHeader(line)) if !is_one_line(&line.value) => {
+                let wrong = "not a value of a header field";
+                return problem(
+                    "action.add_header.value",
+                    wrong,
+                    "one line of up to 400 bytes without control characters",
+                );
+            }
+            _ => {}
+        }
+        for (name, text) in [("text", &self.text), ("name", &self.name)] {
+            if text
+                .as_ref()
+                .is_some_and(|text| !is_one_line(text) || !text.is_ascii() || text.is_empty())
+            {
+                return problem(
+                    name,
+                    "not a text for a reply",
+                    "one line of up to 400 ASCII characters",
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compiles a regular expression within limits; the error says in one line what is wrong.
+pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+    if pattern.len() > PATTERN_BYTES_MAX {
+        return Err(format!("longer than {PATTERN_BYTES_MAX} bytes"));
+    }
+    let mut builder = RegexBuilder::new(pattern);
+    builder.case_insensitive(true).size_limit(PROGRAM_BYTES_MAX);
+    builder.build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => "the regular expression becomes too large".to_owned(),
+        error => {
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or_default();
+            last.trim_start_matches("error: ").to_owned()
+        }
+    })
+}
+
+/// RFC 5322 section 3.6.8, and short enough for a line.
+fn is_field_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 70
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}
+
+fn is_one_line(text: &str) -> bool {
+    text.len() <= TEXT_BYTES_MAX && !text.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests;

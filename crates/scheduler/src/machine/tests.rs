@@ -1,0 +1,11 @@
+//! Tests of the machine, with time and chance given by hand.
+
+mod admin;
+mod enqueue;
+mod lanes;
+mod replay;
+mod reports;
+mod schedule;
+mod speed;
+mod strikes;
+mod world;

@@ -1,0 +1,172 @@
+//! Workers that die with something in hand.
+
+use job::strike::{StrikeAnswer, StrikeRequest};
+use queue::Standing;
+
+use super::world::*;
+use crate::machine::{Answer, Event, Unanswered};
+
+fn crash(world: &mut World, peer: u64) {
+    let channel = world.scheduler.channel("smtp");
+    world.turn(vec![Event::Crashed { channel, pid: 1000 + peer as u32 }]);
+}
+
+fn strike(world: &mut World, number: u64) -> StrikeAnswer {
+    let token = world.token();
+    let standing = world.standing(&id(number));
+    let request =
+        StrikeRequest { handle: handle(id(number)), id: id(number), stage: "router".to_owned() };
+    world.turn(vec![Event::Strike { token, request, standing }]);
+    match world.answers.remove(&token) {
+        Some(Answer::Struck(answer)) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn strikes(world: &World, number: u64) -> (u32, Option<String>) {
+    let slot = world.scheduler.backlog.find(&id(number)).expect("live");
+    let message = world.scheduler.backlog.message(slot);
+    (message.strikes, message.hold.as_deref().map(Into::into))
+}
+
+/// All jobs at a worker are lost, and a new worker is there.
+fn die(world: &mut World, peer: u64, next: u64) -> usize {
+    let (lost, kept): (Vec<_>, Vec<_>) = world.jobs.drain(..).partition(|j| j.peer.0 == peer);
+    world.jobs.extend(kept);
+    world.connect("smtp", &[(next, 10)]);
+    for job in &lost {
+        world.unanswered(job, Unanswered::Lost);
+    }
+    crash(world, peer);
+    crash(world, peer);
+    lost.len()
+}
+
+#[test]
+fn the_culprit_is_held_and_the_innocent_go_free() {
+    let mut world = World::bare(Default::default());
+    world.start();
+    world.connect("smtp", &[(1, 10)]);
+    for number in 1..=3 {
+        let request = message(&world, id(number), &[&format!("h{number}.test")]);
+        world.enqueue(request);
+    }
+    assert_eq!(die(&mut world, 1, 2), 3);
+    assert_eq!(strikes(&world, 1), (1, None));
+    assert_eq!(world.jobs.len(), 3, "sent again at once");
+    assert_eq!(die(&mut world, 2, 3), 3);
+    assert_eq!([1, 2, 3].map(|n| strikes(&world, n).0), [2, 2, 2]);
+    // They were sent to the third before its predecessor's crash was known, so they are not alone and not the culprit yet.
+    assert_eq!(world.jobs.len(), 3);
+    assert_eq!(die(&mut world, 3, 4), 3);
+    assert_eq!([1, 2, 3].map(|n| strikes(&world, n)), [(2, None), (2, None), (2, None)]);
+    // Now one at a time: number 1 is innocent.
+    let mut next = 4;
+    for _ in 0..6 {
+        if world.jobs.is_empty() {
+            break;
+        }
+        assert_eq!(world.jobs.len(), 1, "alone");
+        if world.jobs[0].request.id == id(2) {
+            die(&mut world, next, next + 1);
+            next += 1;
+        } else {
+            let job = world.job();
+            world.deliver(&job);
+        }
+    }
+    assert!(!world.is_live(id(1)) && !world.is_live(id(3)));
+    let reason = "killed its worker three times (channel smtp)";
+    assert_eq!(strikes(&world, 2), (3, Some(reason.to_owned())));
+    assert!(world.jobs.is_empty());
+    // The channel works on for others.
+    let request = message(&world, id(9), &["h9.test"]);
+    world.enqueue(request);
+    assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn an_answer_clears_the_strikes() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    die(&mut world, 1, 2);
+    assert_eq!(strikes(&world, 1).0, 1);
+    let job = world.job();
+    world.answer_all(&job, &deferred());
+    assert_eq!(strikes(&world, 1).0, 0);
+}
+
+#[test]
+fn a_crash_told_before_its_connection_ended_counts_once() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    let job = world.job();
+    crash(&mut world, 1);
+    world.connect("smtp", &[(2, 10)]);
+    world.unanswered(&job, Unanswered::Lost);
+    crash(&mut world, 1);
+    assert_eq!(strikes(&world, 1).0, 1);
+}
+
+#[test]
+fn a_worker_that_was_killed_costs_nothing() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    let job = world.job();
+    world.unanswered(&job, Unanswered::Lost);
+    assert_eq!(strikes(&world, 1).0, 0);
+    assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn what_goes_out_alone_waits_for_a_free_worker_and_keeps_it() {
+    let mut world = World::bare(Default::default());
+    world.start();
+    world.connect("smtp", &[(1, 10), (2, 10)]);
+    for number in 1..=4 {
+        let request = message(&world, id(number), &[&format!("h{number}.test")]);
+        world.enqueue(request);
+    }
+    let others: Vec<_> = world.jobs.drain(..).collect();
+    assert_eq!((strike(&mut world, 9).strikes, strike(&mut world, 9).strikes), (1, 2));
+    let request = message(&world, id(9), &["h9.test"]);
+    world.enqueue(request);
+    assert!(world.jobs.is_empty(), "both workers have other jobs in hand");
+    let (mut kept, mut freed) = (None, 0);
+    for job in &others {
+        world.deliver(job);
+        freed += 1;
+        if let Some(alone) = world.jobs.front() {
+            kept = Some(alone.peer);
+            break;
+        }
+    }
+    assert!(freed < 4, "one of the two was kept free");
+    let alone = world.job();
+    assert_eq!(alone.request.id, id(9));
+    for number in 20..40 {
+        let request = message(&world, id(number), &[&format!("h{number}.test")]);
+        world.enqueue(request);
+    }
+    assert!(world.jobs.iter().all(|job| Some(job.peer) != kept), "nothing else goes there");
+    assert!(!world.jobs.is_empty());
+    world.deliver(&alone);
+    assert!(world.jobs.iter().any(|job| Some(job.peer) == kept));
+}
+
+#[test]
+fn strikes_before_routing_are_remembered() {
+    let mut world = World::new();
+    assert_eq!(strike(&mut world, 1), StrikeAnswer { strikes: 1, held: false });
+    assert_eq!(strike(&mut world, 1), StrikeAnswer { strikes: 2, held: false });
+    assert_eq!(strike(&mut world, 1), StrikeAnswer { strikes: 3, held: true });
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue_standing(request, Standing::Unknown);
+    let reason = "killed its worker three times (router)";
+    assert_eq!(strikes(&world, 1), (3, Some(reason.to_owned())));
+    assert!(world.jobs.is_empty());
+    assert!(world.scheduler.backlog.struck.is_empty());
+}

@@ -1,0 +1,217 @@
+//! The ledger as the shell uses it: one append and one wait a turn, one sync waited for at a time, checkpoints, and what
+//! holds after a failure.
+//!
+//! ```text
+//!  well ── append, write or sync failed ──▶ failed ── checkpoint begun ──▶ written slice by slice ── synced ──▶ well
+//!                                             ▲────────── failed again, tried later ──────┘
+//! ```
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use queue::{Ledger, LedgerError, Mark, Record};
+
+use super::inbox::{Inbox, Incoming};
+use crate::machine::Actions;
+
+/// The first and the longest wait before a failed ledger is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+pub(super) struct Records {
+    ledger: Rc<dyn Ledger>,
+    inbox: Rc<Inbox>,
+    last: Mark,
+    last_batch: u64,
+    /// Whether a sync is being waited for, and what is to be waited for next.
+    syncing: bool,
+    wanted: Option<(Mark, u64)>,
+    checkpoint: Checkpoint,
+    failure: Option<Failure>,
+    /// Ends of messages that could not be appended: nothing else in memory tells of them.
+    unwritten: Vec<Record>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Checkpoint {
+    None,
+    /// Slices are being appended.
+    Open,
+    /// The records of this turn are its last.
+    Ends,
+    /// Its sync is being waited for.
+    Syncs,
+}
+
+struct Failure {
+    retry_at: Instant,
+    wait: Duration,
+}
+
+impl Records {
+    pub(super) fn new(ledger: Rc<dyn Ledger>, inbox: Rc<Inbox>) -> Self {
+        Self {
+            ledger,
+            inbox,
+            last: Mark::default(),
+            last_batch: 0,
+            syncing: false,
+            wanted: None,
+            checkpoint: Checkpoint::None,
+            failure: None,
+            unwritten: Vec::new(),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &Rc<dyn Ledger> {
+        &self.ledger
+    }
+
+    /// Whether slices of a checkpoint are being appended.
+    pub(super) fn in_checkpoint(&self) -> bool {
+        self.checkpoint == Checkpoint::Open
+    }
+
+    /// When a failed ledger is to be tried again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let idle = self.checkpoint == Checkpoint::None;
+        self.failure.as_ref().filter(|_| idle).map(|failure| failure.retry_at)
+    }
+
+    /// Appends the records of a turn and waits until they are written.
+    pub(super) async fn write(&mut self, actions: &mut Actions) -> Result<(), LedgerError> {
+        self.last_batch = actions.batch;
+        self.append(&actions.records)?;
+        if !actions.records.is_empty() {
+            let written = self.ledger.written(self.last).await;
+            written.inspect_err(|_| self.fail())?;
+        }
+        if self.checkpoint == Checkpoint::Ends {
+            self.end_checkpoint();
+        }
+        if actions.sync {
+            self.wanted = Some((self.last, actions.batch));
+            self.sync();
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, records: &[Record]) -> Result<(), LedgerError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        match self.ledger.append(records) {
+            Ok(mark) => {
+                self.last = mark;
+                Ok(())
+            }
+            Err(error) => {
+                let ended = records.iter().filter(|one| matches!(one, Record::Retired { .. }));
+                self.unwritten.extend(ended.cloned());
+                self.fail();
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the newest sync that is wanted, unless one is being waited for.
+    fn sync(&mut self) {
+        if self.syncing {
+            return;
+        }
+        let Some((mark, batch)) = self.wanted.take() else { return };
+        self.syncing = true;
+        let synced = self.ledger.synced(mark);
+        let inbox = Rc::clone(&self.inbox);
+        tokio::task::spawn_local(async move {
+            let result = synced.await;
+            inbox.push(Incoming::Synced { batch, result });
+        });
+    }
+
+    /// A sync has ended.
+    pub(super) fn synced(&mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
+        self.syncing = false;
+        result.inspect_err(|_| self.fail())?;
+        self.sync();
+        Ok(())
+    }
+
+    fn fail(&mut self) {
+        let wait = self.failure.as_ref().map_or(RETRY.0, |failure| (failure.wait * 2).min(RETRY.1));
+        self.failure = Some(Failure { retry_at: Instant::now() + wait, wait });
+        if self.checkpoint != Checkpoint::Syncs {
+            self.checkpoint = Checkpoint::None;
+        }
+    }
+
+    /// Begins a checkpoint when one is due and possible; says whether it did.
+    pub(super) fn begin_checkpoint(&mut self) -> Result<bool, LedgerError> {
+        let now = Instant::now();
+        let due = match &self.failure {
+            Some(failure) => failure.retry_at <= now,
+            None => self.ledger.checkpoint_due(),
+        };
+        if self.checkpoint != Checkpoint::None || !due {
+            return Ok(false);
+        }
+        self.ledger.begin_checkpoint().inspect_err(|_| self.fail())?;
+        self.checkpoint = Checkpoint::Open;
+        let unwritten = std::mem::take(&mut self.unwritten);
+        if let Err(error) = self.append(&unwritten) {
+            self.checkpoint = Checkpoint::None;
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    /// The records of this turn are the checkpoint's last.
+    pub(super) fn end_after_this(&mut self) {
+        if self.checkpoint == Checkpoint::Open {
+            self.checkpoint = Checkpoint::Ends;
+        }
+    }
+
+    fn end_checkpoint(&mut self) {
+        self.checkpoint = Checkpoint::Syncs;
+        let ended = self.ledger.end_checkpoint();
+        let (inbox, batch) = (Rc::clone(&self.inbox), self.last_batch);
+        tokio::task::spawn_local(async move {
+            let result = ended.await;
+            inbox.push(Incoming::Checkpoint { batch, result });
+        });
+    }
+
+    /// A checkpoint has ended.
+    pub(super) fn checkpointed(
+        &mut self,
+        result: Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        self.checkpoint = Checkpoint::None;
+        result.inspect_err(|_| self.fail())?;
+        if self.failure.take().is_some() {
+            tracing::info!("a checkpoint of the ledger has synced: dispatching goes on");
+        }
+        self.sync();
+        Ok(())
+    }
+
+    /// Begins the checkpoint before the end, if nothing stands against it.
+    pub(super) fn begin_last(&mut self) -> bool {
+        let free = self.checkpoint == Checkpoint::None && self.failure.is_none();
+        let begun = free && self.ledger.begin_checkpoint().is_ok();
+        if begun {
+            self.checkpoint = Checkpoint::Open;
+        }
+        begun
+    }
+
+    /// Appends the last records and waits until everything is synced.
+    pub(super) async fn write_last(&mut self, records: &[Record]) -> Result<(), LedgerError> {
+        self.append(records)?;
+        self.ledger.synced(self.last).await?;
+        if self.checkpoint == Checkpoint::Ends {
+            self.ledger.end_checkpoint().await?;
+        }
+        Ok(())
+    }
+}

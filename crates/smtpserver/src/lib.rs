@@ -1,0 +1,148 @@
+//! The stage that speaks SMTP, stores messages and answers 250.
+//!
+//! ```text
+//!  client ── SMTP ──▶ session ── verify ──▶ router            at RCPT, pipelined recipients together
+//!                        │ ───── draft ───▶ queue             as the message comes
+//!                        │ ── inspect ────▶ contentfilter     at its end, if there are filters
+//!                        │ ───── commit ──▶ queue  ──▶ 250    once it is synced, never before
+//!                        └ ────── route ──▶ router            a hint: requeue finds what it loses
+//! ```
+//!
+//! Each session is one task around a machine of crate `smtp`. While a session waits for its client it holds no buffer and no timer
+//! of its own ([`input`], [`watch`]).
+//!
+//! Touches: its clients' connections, the queue's `Intake`, the sockets of router, contentfilter and scheduler.
+//! Never: reads a stored message, opens a file, looks into a message beyond counting its Received fields.
+
+#![forbid(unsafe_code)]
+
+mod door;
+mod input;
+mod neighbours;
+mod network;
+mod received;
+mod session;
+mod settings;
+mod transaction;
+mod verdict;
+mod watch;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use queue::Intake;
+use serde::{Deserialize, Serialize};
+
+use crate::door::{Door, Stage};
+use crate::neighbours::{Clients, Deadlines, Farms};
+
+pub use network::{Network, NetworkError};
+pub use settings::{BareNewline, Listen, Mixed, Pipelining, Service, Settings};
+
+/// What a worker of this stage is handed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The stage's own section.
+    pub settings: Settings,
+    /// Our name, in the greeting and in Received fields.
+    pub hostname: String,
+    /// Whether any filter is configured: without one the hop is skipped.
+    pub inspect: bool,
+}
+
+/// Why a worker of this stage could not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The worker could not take up its role.
+    #[error(transparent)]
+    Worker(#[from] farm::WorkerError),
+}
+
+/// The stage's counters, by their places in [`COUNTERS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counter {
+    Accepted,
+    Rejected,
+    Tempfailed,
+    Discarded,
+    Sessions,
+    SessionsRefused,
+    SessionsTimedOut,
+    Bytes,
+    Recipients,
+    RecipientsRefused,
+    VerifyFailures,
+    InspectFailures,
+    RouteHints,
+    RouteHintsDropped,
+    RouteHintsUnanswered,
+}
+
+/// Names of the stage's counters, in the order in which the scoreboard keeps them.
+pub const COUNTERS: &[&str] = &[
+    "accepted_total",
+    "rejected_total",
+    "tempfailed_total",
+    "discarded_total",
+    "sessions_total",
+    "sessions_refused_total",
+    "sessions_timed_out_total",
+    "bytes_total",
+    "recipients_total",
+    "recipients_refused_total",
+    "verify_failures_total",
+    "inspect_failures_total",
+    "route_hints_total",
+    "route_hints_dropped_total",
+    "route_hints_unanswered_total",
+];
+
+const _: () = assert!(COUNTERS.len() == Counter::RouteHintsUnanswered as usize + 1);
+
+/// How long before a replaced worker is killed its sessions are asked to end.
+const LAST_CALL: Duration = Duration::from_secs(10);
+
+/// Works as one worker of the farm until draining is done: every listener of the settings, by the names that
+/// [`Settings::listeners`] gives them.
+pub async fn run(
+    worker: farm::Worker,
+    assignment: Assignment,
+    intake: Rc<dyn Intake>,
+) -> Result<(), Error> {
+    let settings = &assignment.settings;
+    let deadlines = Deadlines {
+        verify: settings.verify_timeout.0,
+        inspect: settings.inspect_timeout.0,
+        route: settings.route_timeout.0,
+    };
+    let clients = Clients::new(&worker, &deadlines);
+    clients.connect(assignment.inspect);
+    let farms = Farms::new(clients, deadlines.route, Box::new(worker.clone()));
+    let services: Vec<Service> = settings.listen.iter().map(|listen| listen.service).collect();
+    let name = format!("{}-{}", worker.name(), std::process::id());
+    let stage = Rc::new(Stage::new(assignment, intake, Rc::new(farms), name));
+    let door = Rc::new(Door { worker: worker.clone(), stage: Rc::clone(&stage) });
+    for (index, service) in services.into_iter().enumerate() {
+        let door = Rc::clone(&door);
+        worker.accept(&settings::listener_name(index), move |stream, client, connection| {
+            door.open(stream, client, service, connection);
+        })?;
+    }
+    tokio::task::spawn_local(end_sessions(worker.clone(), stage));
+    worker.ready();
+    worker.drained().await;
+    Ok(())
+}
+
+/// Ends sessions between their messages when the farm stops. When this worker is only replaced they run to their end, unless that
+/// takes so long that they would be cut off.
+async fn end_sessions(worker: farm::Worker, stage: Rc<Stage>) {
+    worker.draining().await;
+    if let Some(last_call) = worker.drain_ends().and_then(|ends| ends.checked_sub(LAST_CALL)) {
+        let _ = tokio::time::timeout_at(last_call.into(), worker.stopping()).await;
+    }
+    stage.watch.drain();
+}
+
+#[cfg(test)]
+mod tests;

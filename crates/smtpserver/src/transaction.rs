@@ -1,0 +1,261 @@
+//! One message, from 354 to the reply to its last dot.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use job::ENVELOPE_RECIPIENTS_MAX;
+use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Step};
+use job::route::{RouteFacts, RouteRequest};
+use mail::{Edit, Envelope, MessageId, Origin, Timestamp};
+use queue::{Accept, Draft, Handle, IntakeError};
+use smtp::server::{HopCounter, Reply};
+
+use crate::Counter;
+use crate::door::{Client, Stage};
+use crate::neighbours::Job;
+use crate::session::{error_chain, reply_text};
+use crate::verdict::{Decision, decide};
+
+/// After so many bytes the store is asked whether it has caught up.
+const ROOM_BYTES: usize = 64 << 10;
+
+/// A message that is being received.
+pub(crate) struct Incoming {
+    draft: Box<dyn Draft>,
+    id: MessageId,
+    size: u64,
+    /// Bytes written since the store was last asked for room.
+    unasked: usize,
+    hops: HopCounter,
+    hops_max: u32,
+    began: Instant,
+    _in_hand: Job,
+}
+
+/// What of a session goes with its messages.
+pub(crate) struct Facts<'a> {
+    pub(crate) client: &'a Client,
+    /// The session's name.
+    pub(crate) session: &'a str,
+    pub(crate) helo: &'a str,
+    pub(crate) protocol: &'static str,
+}
+
+/// What became of a message.
+enum Fate {
+    Stored(Handle, Option<RouteFacts>),
+    Discarded,
+}
+
+/// How long the parts of a message's way through this stage took.
+#[derive(Default)]
+struct Delays {
+    receive: Duration,
+    filter: Duration,
+    commit: Duration,
+}
+
+/// What a filter left of a message.
+struct Filtered {
+    envelope: Envelope,
+    hold: Option<String>,
+    edits: Vec<Edit>,
+    replaced_body: Option<Handle>,
+}
+
+impl Incoming {
+    pub(crate) fn new(draft: Box<dyn Draft>, stage: &Stage) -> Self {
+        Self {
+            id: draft.id(),
+            draft,
+            size: 0,
+            unasked: 0,
+            hops: HopCounter::default(),
+            hops_max: stage.settings.hops_max,
+            began: Instant::now(),
+            _in_hand: stage.neighbours.job(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// Writes a line of ours.
+    pub(crate) fn write_own(&mut self, bytes: &[u8]) -> Result<(), IntakeError> {
+        self.size += bytes.len() as u64;
+        self.unasked += bytes.len();
+        self.draft.write(bytes)
+    }
+
+    /// Writes what the client sent.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), IntakeError> {
+        self.hops.feed(bytes);
+        self.write_own(bytes)
+    }
+
+    /// Waits until the store has caught up, if much has been written since the last time.
+    pub(crate) async fn room(&mut self) -> Result<(), IntakeError> {
+        if self.unasked < ROOM_BYTES {
+            return Ok(());
+        }
+        self.unasked = 0;
+        self.draft.room().await
+    }
+
+    /// Whether the message has been received so often that it must be in a loop.
+    pub(crate) fn goes_in_circles(&self) -> bool {
+        self.hops.hops() > self.hops_max
+    }
+
+    /// Has the message filtered, stores it, tells router of it, and says what the client is to hear.
+    pub(crate) async fn end(
+        self: Box<Self>,
+        stage: &Rc<Stage>,
+        facts: &Facts<'_>,
+        envelope: Envelope,
+    ) -> Reply {
+        let sender = envelope.sender.clone();
+        let recipients = envelope.recipients.len();
+        let (id, size, began) = (self.id, self.size, self.began);
+        let mut delays = Delays { receive: began.elapsed(), ..Delays::default() };
+        let result = self.take(stage, facts, envelope, &mut delays).await;
+        let (reply, what, counter) = match &result {
+            Ok(Fate::Stored(..)) => (queued(id), "accepted", Counter::Accepted),
+            Ok(Fate::Discarded) => (queued(id), "discarded", Counter::Discarded),
+            Err(reply) if reply.code >= 500 => (reply.clone(), "rejected", Counter::Rejected),
+            Err(reply) => (reply.clone(), "put off", Counter::Tempfailed),
+        };
+        stage.neighbours.count(counter, 1);
+        tracing::info!(
+            id = id.as_str(),
+            client = facts.client.address.to_string(),
+            helo = facts.helo,
+            sender = sender.as_ref().map_or("<>", |sender| sender.as_str()),
+            recipients,
+            size,
+            reply = reply_text(&reply),
+            delay_ms = began.elapsed().as_millis() as u64,
+            delays = delays.text(),
+            "{what}"
+        );
+        if let Ok(Fate::Stored(handle, facts)) = result {
+            stage.neighbours.count(Counter::Bytes, size);
+            stage.neighbours.route(RouteRequest { handle, id, routing: 1, facts });
+        }
+        reply
+    }
+
+    async fn take(
+        mut self: Box<Self>,
+        stage: &Rc<Stage>,
+        facts: &Facts<'_>,
+        envelope: Envelope,
+        delays: &mut Delays,
+    ) -> Result<Fate, Reply> {
+        let origin = Origin {
+            service: facts.client.service.name().to_owned(),
+            client: Some(facts.client.address),
+            helo: Some(facts.helo.to_owned()),
+            protocol: Some(facts.protocol.to_owned()),
+            user: None,
+        };
+        let filtered = if stage.inspect {
+            let since = Instant::now();
+            let filtered = self.filter(stage, facts, &origin, envelope).await;
+            delays.filter = since.elapsed();
+            match filtered? {
+                Some(filtered) => filtered,
+                None => return Ok(Fate::Discarded),
+            }
+        } else {
+            Filtered { envelope, hold: None, edits: Vec::new(), replaced_body: None }
+        };
+        let Filtered { envelope, hold, edits, replaced_body } = filtered;
+        let since = Instant::now();
+        let accepted_at = Timestamp::from(SystemTime::now());
+        let route_facts = (envelope.recipients.len() <= ENVELOPE_RECIPIENTS_MAX).then(|| {
+            let (envelope, hold) = (envelope.clone(), hold.clone());
+            RouteFacts { envelope, size: self.size, accepted_at, hold }
+        });
+        let accept = Accept { envelope, origin, accepted_at, edits, hold, replaced_body };
+        let committed = self.draft.commit(accept).await;
+        delays.commit = since.elapsed();
+        match committed {
+            Ok(handle) => Ok(Fate::Stored(handle, route_facts)),
+            Err(error) => Err(not_stored(&error)),
+        }
+    }
+
+    /// Asks the filters, and decides by what they say. Nothing is left of a message that is to be discarded. A filter that gives no
+    /// answer puts the message off: it never lets it through.
+    async fn filter(
+        &mut self,
+        stage: &Rc<Stage>,
+        facts: &Facts<'_>,
+        origin: &Origin,
+        envelope: Envelope,
+    ) -> Result<Option<Filtered>, Reply> {
+        let handle = self.draft.finish().await.map_err(|error| not_stored(&error))?;
+        let mut request = InspectRequest {
+            session: facts.session.to_owned(),
+            step: Step::Message,
+            origin: origin.clone(),
+            envelope: Some(envelope),
+            draft: Some(DraftFacts { handle, id: self.id, size: self.size }),
+        };
+        let answer = match stage.neighbours.inspect(&request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                stage.neighbours.count(Counter::InspectFailures, 1);
+                tracing::warn!(id = self.id.as_str(), error = error.to_string(), "no verdict");
+                return Err(Reply::new(
+                    451,
+                    3,
+                    0,
+                    "Message cannot be checked now, try again later",
+                ));
+            }
+        };
+        let Some(mut envelope) = request.envelope.take() else {
+            unreachable!("the envelope was put in above")
+        };
+        let recipients = std::mem::take(&mut envelope.recipients);
+        match decide(&answer, recipients, stage.settings.mixed) {
+            Decision::Refuse(reply) => Err(reply),
+            Decision::Discard => Ok(None),
+            Decision::Take { recipients, hold } => {
+                envelope.recipients = recipients;
+                let InspectAnswer { edits, replaced_body, .. } = answer;
+                Ok(Some(Filtered { envelope, hold, edits, replaced_body }))
+            }
+        }
+    }
+}
+
+impl Delays {
+    /// Milliseconds for receiving, filtering and committing.
+    fn text(&self) -> String {
+        let millis = |delay: Duration| delay.as_millis();
+        format!("{}/{}/{}", millis(self.receive), millis(self.filter), millis(self.commit))
+    }
+}
+
+fn queued(id: MessageId) -> Reply {
+    Reply::new(250, 0, 0, format!("Ok: queued as {id}"))
+}
+
+fn not_stored(error: &IntakeError) -> Reply {
+    tracing::error!(error = error_chain(error), "cannot store a message");
+    intake_reply(error)
+}
+
+/// What a client hears when the store cannot take a message.
+pub(crate) fn intake_reply(error: &IntakeError) -> Reply {
+    match error {
+        IntakeError::Full(_) => Reply::new(452, 3, 1, "No space for messages, try again later"),
+        IntakeError::Io { .. } => Reply::new(451, 3, 0, "Cannot store messages, try again later"),
+        IntakeError::Closed => Reply::new(451, 3, 2, "Not taking messages, try again later"),
+        IntakeError::Busy => Reply::new(451, 3, 2, "Too many large messages, try again later"),
+    }
+}
