@@ -1,0 +1,358 @@
+//! One deliver job: connections, transactions, and what becomes of each recipient.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use agent::{Job, Outgoing};
+use bytes::Bytes;
+use job::deliver::{DeliverAnswer, DeliverRequest, RecipientOutcome};
+use mail::{BodyType, Outcome, Reply, StatusCode, Timestamp, header};
+use queue::ReadError;
+use smtp::client::{Cause, Failure, Message, Phase, Recipient, Step, Verdict};
+
+use crate::connect::{Unreachable, connect};
+use crate::connection::Connection;
+use crate::{Smtp, counter};
+
+/// How many hosts of a lane may fail one job in the middle of a session.
+const SESSIONS_MAX: u32 = 2;
+
+/// Delivers a message to the recipients of a job.
+pub(crate) async fn deliver(smtp: Rc<Smtp>, job: Job) -> DeliverAnswer {
+    let mut delivery = Delivery::new(&smtp, &job);
+    delivery.run().await;
+    let answer = delivery.answer;
+    smtp.counters.outcomes(counter::OUTCOMES, &answer);
+    let unsaid = job.request.recipients.len().saturating_sub(answer.outcomes.len());
+    smtp.counters.add(counter::DEFERRED, unsaid as u64);
+    log(&job.request, &answer, &delivery.trace);
+    answer
+}
+
+struct Delivery<'a> {
+    smtp: &'a Smtp,
+    job: &'a Job,
+    /// Positions of recipients without an outcome, in the request.
+    pending: Vec<usize>,
+    answer: DeliverAnswer,
+    trace: Trace,
+}
+
+/// What the log says of a job beside its outcomes.
+#[derive(Default)]
+struct Trace {
+    remote: String,
+    connecting: Duration,
+    transacting: Duration,
+}
+
+/// How a transaction went.
+enum Transacted {
+    /// Verdicts were taken; the connection is idle.
+    Idle,
+    /// Verdicts were taken as far as there were any; the session is over.
+    Ended,
+    /// Verdicts were taken; the server closed the connection behind them.
+    Closed,
+    /// The reused connection was dead: nothing was said, nothing was sent that counts.
+    Stale,
+    /// The host failed before it had the message, and the lane's host has other addresses.
+    Elsewhere,
+}
+
+impl<'a> Delivery<'a> {
+    fn new(smtp: &'a Smtp, job: &'a Job) -> Self {
+        let recipients = job.request.recipients.len();
+        let answer =
+            DeliverAnswer { outcomes: Vec::with_capacity(recipients), lane: None, throttle: None };
+        let pending = (0..recipients).collect();
+        Self { smtp, job, pending, answer, trace: Trace::default() }
+    }
+
+    async fn run(&mut self) {
+        let host = self.job.request.host.as_str();
+        let mut connection = self.smtp.pool.take(host);
+        if connection.is_some() {
+            self.smtp.counters.add(counter::REUSED, 1);
+        }
+        let (mut retried, mut sessions) = (false, 1);
+        while !self.pending.is_empty() {
+            if !self.job.gate.is_open() {
+                self.gate_closed("before the transaction");
+                break;
+            }
+            let mut open = match connection.take() {
+                Some(open) => open,
+                None => match self.connect(host).await {
+                    Ok(open) => open,
+                    Err(unreachable) => return self.unreachable(unreachable),
+                },
+            };
+            let (started, sent, before) = (Instant::now(), open.sent, self.pending.len());
+            let transacted = self.transact(&mut open, !retried, sessions < SESSIONS_MAX).await;
+            self.trace.transacting += started.elapsed();
+            self.smtp.counters.add(counter::SENT_BYTES, open.sent - sent);
+            match transacted {
+                Ok(Transacted::Idle) if self.pending.is_empty() => connection = Some(open),
+                Ok(Transacted::Idle | Transacted::Closed) if self.pending.len() >= before => {
+                    unreachable!("a transaction that ends says something of one recipient at least")
+                }
+                Ok(Transacted::Idle) if self.smtp.pool.may_go_on(&open, Instant::now()) => {
+                    connection = Some(open);
+                }
+                Ok(Transacted::Idle) => self.smtp.pool.put(host, open),
+                Ok(Transacted::Closed) => {}
+                Ok(Transacted::Stale) => retried = true,
+                Ok(Transacted::Elsewhere) => sessions += 1,
+                Ok(Transacted::Ended) => break,
+                Err(error) => {
+                    self.unreadable(&error);
+                    connection = Some(open).filter(|open| open.client.step() == Step::Idle);
+                    break;
+                }
+            }
+        }
+        if let Some(open) = connection {
+            self.smtp.pool.put(host, open);
+        }
+    }
+
+    async fn connect(&mut self, host: &str) -> Result<Connection, Unreachable> {
+        let started = Instant::now();
+        let connected = connect(self.smtp, host, self.job.gate.deadline()).await;
+        self.trace.connecting += started.elapsed();
+        connected
+    }
+
+    /// Sends the message to as many of the pending recipients as one transaction may have.
+    async fn transact(
+        &mut self,
+        connection: &mut Connection,
+        may_retry: bool,
+        may_go_elsewhere: bool,
+    ) -> Result<Transacted, ReadError> {
+        let (smtp, request) = (self.smtp, &self.job.request);
+        self.trace.remote.clear();
+        self.trace.remote.push_str(connection.client.remote());
+        let mut outgoing = Outgoing::open(smtp.reader.as_ref(), &request.handle).await?;
+        let first = outgoing.next().await?.unwrap_or_default();
+        let end = self.pending.len().min(smtp.assignment.settings.recipients_max);
+        let chunk: Vec<usize> = self.pending.drain(..end).collect();
+        let recipients: Vec<Recipient<'_>> =
+            chunk.iter().filter_map(|place| recipient(request, *place)).collect();
+        let reused = connection.deliveries > 0;
+        connection.deliveries = connection.deliveries.saturating_add(1);
+        connection.client.begin(&message(request, &outgoing, &first), &recipients);
+        self.converse(connection, outgoing, first).await;
+        let failure = connection.client.failure().cloned();
+        let verdicts = connection.client.take_verdicts();
+        if let Some(failure) = &failure
+            && reused
+            && may_retry
+            && is_before_mail(failure)
+        {
+            self.pending.splice(0..0, chunk);
+            return Ok(Transacted::Stale);
+        }
+        for (place, verdict) in chunk.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Outcome(outcome) => self.outcome(place, outcome),
+                Verdict::Again | Verdict::Unknown => self.pending.push(place),
+            }
+        }
+        match failure {
+            None => Ok(Transacted::Idle),
+            Some(failure) if failure.phase == Phase::Idle => Ok(Transacted::Closed),
+            Some(failure) => {
+                let early = is_before_message(&failure) && !self.pending.is_empty();
+                if early {
+                    self.smtp.shunned.borrow_mut().note(connection.peer.address, Instant::now());
+                }
+                if early && may_go_elsewhere && connection.peer.has_others {
+                    return Ok(Transacted::Elsewhere);
+                }
+                self.failed(&failure);
+                Ok(Transacted::Ended)
+            }
+        }
+    }
+
+    /// Drives the transaction to its end: envelope, body, and the dot if the gate is open.
+    async fn converse(&self, connection: &mut Connection, mut outgoing: Outgoing, first: Bytes) {
+        let (timeouts, gate) = (&self.smtp.assignment.settings.timeouts, &self.job.gate);
+        let bound = gate.deadline();
+        if connection.turn(timeouts, bound).await != Step::Body {
+            return;
+        }
+        let mut piece = Some(first);
+        while let Some(bytes) = piece {
+            connection.client.body(&bytes);
+            connection.write_gathered(timeouts, bound).await;
+            if connection.client.step() != Step::Body {
+                return;
+            }
+            piece = match outgoing.next().await {
+                Ok(piece) => piece,
+                Err(error) => {
+                    warn_unreadable(&self.job.request, &error);
+                    return connection.client.abandon(unreadable_reply());
+                }
+            };
+        }
+        connection.write_before_dot(timeouts, bound).await;
+        if connection.client.step() != Step::Body {
+            return;
+        }
+        // The dot gate: from here to the writing of the dot nothing waits.
+        if !gate.is_open() {
+            return connection.client.abandon(gate_reply("before the end of the message"));
+        }
+        connection.client.end_body();
+        connection.turn(timeouts, bound).await;
+    }
+
+    fn outcome(&mut self, place: usize, outcome: Outcome) {
+        if let Some(recipient) = self.job.request.recipients.get(place) {
+            self.answer.outcomes.push(RecipientOutcome { index: recipient.index, outcome });
+        }
+    }
+
+    /// Takes the end of a session into account: what it says of the lane, and of recipients nothing was said about.
+    fn failed(&mut self, failure: &Failure) {
+        if self.pending.is_empty() && failure.cause != Cause::ShuttingDown {
+            // All was said, by one reply to MAIL perhaps, and then the server hung up.
+            return;
+        }
+        let sending = matches!(failure.phase, Phase::Body | Phase::Dot);
+        let shutting_down = failure.cause == Cause::ShuttingDown;
+        // A lane that failed says nothing about a message. But what went wrong while this message was under way may be
+        // its doing, and then it must not stand in the way of the others: its own clock moves too.
+        let is_lane = shutting_down || (!sending && failure.cause != Cause::Abandoned);
+        if is_lane {
+            self.answer.lane = Some(failure.reply.clone());
+        }
+        if sending || !is_lane {
+            self.defer_pending(&failure.reply);
+        }
+    }
+
+    fn unreachable(&mut self, unreachable: Unreachable) {
+        match unreachable {
+            Unreachable::Lane(reply) => self.answer.lane = Some(reply),
+            Unreachable::Never(reply) => {
+                for place in std::mem::take(&mut self.pending) {
+                    self.outcome(place, Outcome::Failed(reply.clone()));
+                }
+            }
+        }
+    }
+
+    fn gate_closed(&mut self, when: &str) {
+        self.defer_pending(&gate_reply(when));
+    }
+
+    fn unreadable(&mut self, error: &ReadError) {
+        warn_unreadable(&self.job.request, error);
+        self.defer_pending(&unreadable_reply());
+    }
+
+    fn defer_pending(&mut self, reply: &Reply) {
+        for place in std::mem::take(&mut self.pending) {
+            self.outcome(place, Outcome::Deferred(reply.clone()));
+        }
+    }
+}
+
+/// Whether a session ended before the server had any of the message: then another of its hosts may have it
+/// (RFC 5321 section 5.1).
+fn is_before_message(failure: &Failure) -> bool {
+    matches!(failure.phase, Phase::Reset | Phase::Mail | Phase::Rcpt | Phase::Data)
+}
+
+/// Whether a session ended before anything was said of this transaction: on a reused connection that is the old news
+/// that the server had closed it.
+fn is_before_mail(failure: &Failure) -> bool {
+    let early = matches!(failure.phase, Phase::Reset | Phase::Mail | Phase::Idle);
+    early && failure.cause != Cause::TimedOut
+}
+
+fn gate_reply(when: &str) -> Reply {
+    Reply::ours(StatusCode::new(4, 4, 2), format!("the job's time was over {when}"))
+}
+
+fn unreadable_reply() -> Reply {
+    Reply::ours(StatusCode::new(4, 3, 0), "the message could not be read from the queue")
+}
+
+fn warn_unreadable(request: &DeliverRequest, error: &ReadError) {
+    tracing::warn!(id = %request.id, handle = %request.handle, %error, "message cannot be read");
+}
+
+fn recipient(request: &DeliverRequest, place: usize) -> Option<Recipient<'_>> {
+    let recipient = request.recipients.get(place)?;
+    Some(Recipient {
+        address: &recipient.address,
+        original: recipient.original.as_ref(),
+        notify: recipient.notify,
+        orcpt: recipient.orcpt.as_deref(),
+    })
+}
+
+fn message<'a>(request: &'a DeliverRequest, outgoing: &Outgoing, first: &[u8]) -> Message<'a> {
+    Message {
+        sender: request.sender.as_ref(),
+        size: outgoing.size(),
+        eight_bit: request.body == BodyType::EightBitMime || !first.is_ascii(),
+        smtputf8: request.smtputf8,
+        utf8_header: request.smtputf8 && !header::section_of(first).is_ascii(),
+        ret: request.ret,
+        envid: request.envid.as_deref(),
+    }
+}
+
+/// One line per job. It says the worst that became of a recipient, and in whose words.
+fn log(request: &DeliverRequest, answer: &DeliverAnswer, trace: &Trace) {
+    let (mut delivered, mut failed) = (0usize, 0usize);
+    let (mut worst, mut worst_rank): (Option<&Reply>, u8) = (None, 0);
+    for RecipientOutcome { outcome, .. } in &answer.outcomes {
+        let (rank, reply) = match outcome {
+            Outcome::Delivered(by) => {
+                delivered += 1;
+                (1, &by.reply)
+            }
+            Outcome::Deferred(reply) => (2, reply),
+            Outcome::Failed(reply) => {
+                failed += 1;
+                (3, reply)
+            }
+        };
+        if rank > worst_rank {
+            (worst, worst_rank) = (Some(reply), rank);
+        }
+    }
+    let deferred = request.recipients.len().saturating_sub(delivered + failed);
+    if deferred > 0 && worst_rank < 2 {
+        (worst, worst_rank) = (answer.lane.as_ref(), 2);
+    }
+    let status = worst.map(|reply| reply.status.to_string()).unwrap_or_default();
+    // What a remote said was made printable when it came.
+    let reply = worst.map(|reply| reply.text.as_str());
+    let recipient = request.recipients.first().map(|recipient| recipient.address.as_str());
+    let delay = Timestamp::from(SystemTime::now()).since(request.accepted_at);
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    let delays = format!("{}/{}", trace.connecting.as_millis(), trace.transacting.as_millis());
+    macro_rules! line {
+        ($what:literal) => {
+            tracing::info!(
+                id = %request.id, host = request.host, remote = trace.remote, recipient,
+                recipients = request.recipients.len(), delivered, deferred, failed,
+                status, delay_ms, delays, reply, $what
+            )
+        };
+    }
+    match worst_rank {
+        3 => line!("failed"),
+        2 => line!("deferred"),
+        _ => line!("delivered"),
+    }
+}

@@ -1,0 +1,80 @@
+//! The dot gate.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Says whether what cannot be undone may be done: the final dot, the rename into `new/`, the last byte to a pipe.
+///
+/// It is open while the connection that sent the job is up and the job's deadline, on our own monotonic clock, has not
+/// passed: as long as it is open, the scheduler sends the job to nobody else. Cheap to clone.
+#[derive(Clone)]
+pub struct Gate(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Socket(socket::Gate),
+    Test { connected: Rc<Cell<bool>>, deadline: Option<Instant> },
+}
+
+impl Gate {
+    /// Whether it is open now. Ask immediately before the deed, not earlier.
+    pub fn is_open(&self) -> bool {
+        let connected = match &self.0 {
+            Kind::Socket(gate) => gate.is_connected(),
+            Kind::Test { connected, .. } => connected.get(),
+        };
+        connected && self.deadline().is_none_or(|deadline| Instant::now() < deadline)
+    }
+
+    /// When it closes at the latest; a bound for the timeouts of what comes before the deed.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.0 {
+            Kind::Socket(gate) => gate.deadline(),
+            Kind::Test { deadline, .. } => *deadline,
+        }
+    }
+
+    /// A gate without a connection that stays open.
+    pub fn open_for_test() -> Self {
+        Self::switch_for_test(None).0
+    }
+
+    /// A gate without a connection that is closed.
+    pub fn closed_for_test() -> Self {
+        let (gate, connected) = Self::switch_for_test(None);
+        connected.set(false);
+        gate
+    }
+
+    /// A gate without a connection that closes at `deadline`, or when the switch beside it is set to false.
+    pub fn switch_for_test(deadline: Option<Instant>) -> (Self, Rc<Cell<bool>>) {
+        let connected = Rc::new(Cell::new(true));
+        (Self(Kind::Test { connected: Rc::clone(&connected), deadline }), connected)
+    }
+}
+
+impl From<socket::Gate> for Gate {
+    fn from(gate: socket::Gate) -> Self {
+        Self(Kind::Socket(gate))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_gate_closes_with_its_connection_and_its_deadline() {
+        assert!(Gate::open_for_test().is_open());
+        assert!(!Gate::closed_for_test().is_open());
+        let (gate, connected) =
+            Gate::switch_for_test(Some(Instant::now() + Duration::from_secs(600)));
+        assert!(gate.is_open());
+        connected.set(false);
+        assert!(!gate.is_open());
+        assert!(!Gate::switch_for_test(Some(Instant::now())).0.is_open());
+    }
+}

@@ -1,0 +1,42 @@
+//! What all transport agents share: the deliver job, the dot gate, and the message as it leaves.
+//!
+//! ```text
+//! scheduler ── deliver ─▶ run ── Job {request, gate} ─▶ Agent::deliver
+//!                                                         Outgoing::open … next … next
+//!                                                         gate.is_open()? then what cannot be undone
+//!           ◀─ answer ──── run ◀── DeliverAnswer ─────────┘
+//! ```
+//!
+//! Touches: the channel's job socket; the queue, to read. Never: the ledger, another farm.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod gate;
+mod outgoing;
+mod serve;
+
+pub use answer::{Counters, OUTCOME_COUNTERS, answer_all, unreadable};
+pub use gate::Gate;
+pub use outgoing::Outgoing;
+pub use serve::{Error, run};
+
+use std::rc::Rc;
+
+use job::deliver::{DeliverAnswer, DeliverRequest};
+
+/// A way to deliver: what the worker of a channel does with a job.
+pub trait Agent: 'static {
+    /// Delivers a message to the recipients of one lane, and says what became of each.
+    ///
+    /// Every failure is an outcome. What cannot be undone is done only while [`Gate::is_open`].
+    fn deliver(self: Rc<Self>, job: Job) -> queue::Local<'static, DeliverAnswer>;
+}
+
+/// One job in hand.
+pub struct Job {
+    /// What is to be delivered to whom.
+    pub request: DeliverRequest,
+    /// Whether what cannot be undone may still be done.
+    pub gate: Gate,
+}

@@ -1,0 +1,112 @@
+//! The message as it leaves: the stored body with the accept record's changes.
+
+use bytes::{Bytes, BytesMut};
+use mail::header;
+use queue::{Accepted, Body, Handle, ReadError, Reader};
+
+/// A message on its way out: the accept record's edits applied to its header section, and a filter's new body in the
+/// place of the old. Pieces are CRLF text as stored, without dot-stuffing.
+///
+/// A message without changes passes through as it is stored, piece by piece. With changes, only its header section is
+/// held in memory, up to [`header::SECTION_BYTES_MAX`]; a header section longer than that is changed in its first part.
+pub struct Outgoing {
+    accepted: Accepted,
+    /// What comes before the rest of `body`: the changed header section and what was read behind it.
+    head: Option<Bytes>,
+    body: Box<dyn Body>,
+    size: u64,
+}
+
+impl Outgoing {
+    /// Opens a message.
+    ///
+    /// An error, here and in [`Outgoing::next`], means that nothing that was read may be sent as a whole message.
+    pub async fn open(reader: &dyn Reader, handle: &Handle) -> Result<Self, ReadError> {
+        let stored = reader.open(handle).await?;
+        let (accepted, mut body) = (stored.accepted, stored.body);
+        if accepted.accept.edits.is_empty() && accepted.accept.replaced_body.is_none() {
+            let size = body.size();
+            return Ok(Self { accepted, head: None, body, size });
+        }
+        let read = Head::read(body.as_mut()).await?;
+        let mut head =
+            BytesMut::from(header::edit(read.header(), &accepted.accept.edits).as_slice());
+        let replaced = accepted.accept.replaced_body.is_some();
+        // Without an empty line, what follows the new header lines would be taken for one of them.
+        let separates = read.has_empty_line() || (read.section_ends && !head.is_empty());
+        if replaced || separates {
+            head.extend_from_slice(b"\r\n");
+        }
+        if let Some(replacement) = &accepted.accept.replaced_body {
+            body = reader.open_draft(replacement).await?;
+            let size = body.size() + head.len() as u64;
+            return Ok(Self { accepted, head: Some(head.freeze()), body, size });
+        }
+        head.extend_from_slice(read.rest());
+        let size = body.size().saturating_sub(read.bytes.len() as u64) + head.len() as u64;
+        Ok(Self { accepted, head: Some(head.freeze()), body, size })
+    }
+
+    /// The message's accept record.
+    pub fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    /// The next piece; nothing at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        match self.head.take() {
+            Some(head) if !head.is_empty() => Ok(Some(head)),
+            _ => self.body.next().await,
+        }
+    }
+
+    /// How many bytes will come, all in all: what SIZE= may say.
+    pub fn size(&self) -> Option<u64> {
+        Some(self.size)
+    }
+}
+
+/// The first bytes of a body: at least the header section, or as much of it as may be held.
+struct Head {
+    bytes: Bytes,
+    header: usize,
+    rest: usize,
+    /// Whether the header section ends behind `header`; if not, more of it follows in `rest`.
+    section_ends: bool,
+}
+
+impl Head {
+    async fn read(body: &mut dyn Body) -> Result<Self, ReadError> {
+        let mut bytes = BytesMut::new();
+        loop {
+            let piece = body.next().await?;
+            let at_end = piece.is_none();
+            bytes.extend_from_slice(&piece.unwrap_or_default());
+            let found = header::section(&bytes);
+            if found.complete || at_end || bytes.len() >= header::SECTION_BYTES_MAX {
+                return Ok(Self {
+                    bytes: bytes.freeze(),
+                    header: found.header,
+                    rest: found.body,
+                    section_ends: found.complete || at_end,
+                });
+            }
+        }
+    }
+
+    fn header(&self) -> &[u8] {
+        self.bytes.get(..self.header).unwrap_or_default()
+    }
+
+    fn has_empty_line(&self) -> bool {
+        self.rest > self.header
+    }
+
+    /// What follows the header section and its empty line.
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.rest..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

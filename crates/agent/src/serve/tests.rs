@@ -1,0 +1,158 @@
+//! Jobs over a socket, as the scheduler sends them.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use job::deliver::{DeliverAnswer, DeliverRecipient};
+use mail::{BodyType, MessageId, Outcome, Reply, StatusCode, Timestamp};
+use queue::Local;
+use serde_json::Value;
+use socket::{Server, ServerSettings, Serving};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::answer_all;
+
+/// Answers at once, or when it is told to.
+#[derive(Default)]
+struct Recorder {
+    holds: Cell<bool>,
+    go_on: Rc<Notify>,
+    gates: RefCell<Vec<Gate>>,
+}
+
+impl Agent for Recorder {
+    fn deliver(self: Rc<Self>, job: Job) -> Local<'static, DeliverAnswer> {
+        self.gates.borrow_mut().push(job.gate);
+        let reply = Reply::ours(StatusCode::new(4, 2, 0), "later");
+        let answer = answer_all(&job.request, &Outcome::Deferred(reply));
+        let (holds, go_on) = (self.holds.get(), Rc::clone(&self.go_on));
+        Box::pin(async move {
+            if holds {
+                go_on.notified().await;
+            }
+            answer
+        })
+    }
+}
+
+struct Setup {
+    agent: Rc<Recorder>,
+    server: Server<Deliver>,
+    peer: BufReader<UnixStream>,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        let agent = Rc::new(Recorder::default());
+        let service = Deliveries { agent: Rc::<Recorder>::clone(&agent) };
+        let server = Server::<Deliver>::new(Rc::new(service), ServerSettings::default());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        server.take(theirs, None);
+        let mut setup = Self { agent, server, peer: BufReader::new(ours) };
+        assert_eq!(setup.read().await["params"]["conversation"], "deliver");
+        setup.write(r#"{"jsonrpc":"2.0","method":"use","params":{"version":1}}"#).await;
+        setup
+    }
+
+    async fn write(&mut self, line: &str) {
+        self.peer.get_mut().write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn ask(&mut self, id: u32, recipients: usize) {
+        let request = serde_json::to_string(&request(recipients)).unwrap();
+        let frame = format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"deliver","deadline_ms":60000,"params":{request}}}"#
+        );
+        self.write(&frame).await;
+    }
+
+    async fn read(&mut self) -> Value {
+        let mut line = String::new();
+        self.peer.read_line(&mut line).await.unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+fn request(recipients: usize) -> DeliverRequest {
+    let recipient = |index| DeliverRecipient {
+        index,
+        address: "ada@example.test".parse().unwrap(),
+        original: None,
+        user: "ada".into(),
+        notify: None,
+        orcpt: None,
+        outcome: None,
+    };
+    DeliverRequest {
+        handle: "test:1".parse().unwrap(),
+        id: MessageId::new(Timestamp::from_millis(1), 1),
+        sender: None,
+        size: 10,
+        accepted_at: Timestamp::from_millis(1),
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        host: String::new(),
+        attempt: 1,
+        recipients: (0..).map(recipient).take(recipients).collect(),
+        report: None,
+    }
+}
+
+fn run_test(test: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build_local(Default::default()).unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(20), test).await.expect("the test ends in time");
+    });
+}
+
+#[test]
+fn a_job_is_answered_at_once_or_later() {
+    run_test(async {
+        let mut setup = Setup::new().await;
+        for holds in [false, true] {
+            setup.agent.holds.set(holds);
+            setup.ask(7, 2).await;
+            setup.agent.go_on.notify_one();
+            let answer = setup.read().await;
+            assert_eq!(answer["id"], 7);
+            assert_eq!(answer["result"]["outcomes"][1]["index"], 1);
+            assert_eq!(answer["result"]["outcomes"][1]["outcome"]["deferred"]["status"], "4.2.0");
+            tokio::task::yield_now().await;
+            assert_eq!(setup.server.outstanding(), 0);
+        }
+    });
+}
+
+#[test]
+fn the_gate_closes_when_the_scheduler_goes() {
+    run_test(async {
+        let mut setup = Setup::new().await;
+        setup.agent.holds.set(true);
+        setup.ask(1, 1).await;
+        while setup.agent.gates.borrow().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let gate = setup.agent.gates.borrow()[0].clone();
+        assert!(gate.is_open());
+        assert!(gate.deadline().is_some());
+        assert_eq!(setup.server.outstanding(), 1);
+        drop(setup.peer);
+        assert!(!gate.is_open());
+    });
+}
+
+#[test]
+fn too_many_recipients_are_refused() {
+    run_test(async {
+        let mut setup = Setup::new().await;
+        setup.ask(1, PART_RECIPIENTS_MAX + 1).await;
+        assert_eq!(setup.read().await["error"]["code"], codes::PARAMS);
+        assert!(setup.agent.gates.borrow().is_empty());
+    });
+}
