@@ -1,0 +1,271 @@
+//! The command line: every command, its options and its help. Man pages and completions come from here too.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use mail::{Address, MessageId};
+
+/// Where the configuration is when nobody says.
+pub const CONFIG_DEFAULT: &str = "/etc/grange/grange.toml";
+
+/// A mail transfer agent made of server farms.
+#[derive(Debug, Parser)]
+#[command(
+    name = "grange",
+    version,
+    max_term_width = 100,
+    about = "A mail transfer agent made of server farms",
+    long_about = "Grange moves mail. Each stage of a message's way is a farm of identical worker processes: smtpserver, \
+        contentfilter, router, and one farm of agents for each channel; one scheduler manages the queue. All of them take \
+        jobs over named sockets.\n\nBegin with `grange try`: it needs no configuration and touches nothing outside a \
+        scratch directory.",
+    after_long_help = "Exit codes follow sysexits: 0 all right, 64 wrong usage, 66 no such message, 69 a farm did not answer, 70 a bug, \
+        74 input or output failed, 75 try again later, 78 the configuration is wrong."
+)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(long, global = true, value_name = "FILE", env = "GRANGE_CONFIG", default_value = CONFIG_DEFAULT)]
+    pub config: PathBuf,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything on loopback, with a built-in configuration and a scratch directory
+    ///
+    /// Starts all farms on a free port of 127.0.0.1, prints how to send a message, and then what happens to each. Nothing
+    /// leaves this machine: mail for other domains goes to a built-in sink. Ctrl-C ends it.
+    Try(Try),
+    /// Run the farms of this host
+    ///
+    /// Starts a manager for each farm and restarts one that dies. SIGHUP checks the configuration and reloads it; SIGTERM
+    /// drains and stops.
+    Run(Run),
+    /// Run one farm's manager alone
+    ///
+    /// The same as `grange run` does for each farm: for one systemd unit per farm, or one farm per host.
+    Farm(Farm),
+    /// Check the configuration: exit 0, or 78 with file:line, what is wrong and what would be right
+    Check(Check),
+    /// Show farms, workers, jobs in hand, lanes, and the queue's size and age
+    Status(Output),
+    /// Look into the queue and steer it
+    #[command(subcommand)]
+    Queue(Queue),
+    /// Explain, decision by decision, where mail for an address would go
+    Route(Route),
+    /// Print a message as it would leave, by its handle
+    ///
+    /// For agents written in other languages: edits made by filters are applied, line ends are CRLF.
+    Body(Body),
+    /// Ask for a pass over accepted messages that are not routed yet
+    Requeue,
+    /// Look at the files of the embedded queue
+    #[command(subcommand)]
+    Spool(Spool),
+    /// Print metrics in Prometheus' text format
+    Metrics,
+    /// Check the new binary, then let the running farms continue with it
+    ///
+    /// Run this with the new binary, as root or as the user that `grange run` (or `grange farm`) runs as. It checks the
+    /// configuration and has them execute it in place: process ids, sockets and sessions stay, no connection is refused. New
+    /// workers take over as at a reload; the old ones finish what they have in hand. Waits until the new ones are ready; when
+    /// that fails, exits with 75 and says which farms still run the old binary.
+    Upgrade,
+    /// Print the completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        directory: PathBuf,
+    },
+}
+
+/// Options of `try`.
+#[derive(Debug, Args)]
+pub struct Try {
+    /// Send three messages (delivered, relayed, bounced), show their journeys, and exit 0 if all went right
+    #[arg(long)]
+    pub once: bool,
+    /// The port to listen on; a free one if not given
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Keep the scratch directory
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Only these farms of the configuration
+    #[arg(long, value_name = "FARM", value_delimiter = ',')]
+    pub only: Vec<String>,
+}
+
+/// Options of `farm`.
+#[derive(Debug, Args)]
+pub struct Farm {
+    /// The farm: smtpserver, contentfilter, router, scheduler, requeue, metrics, or a channel
+    pub name: String,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Print the whole configuration with its defaults
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// Print JSON for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Commands on the queue.
+#[derive(Debug, Subcommand)]
+pub enum Queue {
+    /// List messages
+    List {
+        #[command(flatten)]
+        select: Select,
+        /// At most so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+        /// Go on where the page before ended
+        #[arg(long)]
+        cursor: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show each lane: how many wait, how old they are, and why they wait
+    Summary(Output),
+    /// Show everything about a message
+    Show {
+        /// The message's id
+        id: MessageId,
+        /// Print the message itself, as it is stored
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stop trying to deliver
+    Hold(Change),
+    /// Try what was held again
+    Release(Change),
+    /// Try now, whatever the schedule says
+    Retry(Change),
+    /// Delete, without telling the sender
+    Remove(Change),
+    /// Give up now, and tell the sender
+    Bounce(Change),
+    /// Ask the router again where to send it
+    Reroute(Change),
+    /// Stop dispatching a lane (CHANNEL/HOST) or a channel
+    Suspend {
+        /// The lane: CHANNEL or CHANNEL/HOST
+        lane: String,
+        /// For so many seconds; else until resumed
+        #[arg(long)]
+        seconds: Option<u64>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Dispatch a suspended lane again
+    Resume {
+        /// The lane: CHANNEL or CHANNEL/HOST
+        lane: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Which messages: all that is given must match.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Select {
+    /// Ids of messages
+    #[arg(value_name = "ID")]
+    pub ids: Vec<MessageId>,
+    /// Recipients of a lane: CHANNEL or CHANNEL/HOST
+    #[arg(long)]
+    pub lane: Option<String>,
+    /// Recipients of a domain
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// Messages of a sender; <> is the sender of reports
+    #[arg(long)]
+    pub sender: Option<String>,
+    /// Only what is held
+    #[arg(long)]
+    pub held: bool,
+    /// Everything
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// A change to messages.
+#[derive(Debug, Args)]
+pub struct Change {
+    #[command(flatten)]
+    pub select: Select,
+    /// Why: shown with a hold, told to the sender with a bounce
+    #[arg(long)]
+    pub reason: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Options of `route`.
+#[derive(Debug, Args)]
+pub struct Route {
+    /// The recipient
+    pub address: Address,
+    /// The sender
+    #[arg(long)]
+    pub from: Option<Address>,
+    /// The client's address; decides with `relay_from` who may relay
+    #[arg(long)]
+    pub client: Option<std::net::IpAddr>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Options of `body`.
+#[derive(Debug, Args)]
+pub struct Body {
+    /// The handle, as a deliver job names it
+    pub handle: queue::Handle,
+}
+
+/// Commands on the spool.
+#[derive(Debug, Subcommand)]
+pub enum Spool {
+    /// Verify every record of every file
+    Check(Output),
+}
+
+/// Parses this process's arguments; wrong usage ends it with 64.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        let code = if error.use_stderr() { 64 } else { 0 };
+        let _ = error.print();
+        std::process::exit(code)
+    })
+}
+
+/// The definitions, for man pages and completions.
+pub fn definitions() -> clap::Command {
+    Cli::command()
+}

@@ -1,0 +1,79 @@
+//! `grange run` and `grange farm NAME`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use farm::manager::{self, Farm};
+use farm::supervisor::{self, Plan};
+
+use super::Failure;
+use crate::cli;
+use crate::configuration::Configuration;
+use crate::{farms, logging, privilege};
+
+/// Supervises the managers of this host's farms.
+pub(super) fn run(path: &Path, options: cli::Run) -> Result<ExitCode, Failure> {
+    let configuration = Configuration::load(path)?;
+    let only = options.only;
+    let first = plan(&configuration, &only)?;
+    privilege::prepare(&configuration)?;
+    logging::start_direct(&configuration.log, "grange");
+    for notice in &configuration.notices {
+        tracing::info!("{notice}");
+    }
+    let mut reload = || {
+        let configuration = Configuration::load(path).map_err(|error| error.to_string())?;
+        plan(&configuration, &only).map_err(|error| error.to_string())
+    };
+    supervisor::run(first, &mut reload).map_err(anyhow::Error::from)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan(configuration: &Configuration, only: &[String]) -> Result<Plan, Failure> {
+    let names = farms::names(configuration);
+    if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
+        let known = names.join(", ");
+        return Err(Failure::Usage(format!("there is no farm {unknown}; there are {known}")));
+    }
+    let wanted = |name: &String| only.is_empty() || only.contains(name);
+    for name in &names {
+        farms::farm(configuration, name)?;
+    }
+    Ok(Plan {
+        farms: names.into_iter().filter(wanted).collect(),
+        tcp: farms::listeners(configuration).into_iter().filter(|(farm, _)| wanted(farm)).collect(),
+        arguments: vec!["--config".to_owned(), text_of(&configuration.path)?],
+        run_dir: configuration.top.run_dir.clone(),
+        data_dir: configuration.top.data_dir.clone(),
+        user: privilege::user(&configuration.top)?,
+        admin_group: privilege::admin_group(&configuration.top)?,
+    })
+}
+
+fn text_of(path: &Path) -> Result<String, Failure> {
+    let absolute = std::path::absolute(path)?;
+    let text = absolute.to_str().context("the configuration's path is not UTF-8")?;
+    Ok(text.to_owned())
+}
+
+/// Manages one farm.
+pub(super) fn farm(path: &Path, name: &str) -> Result<ExitCode, Failure> {
+    let first = load(path, name)?;
+    let mut reload = || load(path, name).map_err(|error| error.to_string());
+    manager::run(first, &mut reload).map_err(anyhow::Error::from)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the configuration and keeps of it only what this farm's manager needs.
+fn load(path: &Path, name: &str) -> Result<Farm, Failure> {
+    let configuration = Configuration::load(path)?;
+    if !farms::names(&configuration).iter().any(|known| known == name) {
+        let known = farms::names(&configuration).join(", ");
+        return Err(Failure::Usage(format!("there is no farm {name}; there are {known}")));
+    }
+    privilege::prepare(&configuration)?;
+    static LOG: std::sync::Once = std::sync::Once::new();
+    LOG.call_once(|| logging::start_direct(&configuration.log, name));
+    Ok(farms::farm(&configuration, name)?)
+}

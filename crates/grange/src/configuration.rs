@@ -1,0 +1,304 @@
+//! The whole configuration: every stage's own settings, composed and checked against each other.
+
+use std::path::{Path, PathBuf};
+
+use config::{ConfigError, File, Problem, Span};
+use serde::{Deserialize, Serialize};
+
+use crate::{logging, metrics};
+
+/// The top level of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Top {
+    /// This host's name in SMTP, in reports and in `Received`. There is no default: it must be given.
+    pub hostname: String,
+    /// Spool, and mail for the local channel. Default: `/var/lib/grange`.
+    pub data_dir: PathBuf,
+    /// Job sockets and scoreboards. Default: `/run/grange`.
+    pub run_dir: PathBuf,
+    /// The user that workers run as; needed when started as root.
+    pub user: Option<String>,
+    /// Their group; default: the user's own.
+    pub group: Option<String>,
+    /// The group that may use the admin sockets, besides root and the user.
+    pub admin_group: Option<String>,
+    /// How long draining may take at a stop before workers are killed. Default: 10 s.
+    pub drain: Span,
+    /// How long workers of an old generation may go on after a reload, so that their sessions run to their end. Default: 1 day.
+    pub drain_reload: Span,
+}
+
+impl Default for Top {
+    fn default() -> Self {
+        Self {
+            hostname: String::new(),
+            data_dir: "/var/lib/grange".into(),
+            run_dir: "/run/grange".into(),
+            user: None,
+            group: None,
+            admin_group: None,
+            drain: Span::seconds(10),
+            drain_reload: Span::seconds(86_400),
+        }
+    }
+}
+
+/// The sections that may stand in the file, besides channels.
+const SECTIONS: &[&str] = &[
+    "log",
+    "metrics",
+    "queue",
+    "dns",
+    "smtpserver",
+    "contentfilter",
+    "router",
+    "scheduler",
+    "requeue",
+    "channel",
+];
+
+/// The channels that are there even when the file does not name them, with their agents.
+const CHANNELS_DEFAULT: &[&str] = &["smtp", "local", "error"];
+
+/// A way to deliver.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Channel {
+    /// Its name, and its farm's.
+    pub name: String,
+    /// Who serves it.
+    pub agent: Agent,
+}
+
+/// Who serves a channel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "agent", rename_all = "lowercase")]
+pub enum Agent {
+    /// SMTP or LMTP to a next hop.
+    Smtp(Box<agent_smtp::Settings>),
+    /// Maildirs.
+    Local(agent_local::Settings),
+    /// Delivery reports.
+    Error(agent_error::Settings),
+    /// A program of the operator's own, behind this socket.
+    Socket(External),
+}
+
+/// A channel served by a program of the operator's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    /// The socket's name in `run_dir/sockets`.
+    pub socket: String,
+    /// Whether each next hop is a lane of its own. Default: no, the channel is one lane.
+    #[serde(default)]
+    pub hosts: bool,
+}
+
+/// Everything an operator has said, and the defaults for the rest.
+#[derive(Debug, Clone, Serialize)]
+pub struct Configuration {
+    /// The file it came from.
+    #[serde(skip)]
+    pub path: PathBuf,
+    /// The top level.
+    #[serde(flatten)]
+    pub top: Top,
+    /// `[log]`.
+    pub log: logging::Settings,
+    /// `[metrics]`.
+    pub metrics: metrics::Settings,
+    /// `[queue]`.
+    pub queue: queue_spool::Settings,
+    /// `[dns]`.
+    pub dns: dns::Settings,
+    /// `[smtpserver]`.
+    pub smtpserver: smtpserver::Settings,
+    /// `[contentfilter]`.
+    pub contentfilter: contentfilter::Settings,
+    /// `[router]`.
+    pub router: router::Settings,
+    /// `[scheduler]`.
+    pub scheduler: scheduler::Settings,
+    /// `[requeue]`.
+    pub requeue: requeue::Settings,
+    /// `[channel.NAME]`, in the order of the file.
+    pub channels: Vec<Channel>,
+    /// What is allowed but should be known.
+    #[serde(skip)]
+    pub notices: Vec<String>,
+}
+
+impl Configuration {
+    /// Reads, types and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_file(&File::load(path)?)
+    }
+
+    /// Types and checks a file that is parsed.
+    pub fn from_file(file: &File) -> Result<Self, ConfigError> {
+        let mut configuration = Self {
+            path: file.path().to_owned(),
+            top: file.section_without("", SECTIONS)?,
+            log: file.section("log")?,
+            metrics: file.section("metrics")?,
+            queue: file.section("queue")?,
+            dns: file.section("dns")?,
+            smtpserver: file.section("smtpserver")?,
+            contentfilter: file.section("contentfilter")?,
+            router: file.section("router")?,
+            scheduler: file.section("scheduler")?,
+            requeue: file.section("requeue")?,
+            channels: channels(file)?,
+            notices: Vec::new(),
+        };
+        configuration.check().map_err(|problem| file.locate(problem))?;
+        configuration.notices = configuration.router.notices();
+        Ok(configuration)
+    }
+
+    /// Whether a contentfilter stands in the path.
+    pub fn inspects(&self) -> bool {
+        !self.contentfilter.is_empty()
+    }
+
+    /// The channels as the router sees them.
+    pub fn channel_facts(&self) -> Vec<router::Channel> {
+        self.channels
+            .iter()
+            .map(|channel| router::Channel {
+                name: channel.name.clone(),
+                hosts: match &channel.agent {
+                    Agent::Smtp(_) => true,
+                    Agent::Local(_) | Agent::Error(_) => false,
+                    Agent::Socket(external) => external.hosts,
+                },
+            })
+            .collect()
+    }
+
+    /// The socket of a channel.
+    pub fn channel_socket(channel: &Channel) -> String {
+        match &channel.agent {
+            Agent::Socket(external) => external.socket.clone(),
+            _ => format!("{}.deliver", channel.name),
+        }
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        check_top(&self.top)?;
+        self.log.check()?;
+        self.metrics.check()?;
+        self.queue.check()?;
+        self.dns.check()?;
+        self.smtpserver.check()?;
+        if let Some(address) = self.metrics.listen
+            && self.smtpserver.listen.iter().any(|listen| listen.address == address)
+        {
+            let wrong = format!("{address} is in smtpserver.listen too");
+            return Err(Problem::new("metrics.listen", wrong, "a port of its own"));
+        }
+        self.contentfilter.check()?;
+        let channels: Vec<String> = self.channels.iter().map(|one| one.name.clone()).collect();
+        self.router.check(&channels)?;
+        self.scheduler.check()?;
+        self.requeue.check()?;
+        for channel in &self.channels {
+            match &channel.agent {
+                Agent::Smtp(settings) => settings.check(&channel.name)?,
+                Agent::Local(settings) => settings.check(&channel.name)?,
+                Agent::Error(settings) => settings.check(&channel.name)?,
+                Agent::Socket(external) => check_external(&channel.name, external)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_top(top: &Top) -> Result<(), Problem> {
+    let name = &top.hostname;
+    if name.is_empty() {
+        let right = "this host's full name, as in hostname = \"mta.example.org\"";
+        return Err(Problem::new("hostname", "is missing", right));
+    }
+    let address = mail::Address::parse(&format!("postmaster@{name}"));
+    if address.is_err() || !name.is_ascii() || name.starts_with('[') {
+        let wrong = format!("{name:?} is not a host name");
+        return Err(Problem::new("hostname", wrong, "letters, digits, hyphens and dots"));
+    }
+    for (key, path) in [("data_dir", &top.data_dir), ("run_dir", &top.run_dir)] {
+        if !path.is_absolute() {
+            let wrong = format!("{} is not an absolute path", path.display());
+            return Err(Problem::new(key, wrong, "a path that begins with /"));
+        }
+    }
+    if top.data_dir == top.run_dir {
+        return Err(Problem::new("run_dir", "is the same as data_dir", "a directory of its own"));
+    }
+    Ok(())
+}
+
+fn check_external(channel: &str, external: &External) -> Result<(), Problem> {
+    let socket = &external.socket;
+    let plain = !socket.is_empty()
+        && !socket.starts_with('.')
+        && socket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if plain {
+        return Ok(());
+    }
+    let wrong = format!("{socket:?} is not the name of a socket in run_dir/sockets");
+    Err(Problem::new(format!("channel.{channel}.socket"), wrong, format!("\"{channel}.deliver\"")))
+}
+
+/// Types every channel; those that a mail system cannot do without are there by default.
+fn channels(file: &File) -> Result<Vec<Channel>, ConfigError> {
+    let mut names = file.children("channel");
+    for name in CHANNELS_DEFAULT {
+        if !names.iter().any(|given| given == name) {
+            names.push((*name).to_owned());
+        }
+    }
+    names.into_iter().map(|name| channel(file, name)).collect()
+}
+
+fn channel(file: &File, name: String) -> Result<Channel, ConfigError> {
+    let section = format!("channel.{name}");
+    let wrong = |what: String, right: &str| Err(file.locate(Problem::new(&section, what, right)));
+    if SECTIONS.contains(&name.as_str()) {
+        return wrong(format!("{name} is the name of a stage"), "another name");
+    }
+    let plain = !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && name.len() <= 32;
+    if !plain {
+        return wrong(format!("{name:?} is not a channel's name"), "up to 32 of a-z, 0-9 and -");
+    }
+    let agent = match file.text_at(&format!("{section}.agent")) {
+        Some(agent) => agent,
+        None if file.has(&format!("{section}.socket")) => "socket".to_owned(),
+        None if CHANNELS_DEFAULT.contains(&name.as_str()) => name.clone(),
+        None => {
+            return wrong(
+                "has neither agent nor socket".to_owned(),
+                "agent = \"smtp\", \"local\" or \"error\", or socket = \"NAME.deliver\"",
+            );
+        }
+    };
+    let agent = match agent.as_str() {
+        "smtp" => Agent::Smtp(Box::new(file.section_without(&section, &["agent"])?)),
+        "local" => Agent::Local(file.section_without(&section, &["agent"])?),
+        "error" => Agent::Error(file.section_without(&section, &["agent"])?),
+        "socket" => Agent::Socket(file.section_without(&section, &["agent"])?),
+        other => {
+            let problem = Problem::new(
+                format!("{section}.agent"),
+                format!("there is no agent {other:?}"),
+                "\"smtp\", \"local\" or \"error\"; or socket = \"NAME.deliver\" for a program of your own",
+            );
+            return Err(file.locate(problem));
+        }
+    };
+    Ok(Channel { name, agent })
+}

@@ -1,0 +1,235 @@
+//! The table of farms: which there are, what each serves, and what its workers are handed.
+
+use anyhow::Context;
+use farm::Workers;
+use farm::manager::{Farm, Mode, NamedSocket, TcpListen};
+
+use crate::configuration::{Agent, Channel, Configuration};
+use crate::metrics;
+use crate::worker::{Handed, Role};
+
+/// What the table says of a farm; the rest is the same for all.
+struct Entry {
+    name: String,
+    role: Role,
+    workers: Workers,
+    mode: Mode,
+    sockets: Vec<&'static str>,
+    channel_socket: Option<String>,
+    tcp: Vec<TcpListen>,
+    counters: &'static [&'static str],
+    on_crash: bool,
+}
+
+impl Entry {
+    fn elastic(
+        name: &str,
+        role: Role,
+        workers: &Workers,
+        counters: &'static [&'static str],
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            role,
+            workers: workers.clone(),
+            mode: Mode::Elastic,
+            sockets: Vec::new(),
+            channel_socket: None,
+            tcp: Vec::new(),
+            counters,
+            on_crash: false,
+        }
+    }
+}
+
+/// Names of the farms of this configuration, in the order in which they start: who is asked comes before who asks.
+pub fn names(configuration: &Configuration) -> Vec<String> {
+    entries(configuration).into_iter().map(|entry| entry.name).collect()
+}
+
+/// The TCP listeners of each farm.
+pub fn listeners(configuration: &Configuration) -> Vec<(String, TcpListen)> {
+    let entries = entries(configuration);
+    let each = entries.into_iter().flat_map(|entry| {
+        let name = entry.name;
+        entry.tcp.into_iter().map(move |listen| (name.clone(), listen))
+    });
+    each.collect()
+}
+
+/// The farm of that name, ready to be managed.
+pub fn farm(configuration: &Configuration, name: &str) -> anyhow::Result<Farm> {
+    let entry =
+        entries(configuration).into_iter().find(|entry| entry.name == name).with_context(|| {
+            format!("there is no farm {name}; there are {}", names(configuration).join(", "))
+        })?;
+    let top = &configuration.top;
+    let handed = Handed {
+        log: configuration.log.clone(),
+        data_dir: top.data_dir.clone(),
+        queue: configuration.queue.clone(),
+        role: entry.role,
+    };
+    let mut sockets: Vec<NamedSocket> = entry
+        .sockets
+        .iter()
+        .map(|name| NamedSocket { name: (*name).to_owned(), admin: name.ends_with(".admin") })
+        .collect();
+    sockets.extend(entry.channel_socket.map(|name| NamedSocket { name, admin: false }));
+    Ok(Farm {
+        name: entry.name,
+        workers: entry.workers,
+        sockets,
+        tcp: entry.tcp,
+        settings: serde_json::to_vec(&handed).context("cannot write the settings as JSON")?,
+        counters: entry.counters.iter().map(|name| (*name).to_owned()).collect(),
+        run_dir: top.run_dir.clone(),
+        data_dir: top.data_dir.clone(),
+        user: crate::privilege::user(top)?,
+        admin_group: crate::privilege::admin_group(top)?,
+        mode: entry.mode,
+        drain: top.drain.0,
+        drain_reload: top.drain_reload.0,
+        on_crash: entry.on_crash.then(|| "requeue.requeue".to_owned()),
+    })
+}
+
+/// What the router is handed; `grange route` explains with the same.
+pub fn router_assignment(configuration: &Configuration) -> router::Assignment {
+    router::Assignment {
+        settings: configuration.router.clone(),
+        hostname: configuration.top.hostname.clone(),
+        channels: configuration.channel_facts(),
+    }
+}
+
+fn entries(configuration: &Configuration) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    entries.extend(configuration.channels.iter().filter_map(|one| channel(configuration, one)));
+    entries.push(scheduler(configuration));
+    entries.push(router(configuration));
+    entries.push(requeue(configuration));
+    if configuration.inspects() {
+        entries.push(contentfilter(configuration));
+    }
+    entries.push(smtpserver(configuration));
+    entries.extend(metrics_farm(configuration));
+    entries
+}
+
+fn smtpserver(configuration: &Configuration) -> Entry {
+    let settings = &configuration.smtpserver;
+    let assignment = smtpserver::Assignment {
+        settings: settings.clone(),
+        hostname: configuration.top.hostname.clone(),
+        inspect: configuration.inspects(),
+    };
+    let role = Role::Smtpserver(Box::new(assignment));
+    let mut entry = Entry::elastic("smtpserver", role, &settings.workers, smtpserver::COUNTERS);
+    entry.tcp = settings
+        .listeners()
+        .into_iter()
+        .map(|(name, address)| TcpListen { name, address })
+        .collect();
+    entry.on_crash = true;
+    entry
+}
+
+fn contentfilter(configuration: &Configuration) -> Entry {
+    let settings = &configuration.contentfilter;
+    let assignment = contentfilter::Assignment { settings: settings.clone() };
+    let role = Role::Contentfilter(Box::new(assignment));
+    let mut entry =
+        Entry::elastic("contentfilter", role, &settings.workers, contentfilter::COUNTERS);
+    entry.sockets = vec!["contentfilter.inspect"];
+    entry
+}
+
+fn router(configuration: &Configuration) -> Entry {
+    let assignment = router_assignment(configuration);
+    let workers = assignment.settings.workers.clone();
+    let role = Role::Router(Box::new(assignment));
+    let mut entry = Entry::elastic("router", role, &workers, router::COUNTERS);
+    entry.sockets = vec!["router.route", "router.verify"];
+    entry.on_crash = true;
+    entry
+}
+
+fn scheduler(configuration: &Configuration) -> Entry {
+    let settings = &configuration.scheduler;
+    let channels = configuration
+        .channels
+        .iter()
+        .map(|channel| scheduler::ChannelFacts {
+            name: channel.name.clone(),
+            socket: Configuration::channel_socket(channel),
+            slots_max: 0,
+        })
+        .collect();
+    let assignment = scheduler::Assignment {
+        settings: settings.clone(),
+        hostname: configuration.top.hostname.clone(),
+        channels,
+        requeue: "requeue.requeue".to_owned(),
+    };
+    let role = Role::Scheduler(Box::new(assignment));
+    let mut entry = Entry::elastic("scheduler", role, &settings.workers, scheduler::COUNTERS);
+    entry.mode = Mode::One;
+    entry.sockets =
+        vec!["scheduler.enqueue", "scheduler.known", "scheduler.strike", "scheduler.admin"];
+    entry
+}
+
+fn requeue(configuration: &Configuration) -> Entry {
+    let settings = &configuration.requeue;
+    let assignment = requeue::Assignment {
+        settings: settings.clone(),
+        route_deadline: configuration.smtpserver.route_timeout,
+    };
+    let role = Role::Requeue(Box::new(assignment));
+    let mut entry = Entry::elastic("requeue", role, &Workers::default(), requeue::COUNTERS);
+    entry.mode = Mode::OnDemand { every: settings.every.0 };
+    entry.sockets = vec!["requeue.requeue"];
+    entry
+}
+
+fn channel(configuration: &Configuration, channel: &Channel) -> Option<Entry> {
+    let hostname = configuration.top.hostname.clone();
+    let data_dir = configuration.top.data_dir.clone();
+    let name = channel.name.clone();
+    let (role, workers, counters) = match &channel.agent {
+        Agent::Smtp(settings) => {
+            let workers = settings.workers.clone();
+            let settings = (**settings).clone();
+            let dns = configuration.dns.clone();
+            let assignment = agent_smtp::Assignment { settings, hostname, channel: name, dns };
+            (Role::AgentSmtp(Box::new(assignment)), workers, agent_smtp::COUNTERS)
+        }
+        Agent::Local(settings) => {
+            let workers = settings.workers.clone();
+            let settings = settings.clone();
+            let assignment =
+                agent_local::Assignment { settings, hostname, data_dir, channel: name };
+            (Role::AgentLocal(Box::new(assignment)), workers, agent_local::COUNTERS)
+        }
+        Agent::Error(settings) => {
+            let workers = settings.workers.clone();
+            let settings = settings.clone();
+            let assignment = agent_error::Assignment { settings, hostname, channel: name };
+            (Role::AgentError(Box::new(assignment)), workers, agent_error::COUNTERS)
+        }
+        Agent::Socket(_) => return None,
+    };
+    let mut entry = Entry::elastic(&channel.name, role, &workers, counters);
+    entry.channel_socket = Some(Configuration::channel_socket(channel));
+    Some(entry)
+}
+
+fn metrics_farm(configuration: &Configuration) -> Option<Entry> {
+    let address = configuration.metrics.listen?;
+    let assignment = metrics::Assignment { run_dir: configuration.top.run_dir.clone() };
+    let workers = Workers { max: 1, concurrency: 100, ..Workers::default() };
+    let mut entry = Entry::elastic("metrics", Role::Metrics(assignment), &workers, &[]);
+    entry.tcp = vec![TcpListen { name: metrics::LISTENER.to_owned(), address }];
+    Some(entry)
+}

@@ -1,0 +1,237 @@
+//! Metrics in Prometheus' text format: scoreboards and the scheduler's counters, on the command line and over HTTP.
+//!
+//! The farm `metrics` has one worker, which holds nothing: each scrape reads the scoreboards and asks the scheduler.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use config::Problem;
+use farm::scoreboard::{self, View};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use job::admin::{Admin, AdminAnswer, AdminRequest, Nothing, Status};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use socket::{Client, ClientSettings};
+
+use crate::command::Failure;
+use crate::configuration::Configuration;
+
+/// The `[metrics]` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The address that answers `GET /metrics`, as in `127.0.0.1:9925`. Default: none.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// Checks for contradictions.
+    pub fn check(&self) -> Result<(), Problem> {
+        match self.listen {
+            Some(address) if address.port() == 0 => {
+                let wrong = format!("{address} has no port");
+                Err(Problem::new("metrics.listen", wrong, "an address and a port"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the metrics worker is handed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Where the scoreboards are.
+    pub run_dir: PathBuf,
+}
+
+/// The name by which the worker knows its listener.
+pub const LISTENER: &str = "metrics";
+/// How long a scrape waits for the scheduler.
+const SCHEDULER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a client may take to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `grange metrics`.
+pub fn print(configuration: &Configuration) -> Result<ExitCode, Failure> {
+    let run_dir = &configuration.top.run_dir;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    let text = runtime.block_on(async {
+        let path = run_dir.join("sockets/admin/scheduler.admin");
+        scrape(run_dir, &Client::new(path, client_settings())).await
+    });
+    let text = text.map_err(|error| {
+        Failure::Unavailable(format!("no scoreboards in {}: {error}", run_dir.display()))
+    })?;
+    print!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn client_settings() -> ClientSettings {
+    ClientSettings { deadline: SCHEDULER_DEADLINE, waiting_max: 64 }
+}
+
+/// The worker of the farm `metrics`.
+pub async fn run(worker: farm::Worker, assignment: Assignment) -> Result<(), farm::WorkerError> {
+    let scheduler = worker.client::<Admin>("admin/scheduler.admin", client_settings());
+    let assignment = Rc::new(assignment);
+    worker.accept(LISTENER, move |stream, _, connection| {
+        let scheduler = scheduler.clone();
+        let assignment = Rc::clone(&assignment);
+        tokio::task::spawn_local(async move {
+            let answer = service_fn(move |request| {
+                respond(request, Rc::clone(&assignment), scheduler.clone())
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(REQUEST_TIMEOUT)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a scrape ended early");
+            }
+            drop(connection);
+        });
+    })?;
+    worker.ready();
+    worker.drained().await;
+    Ok(())
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    assignment: Rc<Assignment>,
+    scheduler: Client<Admin>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let plain = |status, text: String| {
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let kind = hyper::header::HeaderValue::from_static(kind);
+        response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
+        Ok(response)
+    };
+    if request.method() != Method::GET || request.uri().path() != "/metrics" {
+        return plain(StatusCode::NOT_FOUND, "there is only GET /metrics\n".to_owned());
+    }
+    match scrape(&assignment.run_dir, &scheduler).await {
+        Ok(text) => plain(StatusCode::OK, text),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+async fn scrape(run_dir: &Path, scheduler: &Client<Admin>) -> std::io::Result<String> {
+    let views = scoreboard::read_all(run_dir)?;
+    let status = match scheduler.call(&AdminRequest::Status(Nothing {})).await {
+        Ok(AdminAnswer::Status(status)) => Some(status),
+        _ => None,
+    };
+    let mut registry = Registry::with_prefix("grange");
+    register_farms(&mut registry, &views);
+    if let Some(status) = status {
+        register_queue(&mut registry, &status);
+    }
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)
+        .map_err(std::io::Error::other)?;
+    Ok(text)
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFarm {
+    farm: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWorker {
+    farm: String,
+    worker: String,
+}
+
+/// A counter's total over all workers of a farm, those that have ended included.
+pub fn total(view: &View, counter: usize) -> u64 {
+    let living = view.workers.iter().filter_map(|line| line.counters.get(counter));
+    view.ended.get(counter).copied().unwrap_or(0) + living.sum::<u64>()
+}
+
+fn register_farms(registry: &mut Registry, views: &[View]) {
+    let crashes = Family::<OfFarm, Counter>::default();
+    let jobs = Family::<OfWorker, Gauge>::default();
+    let connections = Family::<OfWorker, Gauge>::default();
+    let capacity = Family::<OfWorker, Gauge>::default();
+    let done = Family::<OfWorker, Counter>::default();
+    for view in views {
+        let of_farm = OfFarm { farm: view.farm.clone() };
+        crashes.get_or_create(&of_farm).inc_by(view.crashes);
+        for line in &view.workers {
+            let of_worker = OfWorker { farm: view.farm.clone(), worker: line.worker.clone() };
+            jobs.get_or_create(&of_worker).set(line.jobs.into());
+            connections.get_or_create(&of_worker).set(line.connections.into());
+            capacity.get_or_create(&of_worker).set(line.capacity.into());
+            done.get_or_create(&of_worker).inc_by(line.jobs_done);
+        }
+    }
+    registry.register("farm_crashes", "Workers that crashed", crashes);
+    registry.register("worker_jobs", "Jobs or sessions in hand", jobs);
+    registry.register("worker_connections", "Connections in hand", connections);
+    registry.register("worker_capacity", "Jobs or sessions a worker may hold", capacity);
+    registry.register("worker_jobs_done", "Jobs done since the worker started", done);
+    let mut counters: std::collections::BTreeMap<&str, Family<OfFarm, Counter>> =
+        std::collections::BTreeMap::new();
+    for view in views {
+        for (index, name) in view.counters.iter().enumerate() {
+            let family = counters.entry(name).or_default();
+            let of_farm = OfFarm { farm: view.farm.clone() };
+            family.get_or_create(&of_farm).inc_by(total(view, index));
+        }
+    }
+    for (name, family) in counters {
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        registry.register(name, "Counted by the farm's workers", family);
+    }
+}
+
+fn register_queue(registry: &mut Registry, status: &Status) {
+    let gauges = [
+        ("queue_messages", "Messages in the queue", status.messages),
+        ("queue_recipients", "Recipients that are not final", status.recipients),
+        ("queue_active", "Recipients being delivered", status.active),
+        ("queue_held", "Messages held", status.held),
+        ("queue_lanes", "Lanes", status.lanes),
+        ("queue_lanes_backing_off", "Lanes backing off", status.lanes_backing_off),
+        ("queue_oldest_seconds", "When the oldest message was accepted, in Unix time", {
+            status.oldest.map_or(0, |oldest| oldest.millis() / 1000)
+        }),
+    ];
+    for (name, help, value) in gauges {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+    let counters = [
+        ("queue_enqueued", "Messages enqueued", status.enqueued),
+        ("queue_delivered", "Recipients delivered", status.delivered),
+        ("queue_deferred", "Attempts deferred", status.deferred),
+        ("queue_failed", "Recipients failed", status.failed),
+        ("queue_reports", "Delivery reports written", status.reports),
+    ];
+    for (name, help, value) in counters {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
+}

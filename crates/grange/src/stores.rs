@@ -1,0 +1,77 @@
+//! The stores a role may use: the only place that names a concrete `queue-*`.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::Context;
+use job::requeue::{Requeue, RequeueRequest};
+use queue::{Handle, Intake, Ledger, Reader, Recovery, Standing};
+use socket::ClientSettings;
+
+use crate::configuration::Configuration;
+use queue_spool::Settings;
+
+/// Opens the queue for an acceptor. What a dead one left is adopted first; then requeue is asked for a pass.
+pub async fn intake(
+    data_dir: &Path,
+    settings: &Settings,
+    worker: &farm::Worker,
+) -> anyhow::Result<Rc<dyn Intake>> {
+    let (intake, adopted) = queue_spool::open_intake(data_dir, settings)
+        .context("cannot open the queue for writing")?;
+    if adopted.segments > 0 {
+        let queue_spool::Adopted { segments, messages, bodies_removed, damaged_bytes } = adopted;
+        tracing::info!(segments, messages, bodies_removed, damaged_bytes, "adopted");
+    }
+    if adopted.needs_requeue() {
+        ask_for_requeue(worker);
+    }
+    Ok(intake)
+}
+
+/// Best effort: requeue's timer finds what this does not tell it of.
+fn ask_for_requeue(worker: &farm::Worker) {
+    let settings = ClientSettings { deadline: std::time::Duration::from_secs(60), waiting_max: 1 };
+    let client = worker.client::<Requeue>("requeue.requeue", settings);
+    let reason = format!("{} adopted a stripe", worker.name());
+    tokio::task::spawn_local(async move {
+        if let Err(error) = client.call(&RequeueRequest { reason }).await {
+            tracing::debug!(%error, "requeue was not asked");
+        }
+    });
+}
+
+/// Opens the queue for reading.
+pub fn reader(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Reader>> {
+    let reader = queue_spool::open_reader(data_dir, settings)
+        .context("cannot open the queue for reading")?;
+    Ok(reader)
+}
+
+/// Opens the scheduler's ledger.
+pub fn ledger(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Ledger>> {
+    let ledger = queue_spool::open_ledger(data_dir, settings).context("cannot open the ledger")?;
+    Ok(ledger)
+}
+
+/// Opens the queue for listing.
+pub fn recovery(data_dir: &Path) -> anyhow::Result<Rc<dyn Recovery>> {
+    let recovery =
+        queue_spool::open_recovery(data_dir).context("cannot open the queue for listing")?;
+    Ok(recovery)
+}
+
+/// What a command may do to the store: look.
+pub fn read_only(
+    configuration: &Configuration,
+) -> anyhow::Result<(Rc<dyn Reader>, Rc<dyn Recovery>)> {
+    let data_dir = &configuration.top.data_dir;
+    Ok((reader(data_dir, &configuration.queue)?, recovery(data_dir)?))
+}
+
+/// Says of a handle whether its message has ended, by the ledger as it lies on disk: for a list while no scheduler runs.
+pub fn retired(configuration: &Configuration) -> anyhow::Result<impl Fn(&Handle) -> bool> {
+    let standings = queue_spool::read_standings(&configuration.top.data_dir)
+        .context("cannot read the ledger")?;
+    Ok(move |handle: &Handle| standings.standing(handle) == Standing::Retired)
+}

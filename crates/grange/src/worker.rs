@@ -1,0 +1,121 @@
+//! A worker process: takes up the role its manager handed it, opens the stores that role may use, and runs the stage.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use farm::Worker;
+use serde::{Deserialize, Serialize};
+
+use crate::{logging, metrics, stores};
+
+/// Everything a worker is handed, as a value; it never reads the configuration file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Handed {
+    /// How to log.
+    pub log: logging::Settings,
+    /// Where spool and mail are.
+    pub data_dir: PathBuf,
+    /// How mail is kept.
+    pub queue: queue_spool::Settings,
+    /// What to be.
+    pub role: Role,
+}
+
+/// What a worker may be.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "role", content = "assignment", rename_all = "snake_case")]
+pub enum Role {
+    /// Speaks SMTP.
+    Smtpserver(Box<smtpserver::Assignment>),
+    /// Looks at messages before they are accepted.
+    Contentfilter(Box<contentfilter::Assignment>),
+    /// Decides channel, host and user.
+    Router(Box<router::Assignment>),
+    /// Manages the queue.
+    Scheduler(Box<scheduler::Assignment>),
+    /// Re-sends what was accepted.
+    Requeue(Box<requeue::Assignment>),
+    /// Delivers over SMTP or LMTP.
+    AgentSmtp(Box<agent_smtp::Assignment>),
+    /// Delivers into Maildirs.
+    AgentLocal(Box<agent_local::Assignment>),
+    /// Writes delivery reports.
+    AgentError(Box<agent_error::Assignment>),
+    /// Answers scrapes.
+    Metrics(metrics::Assignment),
+}
+
+/// The most blocking threads of a worker: they wait for disks, not for cores.
+const BLOCKING_THREADS_MAX: usize = 16;
+
+/// Runs this process as a worker.
+pub fn main() -> ExitCode {
+    let worker = match Worker::start() {
+        Ok(worker) => worker,
+        Err(error) => {
+            eprintln!("grange worker: {error}");
+            return ExitCode::from(64);
+        }
+    };
+    let handed: Handed = match worker.settings() {
+        Ok(handed) => handed,
+        Err(error) => {
+            eprintln!("{}: {error}", worker.name());
+            return ExitCode::from(70);
+        }
+    };
+    let _flush = logging::start(&handed.log, worker.name());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build_local(tokio::runtime::LocalOptions::default());
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the runtime");
+            return ExitCode::from(71);
+        }
+    };
+    match runtime.block_on(work(worker, handed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the worker cannot go on");
+            ExitCode::from(71)
+        }
+    }
+}
+
+async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
+    let Handed { data_dir, queue, role, .. } = handed;
+    match role {
+        Role::Smtpserver(assignment) => {
+            let intake = stores::intake(&data_dir, &queue, &worker).await?;
+            smtpserver::run(worker, *assignment, intake).await?;
+        }
+        Role::Contentfilter(assignment) => {
+            contentfilter::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+        }
+        Role::Router(assignment) => {
+            router::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+        }
+        Role::Scheduler(assignment) => {
+            scheduler::run(worker, *assignment, stores::ledger(&data_dir, &queue)?).await?;
+        }
+        Role::Requeue(assignment) => {
+            requeue::run(worker, *assignment, stores::recovery(&data_dir)?).await?;
+        }
+        Role::AgentSmtp(assignment) => {
+            agent_smtp::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+        }
+        Role::AgentLocal(assignment) => {
+            agent_local::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+        }
+        Role::AgentError(assignment) => {
+            let intake = stores::intake(&data_dir, &queue, &worker).await?;
+            let reader = stores::reader(&data_dir, &queue)?;
+            agent_error::run(worker, *assignment, reader, intake).await?;
+        }
+        Role::Metrics(assignment) => metrics::run(worker, assignment).await?,
+    }
+    Ok(())
+}
