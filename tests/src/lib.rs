@@ -1,0 +1,34 @@
+//! The harness of the system tests: the real program on loopback, with real clients and servers around it.
+//!
+//! A test makes a [`Site`] (a scratch directory with a configuration), starts Grange in it ([`Running`]), talks to it with a
+//! [`Client`] or a program of someone else's, and looks at what a [`Sink`] was given. Waiting is always for an event with a
+//! deadline ([`until`]); everything started is ended when its owner is dropped, by process id.
+//!
+//! The program under test is `GRANGE_BINARY`, which `cargo xtask test` sets; without it, `cargo` builds it.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a JSON value without the key gives null, and a test fails on it"
+)]
+
+mod client;
+mod http;
+mod load;
+mod ports;
+mod postfix;
+mod process;
+mod program;
+mod sink;
+mod site;
+mod wait;
+
+pub use client::{Client, Reply};
+pub use http::{HttpServer, Post};
+pub use load::{Burst, burst};
+pub use ports::{Port, free_port};
+pub use postfix::Postfix;
+pub use process::{Process, cpu_ticks, descendants, rss_kib, state_of, threads, title};
+pub use program::{as_user, find, is_root, program, python, run};
+pub use sink::{Answer, Event, Received, Sink, SmtpSink};
+pub use site::{Running, Site};
+pub use wait::{PATIENCE, until, until_within};

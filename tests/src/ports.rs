@@ -1,0 +1,34 @@
+//! Ports of 127.0.0.1 that no other test of this machine takes.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+
+/// Below the range from which the kernel gives ports to clients.
+const FIRST: u16 = 20_000;
+const LAST: u16 = 31_999;
+
+/// A port that is ours until this is dropped.
+#[derive(Debug)]
+pub struct Port {
+    /// Its number.
+    pub number: u16,
+    _lock: File,
+}
+
+/// Takes a port that nobody listens on and no other test has taken. Each is a file under a lock, which a test's death frees.
+pub fn free_port() -> Port {
+    let registry = std::env::temp_dir().join("grange-test-ports");
+    std::fs::create_dir_all(&registry).expect("the port registry can be made");
+    let count = u32::from(LAST - FIRST) + 1;
+    // Where the search begins does not matter; that two tests begin in different places saves them time.
+    let start = std::process::id().wrapping_mul(37) % count;
+    for step in 0..count {
+        let number = FIRST + u16::try_from((start + step) % count).expect("the range has so many");
+        let lock =
+            File::create(registry.join(number.to_string())).expect("a lock file can be made");
+        if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+            return Port { number, _lock: lock };
+        }
+    }
+    panic!("no port from {FIRST} to {LAST} is free");
+}

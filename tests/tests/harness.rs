@@ -1,0 +1,71 @@
+//! The harness against itself: its client, its sinks and Postfix, without Grange between them.
+
+use std::process::Command;
+
+use tests::{
+    Answer, Burst, Client, Event, Postfix, Sink, SmtpSink, burst, find, free_port, run, until,
+};
+
+#[test]
+fn a_burst_reaches_the_sink() {
+    let port = free_port();
+    let sink = Sink::start(port.number);
+    let Burst { accepted, unsure } = burst(port.number, 200, 8, "recipient@sink.example");
+    assert_eq!((accepted.len(), unsure.len()), (200, 0));
+    assert!(sink.tokens().keys().eq(accepted.iter()));
+    let received = sink.received();
+    assert!(received.iter().all(|message| message.recipients == ["<recipient@sink.example>"]));
+}
+
+#[test]
+fn the_sink_does_as_it_is_told() {
+    let port = free_port();
+    let sink = Sink::scripted(port.number, |event| match event {
+        Event::Command(line) if line.starts_with("RCPT TO:<no") => {
+            Answer::Say("550-5.1.1 no\n550 5.1.1 never".to_owned())
+        }
+        Event::Message(message) if message.data.contains("drop") => Answer::Last(Vec::new()),
+        _ => Answer::Usual,
+    });
+    let mut client = Client::ready(port.number);
+    let reply = client.message("a@b.test", &["nobody@b.test"], "x").expect("a reply");
+    assert_eq!((reply.code, reply.lines.len()), (550, 2));
+    client.expect("RSET", 250);
+    assert_eq!(client.message("a@b.test", &["c@b.test"], "kept").expect("a reply").code, 250);
+    assert!(client.message("a@b.test", &["c@b.test"], "drop").is_err());
+    assert_eq!(sink.received().len(), 1);
+    drop(sink);
+    assert!(Client::open(port.number).is_err(), "a sink that is dropped lets go of its port");
+}
+
+#[test]
+fn smtp_sink_counts() {
+    let port = free_port();
+    let sink = SmtpSink::start(port.number);
+    let mut source = Command::new(find("smtp-source"));
+    let sent = run(source.args(["-s", "5", "-m", "50", &format!("127.0.0.1:{}", port.number)]));
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    until("smtp-sink has 50", || (sink.messages() == 50).then_some(()));
+}
+
+#[test]
+fn postfix_delivers_and_relays() {
+    let port = free_port();
+    let sink = Sink::start(port.number);
+    let postfix = Postfix::start(port.number);
+    let mut client = Client::ready(postfix.port.number);
+    for recipient in ["bob@postfix.example", "carol@sink.example"] {
+        let reply = client
+            .message("alice@source.example", &[recipient], "Subject: x\r\n\r\nx")
+            .expect("a reply");
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
+    sink.wait(1);
+    until("the mailbox has one", || (postfix.delivered() == 1).then_some(()));
+    assert!(
+        postfix
+            .mailbox()
+            .iter()
+            .all(|message| message.contains("Delivered-To: bob@postfix.example"))
+    );
+}

@@ -1,0 +1,181 @@
+//! What an operator does with the program: reload, look, measure, explain, run farms one by one.
+#![allow(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
+use rustix::process::Signal;
+use tests::{Client, Sink, Site, burst, free_port, until};
+
+#[test]
+fn a_reload_changes_settings_and_loses_no_session() {
+    let site = Site::new();
+    let grange = site.start();
+    let mut old = Client::ready(site.smtp.number);
+    let text = site.text().replace(
+        "message_bytes_max = 52428800",
+        "message_bytes_max = 100000\nbanner = \"ESMTP Second\"",
+    );
+    std::fs::write(site.config(), text).expect("written");
+    grange.signal(grange.pid(), Signal::HUP);
+    until("the new settings hold", || {
+        let mut client = Client::open(site.smtp.number).ok()?;
+        let greeting = client.reply().ok()?;
+        greeting.text().contains("Second").then_some(())
+    });
+    let reply = old
+        .message("alice@example.test", &["bob@example.test"], "Subject: x\r\n\r\n")
+        .expect("a reply");
+    assert_eq!(reply.code, 250, "the old session goes on: {reply:?}");
+    until("it is delivered", || site.mailbox("example.test", "bob").pop());
+
+    // A broken configuration changes nothing.
+    std::fs::write(site.config(), "hostname = 7\n").expect("written");
+    grange.signal(grange.pid(), Signal::HUP);
+    until("it is said so", || site.log().contains("not reloaded").then_some(()));
+    std::fs::write(site.config(), site.text()).expect("written");
+    Client::ready(site.smtp.number).expect("QUIT", 221);
+    assert!(grange.stop().success());
+}
+
+#[test]
+fn reloads_under_load_lose_nothing() {
+    let site = Site::new();
+    let sink = Sink::start(site.sink.number);
+    let grange = site.start();
+    let port = site.smtp.number;
+    let sending = std::thread::spawn(move || burst(port, 1500, 10, "recipient@sink.example"));
+    for part in 1..=3 {
+        sink.wait(part * 300);
+        grange.signal(grange.pid(), Signal::HUP);
+    }
+    let sent = sending.join().expect("the load goes through");
+    site.wait_empty();
+    let tokens = sink.tokens();
+    assert!(sent.accepted.iter().all(|token| tokens.contains_key(token)), "all arrive");
+    assert!(grange.stop().success());
+}
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let port = free_port();
+    let site =
+        Site::new().append(&format!("\n[metrics]\nlisten = \"127.0.0.1:{}\"\n", port.number));
+    let grange = site.start();
+    let mut client = Client::ready(site.smtp.number);
+    let reply = client
+        .message("alice@example.test", &["bob@example.test"], "Subject: x\r\n\r\n")
+        .expect("a reply");
+    assert_eq!(reply.code, 250);
+    site.wait_empty();
+    let printed = site.ok(&["metrics"]);
+    let served = scrape(port.number);
+    for text in [&printed, &served] {
+        let accepted =
+            text.lines().find(|line| !line.starts_with('#') && line.contains("accepted_total"));
+        let accepted = accepted.unwrap_or_else(|| panic!("no accepted_total in {text}"));
+        assert!(accepted.ends_with(" 1") && accepted.starts_with("grange_"), "{accepted}");
+        assert!(text.contains("# TYPE"), "{text}");
+    }
+    assert!(grange.stop().success());
+}
+
+fn scrape(port: u16) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("metrics are served");
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .expect("written");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    text
+}
+
+#[test]
+fn route_explains() {
+    let site = Site::new();
+    let told = site.ok(&["route", "bob@example.test"]);
+    assert!(told.contains("local"), "{told}");
+    let told = site.ok(&["route", "carol@sink.example", "--from", "alice@example.test"]);
+    assert!(told.contains("smtp") && told.contains(&site.sink.number.to_string()), "{told}");
+    assert!(site.json(&["route", "carol@sink.example", "--json"]).is_array());
+}
+
+#[test]
+fn a_message_can_be_looked_at() {
+    let site = Site::new();
+    let grange = site.start();
+    let mut client = Client::ready(site.smtp.number);
+    let reply = client
+        .message("alice@example.test", &["bob@sink.example"], "Subject: look\r\n\r\nat me")
+        .expect("a reply");
+    let id = reply.queued_as().expect("the reply names the message");
+    let shown = site.json(&["queue", "show", &id, "--json"]);
+    let handle = shown["handle"].as_str().expect("a handle");
+    for text in [site.ok(&["body", handle]), site.ok(&["queue", "show", "--raw", &id])] {
+        assert!(text.contains("Received: from client.example"), "{text}");
+        assert!(text.ends_with("Subject: look\r\n\r\nat me\r\n"), "{text:?}");
+    }
+    let check = site.ok(&["spool", "check"]);
+    assert!(!check.is_empty());
+    assert!(grange.stop().success());
+    // Without a scheduler the store is read, and it is said so.
+    let output = site.run(&["queue", "list"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&id));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("scheduler"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let check = site.json(&["spool", "check", "--json"]);
+    assert!(check.is_object(), "{check}");
+}
+
+#[test]
+fn each_farm_runs_alone() {
+    let site = Site::new();
+    let farms = ["local", "smtp", "error", "scheduler", "router", "requeue", "smtpserver"];
+    let running: Vec<_> = farms.iter().map(|farm| site.spawn(&["farm", farm])).collect();
+    until("mail is taken and delivered", || {
+        let mut client = Client::open(site.smtp.number).ok()?;
+        client.reply().ok()?;
+        client.command("EHLO client.example").ok()?;
+        let reply = client
+            .message("alice@example.test", &["bob@example.test"], "Subject: x\r\n\r\n")
+            .ok()?;
+        (reply.code == 250).then_some(())
+    });
+    until("it is delivered", || site.mailbox("example.test", "bob").pop());
+    // In the order of the stages, so that nobody asks who has gone.
+    for farm in running.into_iter().rev() {
+        assert!(farm.stop().success());
+    }
+}
+
+#[test]
+fn systemd_is_told() {
+    let site = Site::new();
+    let path = site.path("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket of our own");
+    socket.set_read_timeout(Some(tests::PATIENCE)).expect("a timeout");
+    let mut command = site.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000000");
+    let log = std::fs::File::create(site.path("log")).expect("a log file");
+    let mut process = tests::Process::spawn(
+        "grange",
+        command.stdout(log.try_clone().expect("a descriptor")).stderr(log),
+    );
+    let mut told = String::new();
+    let mut buffer = [0; 4096];
+    while !(told.contains("READY=1") && told.contains("WATCHDOG=1")) {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}: {told}"));
+        told.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        told.push('\n');
+    }
+    assert!(process.stop().success());
+    while !told.contains("STOPPING=1") {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}: {told}"));
+        told.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+}

@@ -1,0 +1,125 @@
+//! Postfix as a contender: its own configuration, queue and ports beside any that the machine runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::load::{free_port, wait_for_port};
+use crate::Failure;
+use crate::process::{Guarded, find, is_root, output};
+
+/// Postfix's default limit of processes for each service, and what it would take for a busy relay.
+const PROCESSES_MAX: u32 = 100;
+
+/// A running Postfix that relays everything to a sink.
+pub(super) struct Postfix {
+    _child: Guarded,
+    /// Where it takes mail.
+    pub(super) port: u16,
+    /// What it says of its version.
+    pub(super) version: String,
+}
+
+impl Postfix {
+    /// Starts the installed Postfix with a configuration and a queue in `folder`.
+    pub(super) fn start(folder: &Path, sink: u16) -> Result<Self, Failure> {
+        if !is_root() {
+            return Err("Postfix starts only as root; run the benchmark as root".into());
+        }
+        let port = free_port()?;
+        let (config, daemons) = (folder.join("etc"), daemons()?);
+        for name in ["etc", "queue", "data"] {
+            std::fs::create_dir_all(folder.join(name))?;
+        }
+        std::os::unix::fs::chown(folder.join("data"), Some(user_id("postfix")?), None)?;
+        std::fs::write(config.join("main.cf"), main_cf(folder, sink))?;
+        std::fs::write(config.join("master.cf"), master_cf(port))?;
+        // Makes the queue's folders with the owners and modes that Postfix wants.
+        let check = find("postfix").ok_or("postfix is not installed")?;
+        output(Command::new(check).arg("-c").arg(&config).arg("check"))?;
+        let mut command = Command::new(daemons.join("master"));
+        command.arg("-c").arg(&config).arg("-d").env("MAIL_CONFIG", &config).stdin(Stdio::null());
+        let mut child = Guarded::spawn("postfix", &mut command)?;
+        wait_for_port(port, &mut child)?;
+        let version = format!("postfix {}", postconf(&["-h", "-d", "mail_version"])?);
+        Ok(Self { _child: child, port, version })
+    }
+}
+
+fn main_cf(folder: &Path, sink: u16) -> String {
+    let folder = folder.display();
+    format!(
+        "compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+mail_owner = postfix
+myhostname = postfix.example.test
+mydestination =
+local_recipient_maps =
+mynetworks = 127.0.0.0/8
+smtpd_relay_restrictions = permit_mynetworks, reject
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+relayhost = [127.0.0.1]:{sink}
+disable_dns_lookups = yes
+smtpd_peername_lookup = no
+alias_maps =
+alias_database =
+default_process_limit = {PROCESSES_MAX}
+smtpd_client_connection_count_limit = 0
+default_destination_concurrency_limit = 20
+smtp_tls_security_level = none
+smtpd_tls_security_level = none
+biff = no
+maillog_file = /dev/null
+maillog_file_prefixes = /dev
+"
+    )
+}
+
+/// Debian's services that relaying needs, on our own port and without chroot.
+fn master_cf(port: u16) -> String {
+    format!(
+        "127.0.0.1:{port} inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+local unix - n n - - local
+virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"
+    )
+}
+
+fn daemons() -> Result<PathBuf, Failure> {
+    Ok(PathBuf::from(postconf(&["-h", "-d", "daemon_directory"])?))
+}
+
+fn postconf(arguments: &[&str]) -> Result<String, Failure> {
+    let postconf = find("postconf").ok_or("postfix is not installed")?;
+    Ok(output(Command::new(postconf).args(arguments))?.trim().to_owned())
+}
+
+fn user_id(name: &str) -> Result<u32, Failure> {
+    let users = std::fs::read_to_string("/etc/passwd")?;
+    let user = users.lines().find(|line| line.split(':').next() == Some(name));
+    let id = user.and_then(|line| line.split(':').nth(2)).and_then(|id| id.parse().ok());
+    id.ok_or_else(|| format!("there is no user {name}").into())
+}

@@ -1,0 +1,81 @@
+//! The project's own commands: `cargo xtask test | tidy | bench | document`.
+//!
+//! Depends on the standard library alone, so that it is built in seconds and before anything else.
+
+mod bench;
+mod document;
+mod fuzz;
+mod packages;
+mod process;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Why a command of ours could not do its work; the text is for people.
+type Failure = Box<dyn std::error::Error>;
+
+const USAGE: &str = "\
+The project's own commands.
+
+usage: cargo xtask test [--filter TEXT] [--fast]
+           everything that a change must pass; ends with a line `N passed, N failed`
+             --filter TEXT   only the step of that name (fmt, clippy, tidy, unit, system, fuzz), or the tests whose name holds TEXT
+             --fast          without fmt and clippy, and with shorter fuzzing
+       cargo xtask tidy
+           the rules of the tree that can be checked: arrows between crates, words, golden frames, links
+       cargo xtask document
+           writes docs/configuration.md from the settings' doc comments
+       cargo xtask bench relay [--rounds 3] [--messages 10000] [--sessions 20] [--length 4096] [--only floor|grange|postfix]
+           smtp-source through Grange, and through Postfix, to smtp-sink
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", options @ ..] => {
+            test::Options::parse(options).and_then(|options| test::run(&options))
+        }
+        ["tidy"] => tidy::run(),
+        ["document"] => document::run(),
+        ["bench", name, options @ ..] => bench::run(name, options),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(true)
+        }
+        _ => Err(usage("no such command")),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::from(if failure.is::<Usage>() { 64 } else { 1 })
+        }
+    }
+}
+
+/// The command line makes no sense; the usage is part of the message.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}\n\n{USAGE}", self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+fn usage(wrong: impl Into<String>) -> Failure {
+    Box::new(Usage(wrong.into()))
+}
+
+/// The repository's root: the folder above this crate, as the cargo that runs us says; a target directory may be shared.
+fn root() -> PathBuf {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = here.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    here.parent().map(PathBuf::from).unwrap_or(here)
+}

@@ -1,0 +1,103 @@
+//! What the tests need from Debian: installed when we are root, named when we are not.
+
+use std::process::{Command, Stdio};
+
+use crate::Failure;
+use crate::process::{find, is_root, succeeds};
+
+/// A program the tests run, and the Debian package that brings it.
+const NEEDED: &[(&str, &str)] = &[
+    ("smtp-source", "postfix"),
+    ("smtp-sink", "postfix"),
+    ("swaks", "swaks"),
+    ("socat", "socat"),
+    ("python3", "python3"),
+    ("ps", "procps"),
+    ("setpriv", "util-linux"),
+    ("c++", "g++"),
+];
+
+/// While this file says 101, Debian's packages start none of their services.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Sees to it that everything needed is there.
+pub(crate) fn provide() -> Result<(), Failure> {
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        return Err(format!(
+            "the tests need Debian's packages {}: install them, or run as root",
+            packages.join(" ")
+        )
+        .into());
+    }
+    if find("apt-get").is_none() {
+        return Err(format!(
+            "the tests need what Debian packages as {}, and there is no apt-get",
+            packages.join(" ")
+        )
+        .into());
+    }
+    install(&packages)?;
+    match missing() {
+        rest if rest.is_empty() => Ok(()),
+        rest => Err(format!("still missing after apt-get install: {}", rest.join(" ")).into()),
+    }
+}
+
+fn missing() -> Vec<&'static str> {
+    let mut packages: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    packages.dedup();
+    packages
+}
+
+fn install(packages: &[&str]) -> Result<(), Failure> {
+    let _quiet = Quiet::begin()?;
+    // A list that is days old names files that the mirrors no longer have.
+    if !succeeds(&mut apt_get(&["update", "--quiet"]))? {
+        return Err("apt-get update failed".into());
+    }
+    let mut arguments = vec!["install", "--quiet", "--yes", "--no-install-recommends"];
+    arguments.extend_from_slice(packages);
+    if succeeds(&mut apt_get(&arguments))? { Ok(()) } else { Err("apt-get install failed".into()) }
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    command
+}
+
+/// Keeps freshly installed services (Postfix) from starting, for as long as it lives.
+struct Quiet {
+    ours: bool,
+}
+
+impl Quiet {
+    fn begin() -> Result<Self, std::io::Error> {
+        let path = std::path::Path::new(POLICY);
+        if path.try_exists()? {
+            return Ok(Self { ours: false });
+        }
+        std::fs::write(path, "#!/bin/sh\nexit 101\n")?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, mode)?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = std::fs::remove_file(POLICY)
+        {
+            eprintln!("xtask: cannot remove {POLICY}, which keeps services from starting: {error}");
+        }
+    }
+}

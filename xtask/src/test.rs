@@ -1,0 +1,210 @@
+//! `cargo xtask test`: everything that a change must pass, counted.
+
+use std::time::{Duration, Instant};
+
+use crate::process::{cargo, lines, succeeds, target_dir};
+use crate::{Failure, fuzz, packages, tidy, usage};
+
+/// How `cargo xtask test` was asked to run.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    filter: Option<String>,
+    fast: bool,
+}
+
+impl Options {
+    /// Takes the words after `test`.
+    pub(crate) fn parse(words: &[&str]) -> Result<Self, Failure> {
+        let mut options = Self::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--fast" => options.fast = true,
+                "--filter" => {
+                    let text = words.next().ok_or_else(|| usage("--filter needs a text"))?;
+                    options.filter = Some((*text).to_owned());
+                }
+                other => return Err(usage(format!("test does not know {other}"))),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether a step is to run: all are, unless the filter names one, or tests within the steps that have many.
+    fn wants(&self, step: &str) -> bool {
+        match self.filter.as_deref() {
+            None => true,
+            Some(filter) if STEPS.contains(&filter) => filter == step,
+            Some(_) => step == "unit" || step == "system",
+        }
+    }
+
+    /// What the names of tests must hold, within a step.
+    fn tests(&self) -> Option<&str> {
+        self.filter.as_deref().filter(|filter| !STEPS.contains(filter))
+    }
+}
+
+/// The steps, by name.
+const STEPS: &[&str] = &["fmt", "clippy", "tidy", "unit", "system", "fuzz"];
+
+/// How many tests passed and failed; a step that is no test run counts as one test.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+impl Count {
+    /// One test with this end.
+    pub(crate) fn one(passed: bool) -> Self {
+        Self { passed: u64::from(passed), failed: u64::from(!passed) }
+    }
+
+    /// Adds another count to this one.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Runs the steps, each whatever became of those before, and prints the count as the last line.
+pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
+    packages::provide()?;
+    let mut report = Report::default();
+    if !options.fast && options.wants("fmt") {
+        report.step("fmt", || one(succeeds(&mut cargo(&["fmt", "--all", "--check"]))));
+    }
+    if !options.fast && options.wants("clippy") {
+        report.step("clippy", clippy);
+    }
+    if options.wants("tidy") {
+        report.step("tidy", || one(tidy::run()));
+    }
+    if options.wants("unit") {
+        report.step("unit", || tests(options, &["--workspace", "--exclude", "tests"], &[]));
+    }
+    if options.wants("system") {
+        report.step("system", || system(options));
+    }
+    if options.wants("fuzz") {
+        let seconds = if options.fast { 2 } else { 8 };
+        report.step("fuzz", || fuzz::run(Duration::from_secs(seconds)));
+    }
+    report.print();
+    println!("{} passed, {} failed", report.count.passed, report.count.failed);
+    Ok(report.count.failed == 0)
+}
+
+fn clippy() -> Result<Count, Failure> {
+    let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    one(succeeds(&mut cargo(&lints)))
+}
+
+/// The system tests: the real program, built as it is shipped, on loopback.
+fn system(options: &Options) -> Result<Count, Failure> {
+    if !succeeds(&mut cargo(&["build", "--quiet", "--release", "--package", "grange"]))? {
+        return Ok(Count::one(false));
+    }
+    let binary = target_dir()?.join("release").join("grange");
+    let binary = binary.to_str().ok_or("the target directory's name is not UTF-8")?;
+    tests(options, &["--package", "tests"], &[("GRANGE_BINARY", binary)])
+}
+
+/// Runs `cargo test` and adds up what libtest says at the end of each test program.
+fn tests(
+    options: &Options,
+    which: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<Count, Failure> {
+    let mut arguments = vec!["test", "--quiet", "--no-fail-fast"];
+    arguments.extend_from_slice(which);
+    arguments.push("--");
+    arguments.extend(options.tests());
+    // Timing matters to the system tests, and some of them load the machine.
+    if !environment.is_empty() {
+        arguments.push("--test-threads=2");
+    }
+    let mut count = Count::default();
+    let mut command = cargo(&arguments);
+    command.envs(environment.iter().copied());
+    let succeeded = lines(&mut command, |line| {
+        match result(line) {
+            Some(result) => count.add(result),
+            None if line.is_empty() || line.starts_with("running ") => return,
+            None => {}
+        }
+        println!("{line}");
+    })?;
+    // A test program that does not compile, or dies, says nothing.
+    if !succeeded && count.failed == 0 {
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// What a line `test result: ok. 3 passed; 0 failed; …` says.
+fn result(line: &str) -> Option<Count> {
+    let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |name: &str| {
+        rest.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse::<u64>().ok())
+    };
+    Some(Count { passed: number("passed")?, failed: number("failed")? })
+}
+
+fn one(passed: Result<bool, Failure>) -> Result<Count, Failure> {
+    passed.map(Count::one)
+}
+
+/// What each step came to, for the summary.
+#[derive(Default)]
+struct Report {
+    count: Count,
+    steps: Vec<(&'static str, Count, Duration)>,
+}
+
+impl Report {
+    fn step(&mut self, name: &'static str, work: impl FnOnce() -> Result<Count, Failure>) {
+        println!("\n== {name}");
+        let begun = Instant::now();
+        let count = work().unwrap_or_else(|failure| {
+            println!("{name}: {failure}");
+            Count::one(false)
+        });
+        self.count.add(count);
+        self.steps.push((name, count, begun.elapsed()));
+    }
+
+    fn print(&self) {
+        println!("\n{:<8} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
+        for (name, count, took) in &self.steps {
+            println!("{name:<8} {:>7} {:>7} {:>8}", count.passed, count.failed, took.as_secs());
+        }
+        println!();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtest_lines_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.01s";
+        let count = result(line).expect("a result line");
+        assert_eq!((count.passed, count.failed), (12, 3));
+        assert!(result("test smtp::session ... ok").is_none());
+        assert!(result("test result: ok").is_none());
+    }
+
+    #[test]
+    fn options_are_taken_or_refused() {
+        let options = Options::parse(&["--fast", "--filter", "spool"]).expect("good options");
+        assert!(options.fast && options.wants("unit") && !options.wants("fmt"));
+        assert_eq!(options.tests(), Some("spool"));
+        let options = Options::parse(&["--filter", "fuzz"]).expect("good options");
+        assert!(options.wants("fuzz") && !options.wants("unit"));
+        assert!(Options::parse(&["--filter"]).is_err());
+        assert!(Options::parse(&["--slow"]).is_err());
+    }
+}
