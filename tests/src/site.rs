@@ -13,6 +13,9 @@ use tempfile::TempDir;
 use crate::process::signal_pid;
 use crate::{Port, Process, free_port, is_root, program, run, until};
 
+/// Set, a failing test leaves its site's directory and says where it is.
+const KEEP: &str = "GRANGE_TEST_KEEP";
+
 /// How much of the log a failing test shows, in lines.
 const LOG_LINES: usize = 80;
 
@@ -24,6 +27,15 @@ pub struct Site {
     /// Where its next hop is.
     pub sink: Port,
     text: String,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os(KEEP).is_some() {
+            self.folder.disable_cleanup(true);
+            eprintln!("{KEEP}: {} is kept", self.folder.path().display());
+        }
+    }
 }
 
 impl Default for Site {

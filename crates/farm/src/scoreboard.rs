@@ -90,7 +90,9 @@ pub fn read_all(run_dir: &Path) -> io::Result<Vec<View>> {
     let mut views = Vec::new();
     for entry in run_dir.join("scoreboards").read_dir()? {
         let path = entry?.path();
-        if let Ok(view) = board::read(&path) {
+        if board::is_scoreboard(&path)
+            && let Ok(view) = board::read(&path)
+        {
             views.push(view);
         }
     }

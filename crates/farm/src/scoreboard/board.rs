@@ -1,8 +1,10 @@
 //! The file itself: where everything stands, and how it is made, mapped and read.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -112,14 +114,16 @@ impl Board {
         let names = serde_json::to_vec(&names)?;
         let header_bytes = (AT_NAMES + names.len()).next_multiple_of(PAGE);
         let geometry = Geometry { slots, tally_buckets, header_bytes };
-        let temporary = path.with_extension("new");
-        let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(&temporary)?;
+        let temporary = temporary(path)?;
+        let file = File::options().read(true).write(true).create_new(true).open(&temporary)?;
         file.set_permissions(PermissionsExt::from_mode(0o644))?;
         sys::fallocate(&file, 0, geometry.length() as u64)?;
         file.write_all_at(&names, AT_NAMES as u64)?;
         let alive = File::open(&temporary)?;
-        sys::flock(&alive, sys::Lock::Exclusive)?;
+        if !sys::flock(&alive, sys::Lock::Exclusive)? {
+            // Readers would take this farm for dead as long as it lives.
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody locked the scoreboard"));
+        }
         let map = SharedMap::new(&file, geometry.length())?;
         let counter_names = counters.to_vec();
         let counters = counters.len();
@@ -414,6 +418,23 @@ impl Header {
         }
         Ok(Self { geometry, names, bytes })
     }
+}
+
+/// The name under which a scoreboard is made, free: readers pass it over ([`is_scoreboard`]), so that none of them holds its
+/// lock for a moment just when its manager wants it.
+fn temporary(path: &Path) -> io::Result<PathBuf> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    let temporary = path.with_file_name(name);
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(temporary),
+    }
+}
+
+/// Whether a file of that name is a whole scoreboard, not one that is just being made.
+pub(super) fn is_scoreboard(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| !name.as_bytes().starts_with(b"."))
 }
 
 /// Reads one scoreboard, without mapping it: a reader must not die of a file that shrinks.

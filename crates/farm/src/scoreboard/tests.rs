@@ -49,6 +49,29 @@ fn a_reader_sees_what_workers_wrote() {
 }
 
 #[test]
+fn readers_do_not_make_a_new_scoreboard_look_dead() {
+    let directory = tempfile::tempdir().unwrap();
+    board(directory.path(), 1, 0);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !ended.load(Relaxed) {
+                    read_all(directory.path()).unwrap();
+                }
+            });
+        }
+        let alive = (0..500).filter(|_| {
+            let _made = board(directory.path(), 1, 0);
+            read_all(directory.path()).is_ok_and(|views| views.len() == 1)
+        });
+        let alive = alive.count();
+        ended.store(true, Relaxed);
+        assert_eq!(alive, 500);
+    });
+}
+
+#[test]
 fn an_ended_worker_leaves_its_counters() {
     let directory = tempfile::tempdir().unwrap();
     let board = board(directory.path(), 2, 64);
