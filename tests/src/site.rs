@@ -166,14 +166,14 @@ impl Site {
     /// Starts all farms and waits until they are ready.
     pub fn start(&self) -> Running<'_> {
         let running = self.spawn(&["run"]);
-        running.wait_ready();
+        running.wait_ready(|_| true);
         running
     }
 
     /// Starts some farms and waits until they are ready.
     pub fn start_only(&self, farms: &[&str]) -> Running<'_> {
         let running = self.spawn(&["run", "--only", &farms.join(",")]);
-        running.wait_ready();
+        running.wait_ready(|farm| farms.contains(&farm));
         running
     }
 
@@ -203,35 +203,21 @@ pub struct Running<'site> {
 }
 
 impl Running<'_> {
-    /// Waits until every farm that was started has a ready worker, or needs none now, and mail is taken.
-    pub fn wait_ready(&self) {
+    /// Waits until each of these farms has a ready worker, or needs none now, and mail is taken.
+    fn wait_ready(&self, is_started: impl Fn(&str) -> bool) {
         until("all farms are ready", || {
             let output = self.site.run(&["status", "--json"]);
             let status: Value = serde_json::from_slice(&output.stdout).ok()?;
             let farms = status["farms"].as_array()?;
-            let ready = |farm: &Value| {
-                let workers = farm["workers"].as_array();
-                farm["farm"] == "requeue"
-                    || workers.is_some_and(|workers| {
-                        workers.iter().any(|worker| worker["state"] == "ready")
-                    })
+            let mut started =
+                farms.iter().filter(|farm| farm["farm"].as_str().is_some_and(&is_started));
+            let is_ready = |farm: &Value| {
+                let mut workers = farm["workers"].as_array().into_iter().flatten();
+                farm["on_demand"] == true || workers.any(|worker| worker["state"] == "ready")
             };
-            let alive: Vec<&Value> = farms.iter().filter(|farm| farm["alive"] == true).collect();
-            let takes_mail =
-                !alive.iter().any(|farm| farm["farm"] == "smtpserver") || self.greets();
-            (!alive.is_empty()
-                && alive.iter().all(|farm| ready(farm))
-                && takes_mail
-                && self.complete(&alive))
-            .then_some(())
+            let takes_mail = !is_started("smtpserver") || self.greets();
+            (started.all(|farm| farm["alive"] == true && is_ready(farm)) && takes_mail).then_some(())
         });
-    }
-
-    /// Whether every manager that was started has its scoreboard.
-    fn complete(&self, alive: &[&Value]) -> bool {
-        let managers = crate::descendants(self.process.pid()).into_iter().filter_map(crate::title);
-        let managers = managers.filter(|title| title.contains(" farm ")).count();
-        managers > 0 && alive.len() >= managers
     }
 
     fn greets(&self) -> bool {

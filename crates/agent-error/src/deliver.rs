@@ -32,7 +32,7 @@ struct Inner {
     hostname: String,
     reader: Rc<dyn Reader>,
     intake: Rc<dyn Intake>,
-    hint: Box<dyn Fn(&RouteRequest)>,
+    hint: Box<dyn Fn(RouteRequest)>,
     counters: Counters,
     /// KiB of messages that may be held in memory.
     memory: Semaphore,
@@ -58,7 +58,7 @@ impl ErrorAgent {
         assignment: &Assignment,
         reader: Rc<dyn Reader>,
         intake: Rc<dyn Intake>,
-        hint: impl Fn(&RouteRequest) + 'static,
+        hint: impl Fn(RouteRequest) + 'static,
         counters: Counters,
     ) -> Self {
         let inner = Inner {
@@ -173,7 +173,7 @@ impl Inner {
         let handle = draft.commit(accept).await.map_err(Refusal::Intake)?;
         let size = written.message.len() as u64;
         let facts = RouteFacts { envelope, size, accepted_at: now, hold: None };
-        (self.hint)(&RouteRequest { handle, id, routing: 1, facts: Some(facts) });
+        (self.hint)(RouteRequest { handle, id, routing: 1, facts: Some(facts) });
         Ok(id)
     }
 

@@ -21,12 +21,12 @@ pub use deliver::ErrorAgent;
 pub use settings::{Assignment, Settings};
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent::Counters;
-use job::route::Route;
+use job::hints::{Counted, Hints};
 use queue::{Intake, Reader};
-use socket::{ClientSettings, SendOptions};
+use socket::ClientSettings;
 
 /// Names of this agent's counters on the scoreboard.
 pub const COUNTERS: &[&str] = &[
@@ -52,6 +52,8 @@ mod counter {
 
 /// How long router may take over a hint; nobody waits for it.
 const ROUTE_DEADLINE: Duration = Duration::from_secs(5);
+/// The most hints that are sent a second time and wait for a connection.
+const WAITING_MAX: usize = 1000;
 
 /// Why this agent could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -61,32 +63,33 @@ pub enum Error {
     Agent(#[from] agent::Error),
 }
 
+/// How long a worker that has drained waits for router to acknowledge its reports.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// Writes reports until draining is done.
+///
+/// Gives how many reports router has not acknowledged: once the intake is closed, requeue should look for them.
 pub async fn run(
     worker: farm::Worker,
     assignment: Assignment,
     reader: Rc<dyn Reader>,
     intake: Rc<dyn Intake>,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let socket = format!("{}.deliver", assignment.channel);
     let counters = Counters::of(&worker);
-    let settings = ClientSettings { deadline: ROUTE_DEADLINE, waiting_max: 0 };
-    let router = worker.client::<Route>("router.route", settings);
-    router.connect();
+    let settings = ClientSettings { deadline: ROUTE_DEADLINE, waiting_max: WAITING_MAX };
+    let route = worker.client("router.route", settings.clone());
+    let strike = worker.client("scheduler.strike", settings);
     let dropped = counters.clone();
-    let hint = move |request: &job::route::RouteRequest| {
-        let id = request.id;
-        let options = SendOptions { give_up: true, ..SendOptions::default() };
-        let sent = router.send(request, options, move |answer| {
-            if let Err(error) = answer {
-                tracing::debug!(%id, %error, "router has not taken a report; requeue will bring it back");
-            }
-        });
-        if let Err(error) = sent {
+    let hints = Hints::new(route, strike, ROUTE_DEADLINE, move |counted| {
+        if counted == Counted::Dropped {
             dropped.add(counter::HINTS_DROPPED, 1);
-            tracing::debug!(%id, %error, "no room at router for a report; requeue will bring it back");
         }
-    };
+    });
+    hints.connect();
+    let sender = hints.clone();
+    let hint = move |request| sender.send(request);
     let agent = ErrorAgent::new(&assignment, reader, intake, hint, counters);
-    Ok(agent::run(worker, &socket, Rc::new(agent)).await?)
+    agent::run(worker, &socket, Rc::new(agent)).await?;
+    Ok(hints.settle(Instant::now() + SETTLED).await)
 }

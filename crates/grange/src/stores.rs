@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context;
 use job::requeue::{Requeue, RequeueRequest};
@@ -24,21 +25,39 @@ pub async fn intake(
         tracing::info!(segments, messages, bodies_removed, damaged_bytes, "adopted");
     }
     if adopted.needs_requeue() {
-        ask_for_requeue(worker);
+        let reason = format!("{} adopted a stripe", worker.name());
+        tokio::task::spawn_local(ask_for_requeue(worker, reason, ADOPTED_DEADLINE));
     }
     Ok(intake)
 }
 
+/// How long requeue may take to hear of an adopted stripe.
+const ADOPTED_DEADLINE: Duration = Duration::from_secs(60);
+/// How long it may take to hear of a worker that is about to end.
+const LEFT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// An acceptor has ended and its intake is closed: what it accepted and could not tell router of is requeue's now.
+pub async fn leave_to_requeue(worker: &farm::Worker, messages: usize) {
+    if messages > 0 {
+        tracing::info!(messages, "accepted and not known to be routed: left to requeue");
+        let reason = format!("{} ended", worker.name());
+        ask_for_requeue(worker, reason, LEFT_DEADLINE).await;
+    }
+}
+
 /// Best effort: requeue's timer finds what this does not tell it of.
-fn ask_for_requeue(worker: &farm::Worker) {
-    let settings = ClientSettings { deadline: std::time::Duration::from_secs(60), waiting_max: 1 };
+fn ask_for_requeue(
+    worker: &farm::Worker,
+    reason: String,
+    deadline: Duration,
+) -> impl Future<Output = ()> + use<> {
+    let settings = ClientSettings { deadline, waiting_max: 1 };
     let client = worker.client::<Requeue>("requeue.requeue", settings);
-    let reason = format!("{} adopted a stripe", worker.name());
-    tokio::task::spawn_local(async move {
+    async move {
         if let Err(error) = client.call(&RequeueRequest { reason }).await {
             tracing::debug!(%error, "requeue was not asked");
         }
-    });
+    }
 }
 
 /// Opens the queue for reading.

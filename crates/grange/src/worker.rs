@@ -90,7 +90,8 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
     match role {
         Role::Smtpserver(assignment) => {
             let intake = stores::intake(&data_dir, &queue, &worker).await?;
-            smtpserver::run(worker, *assignment, intake).await?;
+            let left = smtpserver::run(worker.clone(), *assignment, intake).await?;
+            stores::leave_to_requeue(&worker, left).await;
         }
         Role::Contentfilter(assignment) => {
             contentfilter::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
@@ -113,7 +114,8 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
         Role::AgentError(assignment) => {
             let intake = stores::intake(&data_dir, &queue, &worker).await?;
             let reader = stores::reader(&data_dir, &queue)?;
-            agent_error::run(worker, *assignment, reader, intake).await?;
+            let left = agent_error::run(worker.clone(), *assignment, reader, intake).await?;
+            stores::leave_to_requeue(&worker, left).await;
         }
         Role::Metrics(assignment) => metrics::run(worker, assignment).await?,
     }

@@ -12,6 +12,8 @@
 //! | `requeue` | anyone → requeue | [`requeue`] |
 //! | `admin` | command line → scheduler | [`admin`] |
 //!
+//! Beside them stands [`hints`], how every acceptor sends `route`.
+//!
 //! Farms meet only here and in `queue`. A change of a type is a change of the protocol: it shows in a golden frame
 //! under `tests/golden` and in `docs/job-sockets.md`.
 
@@ -20,6 +22,7 @@
 pub mod admin;
 pub mod deliver;
 pub mod enqueue;
+pub mod hints;
 pub mod inspect;
 pub mod known;
 pub mod requeue;

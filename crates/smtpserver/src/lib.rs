@@ -28,8 +28,9 @@ mod verdict;
 mod watch;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use farm::DrainReason;
 use queue::Intake;
 use serde::{Deserialize, Serialize};
 
@@ -101,14 +102,20 @@ const _: () = assert!(COUNTERS.len() == Counter::RouteHintsUnanswered as usize +
 
 /// How long before a replaced worker is killed its sessions are asked to end.
 const LAST_CALL: Duration = Duration::from_secs(10);
+/// How long a replaced worker without sessions waits for router to acknowledge what it accepted.
+const SETTLED: Duration = Duration::from_secs(8);
+/// How long it waits when the farm stops; router may have stopped before.
+const SETTLED_AT_STOP: Duration = Duration::from_secs(1);
 
 /// Works as one worker of the farm until draining is done: every listener of the settings, by the names that
 /// [`Settings::listeners`] gives them.
+///
+/// Gives how many messages it accepted that router has not acknowledged: once the intake is closed, requeue should look for them.
 pub async fn run(
     worker: farm::Worker,
     assignment: Assignment,
     intake: Rc<dyn Intake>,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let settings = &assignment.settings;
     let deadlines = Deadlines {
         verify: settings.verify_timeout.0,
@@ -116,8 +123,9 @@ pub async fn run(
         route: settings.route_timeout.0,
     };
     let clients = Clients::new(&worker, &deadlines);
-    clients.connect(assignment.inspect);
-    let farms = Farms::new(clients, deadlines.route, Box::new(worker.clone()));
+    let farms = Farms::new(clients, deadlines.route, Rc::new(worker.clone()));
+    farms.connect(assignment.inspect);
+    let hints = farms.hints.clone();
     let services: Vec<Service> = settings.listen.iter().map(|listen| listen.service).collect();
     let name = format!("{}-{}", worker.name(), std::process::id());
     let stage = Rc::new(Stage::new(assignment, intake, Rc::new(farms), name));
@@ -131,7 +139,11 @@ pub async fn run(
     tokio::task::spawn_local(end_sessions(worker.clone(), stage));
     worker.ready();
     worker.drained().await;
-    Ok(())
+    let patience = match worker.drain_reason() {
+        Some(DrainReason::Stop) => SETTLED_AT_STOP,
+        _ => SETTLED,
+    };
+    Ok(hints.settle(Instant::now() + patience).await)
 }
 
 /// Ends sessions between their messages when the farm stops. When this worker is only replaced they run to their end, unless that

@@ -1,20 +1,16 @@
 //! The farms that this stage asks: `router`, `contentfilter` and, when a worker of theirs crashed, `scheduler`.
 
-mod left;
-
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use job::hints::{Counted, Hints};
 use job::inspect::{Inspect, InspectAnswer, InspectRequest};
 use job::route::{Route, RouteRequest};
-use job::strike::{Strike, StrikeAnswer, StrikeRequest};
+use job::strike::Strike;
 use job::verify::{Verify, VerifyAnswer, VerifyRequest};
 use queue::Local;
-use socket::{CallError, Client, ClientSettings, Conversation, SendOptions, codes};
+use socket::{CallError, Client, ClientSettings, Conversation, codes};
 
-use self::left::Left;
 use crate::Counter;
 
 /// How many workers a question that is asked before `250` may be lost with before it is given up: the third is the culprit's
@@ -24,12 +20,6 @@ const ASKS_MAX: u32 = job::strike::STRIKES_MAX;
 const STRIKE_DEADLINE: Duration = Duration::from_secs(5);
 /// The most questions of all sessions that wait for room in a window; a session more hears `451`.
 const WAITING_MAX: usize = 10_000;
-/// The most lost hints whose workers' fates are awaited; the oldest is forgotten first, and requeue brings it back without a strike.
-const LOST_MAX: usize = 4096;
-/// The most hints that are sent a second time at once.
-const RESENDS_MAX: usize = 1000;
-/// The most crashed workers that are remembered.
-const CRASHED_MAX: usize = 16;
 
 /// No answer was to be had; the client hears `451`.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +89,12 @@ impl Tally for farm::Worker {
 }
 
 /// The farms on their job sockets.
-pub(crate) struct Farms(Rc<Inner>);
+pub(crate) struct Farms {
+    verify: Client<Verify>,
+    inspect: Client<Inspect>,
+    pub(crate) hints: Hints,
+    tally: Rc<dyn Tally>,
+}
 
 /// Clients of the sockets that a session's questions go to.
 pub(crate) struct Clients {
@@ -116,24 +111,6 @@ pub(crate) struct Deadlines {
     pub(crate) route: Duration,
 }
 
-struct Inner {
-    clients: Clients,
-    route_deadline: Duration,
-    tally: Box<dyn Tally>,
-    fates: RefCell<Fates>,
-    /// Hints that are being sent a second time.
-    resends: Cell<usize>,
-    left: Rc<Left>,
-}
-
-/// Hints that were in hand when a connection ended. Whether its worker crashed, or drained or was killed by an operator, is said
-/// on another connection, before or after.
-#[derive(Default)]
-struct Fates {
-    lost: VecDeque<(u32, Rc<RouteRequest>)>,
-    crashed: VecDeque<u32>,
-}
-
 impl Clients {
     pub(crate) fn new(worker: &farm::Worker, deadlines: &Deadlines) -> Self {
         let settings = |deadline| ClientSettings { deadline, waiting_max: WAITING_MAX };
@@ -144,29 +121,30 @@ impl Clients {
             strike: worker.client("scheduler.strike", settings(STRIKE_DEADLINE)),
         }
     }
+}
+
+impl Farms {
+    pub(crate) fn new(clients: Clients, route_deadline: Duration, tally: Rc<dyn Tally>) -> Self {
+        let Clients { verify, inspect, route, strike } = clients;
+        let counting = Rc::clone(&tally);
+        let hints = Hints::new(route, strike, route_deadline, move |counted| {
+            let counter = match counted {
+                Counted::Hint => Counter::RouteHints,
+                Counted::Dropped => Counter::RouteHintsDropped,
+                Counted::Unanswered => Counter::RouteHintsUnanswered,
+            };
+            counting.count(counter, 1);
+        });
+        Self { verify, inspect, hints, tally }
+    }
 
     /// Begins to connect to whom every message needs, so that the first does not wait for it.
     pub(crate) fn connect(&self, inspect: bool) {
         self.verify.connect();
-        self.route.connect();
+        self.hints.connect();
         if inspect {
             self.inspect.connect();
         }
-    }
-}
-
-impl Farms {
-    pub(crate) fn new(clients: Clients, route_deadline: Duration, tally: Box<dyn Tally>) -> Self {
-        let (fates, resends) = (RefCell::default(), Cell::new(0));
-        let left = Left::new(clients.route.clone(), route_deadline);
-        let inner = Rc::new(Inner { clients, route_deadline, tally, fates, resends, left });
-        let weak = Rc::downgrade(&inner);
-        inner.clients.route.on_crash(move |pid| {
-            if let Some(inner) = weak.upgrade() {
-                inner.crashed(pid);
-            }
-        });
-        Self(inner)
     }
 }
 
@@ -175,26 +153,26 @@ impl Neighbours for Farms {
         &'a self,
         request: &'a VerifyRequest,
     ) -> Local<'a, Result<VerifyAnswer, Unavailable>> {
-        Box::pin(ask(&self.0.clients.verify, request))
+        Box::pin(ask(&self.verify, request))
     }
 
     fn inspect<'a>(
         &'a self,
         request: &'a InspectRequest,
     ) -> Local<'a, Result<InspectAnswer, Unavailable>> {
-        Box::pin(ask(&self.0.clients.inspect, request))
+        Box::pin(ask(&self.inspect, request))
     }
 
     fn route(&self, request: RouteRequest) {
-        self.0.hint(request);
+        self.hints.send(request);
     }
 
     fn count(&self, counter: Counter, add: u64) {
-        self.0.tally.count(counter, add);
+        self.tally.count(counter, add);
     }
 
     fn job(&self) -> Job {
-        self.0.tally.job()
+        self.tally.job()
     }
 }
 
@@ -214,111 +192,6 @@ async fn ask<C: Conversation>(
             Err(CallError::Deadline) => return Err(Unavailable::Deadline),
             Err(error) => return Err(Unavailable::Failed(error.to_string())),
         }
-    }
-}
-
-impl Inner {
-    /// Sends a hint if there is room for it.
-    fn hint(self: &Rc<Self>, request: RouteRequest) {
-        let request = Rc::new(request);
-        let options = SendOptions { deadline: Some(self.route_deadline), give_up: true, to: None };
-        let (inner, sent) = (Rc::clone(self), Rc::clone(&request));
-        let sending = self.clients.route.send(&request, options, move |answer| match answer {
-            Ok(_) => {}
-            Err(CallError::Lost { pid, .. }) => {
-                inner.lost(pid, &sent);
-                inner.resend(sent);
-            }
-            Err(CallError::Refused(error)) if error.code == codes::NOT_TAKEN => inner.resend(sent),
-            Err(_) => {
-                inner.tally.count(Counter::RouteHintsUnanswered, 1);
-                inner.left.keep(&sent);
-            }
-        });
-        self.tally.count(Counter::RouteHints, 1);
-        if sending.is_err() {
-            self.drop_hint(&request);
-        }
-    }
-
-    /// Sends a hint elsewhere that was in hand when its worker went, once: what is lost a second time is left to requeue, which
-    /// sends suspects alone.
-    fn resend(self: &Rc<Self>, request: Rc<RouteRequest>) {
-        if self.resends.get() >= RESENDS_MAX {
-            return self.drop_hint(&request);
-        }
-        self.resends.set(self.resends.get() + 1);
-        let inner = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let answer = inner.clients.route.call(&request).await;
-            inner.resends.set(inner.resends.get() - 1);
-            if answer.is_err() {
-                inner.tally.count(Counter::RouteHintsUnanswered, 1);
-            }
-            match answer {
-                Ok(_) => {}
-                Err(CallError::Lost { pid, .. }) => inner.lost(pid, &request),
-                Err(_) => inner.left.keep(&request),
-            }
-        });
-    }
-
-    /// There is no room for a hint now: it comes again later.
-    fn drop_hint(&self, request: &RouteRequest) {
-        self.tally.count(Counter::RouteHintsDropped, 1);
-        self.left.keep(request);
-    }
-
-    fn lost(self: &Rc<Self>, pid: u32, request: &Rc<RouteRequest>) {
-        let mut fates = self.fates.borrow_mut();
-        if fates.crashed.contains(&pid) {
-            drop(fates);
-            return self.strike(request);
-        }
-        if fates.lost.len() >= LOST_MAX {
-            fates.lost.pop_front();
-        }
-        fates.lost.push_back((pid, Rc::clone(request)));
-    }
-
-    fn crashed(self: &Rc<Self>, pid: u32) {
-        let mut fates = self.fates.borrow_mut();
-        if fates.crashed.contains(&pid) {
-            return;
-        }
-        if fates.crashed.len() >= CRASHED_MAX {
-            fates.crashed.pop_front();
-        }
-        fates.crashed.push_back(pid);
-        let (struck, left): (VecDeque<_>, _) = fates.lost.drain(..).partition(|(of, _)| *of == pid);
-        fates.lost = left;
-        drop(fates);
-        for (_, request) in struck {
-            self.strike(&request);
-        }
-    }
-
-    /// Tells the scheduler that router crashed with this message in hand.
-    fn strike(self: &Rc<Self>, request: &RouteRequest) {
-        let (handle, id) = (request.handle.clone(), request.id);
-        let strike = self.clients.strike.clone();
-        tokio::task::spawn_local(async move {
-            let request = StrikeRequest { handle, id, stage: "router".to_owned() };
-            match strike.call(&request).await {
-                Ok(StrikeAnswer { strikes, held }) => {
-                    tracing::warn!(
-                        id = id.as_str(),
-                        strikes,
-                        held,
-                        "router crashed with a message"
-                    );
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    tracing::warn!(id = id.as_str(), error, "cannot tell scheduler of a strike");
-                }
-            }
-        });
     }
 }
 

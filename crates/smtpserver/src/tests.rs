@@ -41,7 +41,7 @@ struct Case {
     router: Rc<Router>,
     memory: queue_memory::Memory,
     alone: farm::Alone,
-    stage: tokio::task::JoinHandle<Result<(), Error>>,
+    stage: tokio::task::JoinHandle<Result<usize, Error>>,
 }
 
 fn serve<C: socket::Conversation>(path: &std::path::Path, service: Rc<dyn socket::Service<C>>) {

@@ -25,6 +25,8 @@ mod conversation;
 mod frame;
 mod link;
 mod listener;
+#[cfg(feature = "served")]
+pub mod served;
 mod server;
 #[cfg(test)]
 mod testing;

@@ -190,7 +190,7 @@ fn deliver(store: Store, settings: Settings, request: DeliverRequest, gate: Gate
         &assignment,
         Rc::<Store>::clone(&store),
         store,
-        move |request| hinted.borrow_mut().push(request.clone()),
+        move |request| hinted.borrow_mut().push(request),
         Counters::for_test(move |counter, add| {
             *counted.borrow_mut().entry(counter).or_default() += add
         }),

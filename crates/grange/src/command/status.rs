@@ -7,8 +7,8 @@ use job::admin::{Admin, AdminAnswer, AdminRequest, Nothing, Status};
 use serde::Serialize;
 
 use super::{Failure, ask, block_on, table};
-use crate::cli;
 use crate::configuration::Configuration;
+use crate::{cli, farms};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -20,8 +20,11 @@ struct Report {
 #[derive(Serialize)]
 struct FarmReport {
     farm: String,
-    manager: u32,
+    /// Its manager's process id; none while it has no manager.
+    manager: Option<u32>,
     alive: bool,
+    /// Its workers are started for one pass each, when somebody asks or it is time.
+    on_demand: bool,
     crashes: u64,
     counters: serde_json::Map<String, serde_json::Value>,
     workers: Vec<WorkerReport>,
@@ -52,7 +55,7 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
         Ok(_) => (None, Some("the scheduler gave an answer to another question".to_owned())),
         Err(failure) => (None, Some(failure.to_string())),
     };
-    let farms: Vec<FarmReport> = views.iter().map(report).collect();
+    let farms = reports(&farms::names(configuration), &views);
     let running = farms.iter().any(|farm| farm.alive);
     if output.json {
         table::json(&Report { farms, queue })?;
@@ -67,14 +70,35 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
     Ok(if running { ExitCode::SUCCESS } else { ExitCode::from(69) })
 }
 
+/// What there is to say of every farm that the configuration names, also of those that do not run, and of any other that does.
+fn reports(names: &[String], views: &[View]) -> Vec<FarmReport> {
+    let others = views.iter().map(|view| &view.farm).filter(|farm| !names.contains(farm));
+    let all = names.iter().chain(others);
+    all.map(|name| match views.iter().find(|view| view.farm == *name) {
+        Some(view) => report(view),
+        None => FarmReport {
+            farm: name.clone(),
+            manager: None,
+            alive: false,
+            on_demand: false,
+            crashes: 0,
+            counters: serde_json::Map::new(),
+            workers: Vec::new(),
+        },
+    })
+    .collect()
+}
+
 fn report(view: &View) -> FarmReport {
     let counters = view.counters.iter().enumerate().map(|(index, name)| {
         (name.clone(), serde_json::Value::from(crate::metrics::total(view, index)))
     });
     FarmReport {
         farm: view.farm.clone(),
-        manager: view.manager,
-        alive: is_alive(view.manager),
+        manager: Some(view.manager),
+        // A dead manager's scoreboard is not read at all.
+        alive: true,
+        on_demand: view.on_demand,
         crashes: view.crashes,
         counters: counters.collect(),
         workers: view
@@ -99,10 +123,6 @@ fn report(view: &View) -> FarmReport {
     }
 }
 
-fn is_alive(pid: u32) -> bool {
-    std::fs::metadata(format!("/proc/{pid}")).is_ok()
-}
-
 fn print_farms(farms: &[FarmReport]) -> std::io::Result<()> {
     let mut rows = Vec::new();
     for farm in farms {
@@ -110,10 +130,10 @@ fn print_farms(farms: &[FarmReport]) -> std::io::Result<()> {
         rows.push(vec![
             farm.farm.clone(),
             state.to_owned(),
-            farm.manager.to_string(),
+            farm.manager.map_or_else(String::new, |pid| pid.to_string()),
             String::new(),
             String::new(),
-            format!("{} crashes", farm.crashes),
+            if farm.alive { format!("{} crashes", farm.crashes) } else { String::new() },
             String::new(),
         ]);
         for worker in &farm.workers {

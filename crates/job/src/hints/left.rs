@@ -1,16 +1,15 @@
-//! Hints that found no room or no answer, kept to be sent again.
-//!
-//! requeue finds every accepted message that the scheduler lacks, but looks only where no living writer writes: until then, up to
-//! minutes later, this is who brings a dropped hint back. What is lost here, in a crash or for want of room, requeue finds.
+//! Hints that found no room or no answer, kept to be sent again. What is lost here, in a crash or for want of room, requeue finds.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use job::route::{Route, RouteRequest};
 use socket::{CallError, Client, SendOptions};
 use tokio::sync::Notify;
+
+use super::Open;
+use crate::route::{Route, RouteRequest};
 
 /// The most hints that are kept; the oldest is forgotten first.
 const KEPT_MAX: usize = 20_000;
@@ -27,6 +26,7 @@ pub(super) struct Left {
     deadline: Duration,
     kept: RefCell<VecDeque<RouteRequest>>,
     sending: Cell<bool>,
+    open: Rc<Open>,
 }
 
 /// A batch under way.
@@ -39,9 +39,9 @@ struct Batch {
 
 impl Left {
     /// Keeps nothing yet. Sends to `route`, which may take `deadline` for an answer.
-    pub(super) fn new(route: Client<Route>, deadline: Duration) -> Rc<Self> {
+    pub(super) fn new(route: Client<Route>, deadline: Duration, open: Rc<Open>) -> Rc<Self> {
         let (kept, sending) = (RefCell::default(), Cell::new(false));
-        Rc::new(Self { route, deadline, kept, sending })
+        Rc::new(Self { route, deadline, kept, sending, open })
     }
 
     /// Keeps a hint, without what router can read from the store.
@@ -58,6 +58,7 @@ impl Left {
         let mut kept = self.kept.borrow_mut();
         if kept.len() >= KEPT_MAX {
             kept.pop_front();
+            self.open.give_up();
         }
         kept.push_back(request);
     }
@@ -83,8 +84,9 @@ impl Left {
             let (this, of, sent) = (Rc::clone(self), Rc::clone(&batch), request.clone());
             let sending = self.route.send(&request, options, move |answer| {
                 match answer {
+                    Ok(_) => this.open.acknowledged(),
                     // One that is lost with its worker is under suspicion: requeue counts strikes, and sends suspects alone.
-                    Ok(_) | Err(CallError::Lost { .. }) => {}
+                    Err(CallError::Lost { .. }) => this.open.give_up(),
                     Err(_) => {
                         of.failed.set(true);
                         this.push(sent);

@@ -1,0 +1,98 @@
+//! For tests of crates that ask others: a worker that serves a conversation as the test says, and goes when it is made to.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::{Conversation, Ownership, Responder, Server, ServerSettings, Service, Serving, bind};
+
+/// Takes requests, and answers each at once or never.
+struct Kept<C: Conversation> {
+    taken: RefCell<Vec<C::Request>>,
+    held: RefCell<Vec<Responder<C>>>,
+    answer: Option<C::Answer>,
+}
+
+impl<C: Conversation> Service<C> for Kept<C> {
+    fn call(&self, request: C::Request, responder: Responder<C>) {
+        self.taken.borrow_mut().push(request);
+        match &self.answer {
+            Some(answer) => responder.answer(answer),
+            None => self.held.borrow_mut().push(responder),
+        }
+    }
+}
+
+/// A worker that serves a socket until it is dropped.
+pub struct Served<C: Conversation> {
+    kept: Rc<Kept<C>>,
+    server: Server<C>,
+    accepting: tokio::task::JoinHandle<()>,
+    /// Both ends of a relay, whose ending is the connection's.
+    relays: Rc<RefCell<Vec<tokio::task::JoinHandle<()>>>>,
+}
+
+impl<C: Conversation> Served<C> {
+    /// Binds the socket and answers every request with `answer`, or keeps it unanswered. Call it within a runtime.
+    pub fn new(path: &Path, answer: Option<C::Answer>) -> Self {
+        let kept = Rc::new(Kept { taken: RefCell::default(), held: RefCell::default(), answer });
+        let server = Server::new(Rc::clone(&kept) as Rc<dyn Service<C>>, ServerSettings::default());
+        let listener = bind(path, &Ownership { mode: 0o600, owner: None }).expect("a socket");
+        let listener = UnixListener::from_std(listener).expect("a socket");
+        let relays = Rc::new(RefCell::new(Vec::new()));
+        let accepting = tokio::task::spawn_local({
+            let (server, relays) = (server.clone(), Rc::clone(&relays));
+            async move {
+                while let Ok((mut outer, _)) = listener.accept().await {
+                    // Through a relay, so that the test can cut the connection as a death does.
+                    let (mut inner, stream) = UnixStream::pair().expect("a pair");
+                    server.take(stream, None);
+                    let relay = tokio::task::spawn_local(async move {
+                        let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                    });
+                    relays.borrow_mut().push(relay);
+                }
+            }
+        });
+        Self { kept, server, accepting, relays }
+    }
+
+    /// How many requests have come.
+    pub fn taken(&self) -> usize {
+        self.kept.taken.borrow().len()
+    }
+
+    /// The requests that have come.
+    pub fn requests(&self) -> Vec<C::Request>
+    where
+        C::Request: Clone,
+    {
+        self.kept.taken.borrow().clone()
+    }
+
+    /// Begins to drain.
+    pub fn drain(&self) {
+        self.server.drain();
+    }
+
+    /// Tells every client how many workers there are, and which crashed.
+    pub fn tell_workers(&self, workers: u32, crashed: &[u32]) {
+        self.server.set_workers(workers, crashed);
+    }
+
+    /// Cuts all connections.
+    pub fn cut(&self) {
+        for relay in self.relays.take() {
+            relay.abort();
+        }
+    }
+}
+
+impl<C: Conversation> Drop for Served<C> {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut();
+    }
+}
