@@ -216,7 +216,8 @@ impl Running<'_> {
                 farm["on_demand"] == true || workers.any(|worker| worker["state"] == "ready")
             };
             let takes_mail = !is_started("smtpserver") || self.greets();
-            (started.all(|farm| farm["alive"] == true && is_ready(farm)) && takes_mail).then_some(())
+            (started.all(|farm| farm["alive"] == true && is_ready(farm)) && takes_mail)
+                .then_some(())
         });
     }
 

@@ -36,6 +36,10 @@ const AT_NAMES: usize = 1024;
 const PAGE: usize = 4096;
 /// How many crashed workers' process ids are kept.
 const CRASHED_KEPT: usize = 16;
+/// A worker may hold more connections than another by this part of its own before it leaves new ones to the other.
+const UNEVEN_PART: u32 = 4;
+/// The same, as long as the other itself leaves new ones to others.
+const UNEVEN_PART_WAITING: u32 = 2;
 /// The longest names that a reader believes.
 const NAMES_BYTES_MAX: usize = 64 << 10;
 
@@ -50,6 +54,7 @@ const SLOT_CAPACITY: usize = 20;
 const SLOT_JOBS_DONE: usize = 24;
 const SLOT_LOAD: usize = 32;
 const SLOT_ACTIVE_AT: usize = 40;
+const SLOT_WAITING: usize = 48;
 const SLOT_LISTENERS: usize = 64;
 const SLOT_COUNTERS: usize = 128;
 
@@ -122,7 +127,10 @@ impl Board {
         let alive = File::open(&temporary)?;
         if !sys::flock(&alive, sys::Lock::Exclusive)? {
             // Readers would take this farm for dead as long as it lives.
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody locked the scoreboard"));
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "somebody locked the scoreboard",
+            ));
         }
         let map = SharedMap::new(&file, geometry.length())?;
         let counter_names = counters.to_vec();
@@ -357,13 +365,32 @@ impl Slot<'_> {
         self.word(SLOT_COUNTERS + counter * 8)
     }
 
-    /// Whether a ready worker of the same generation, with room, holds fewer connections of that listener than this one.
+    /// Says whether this worker leaves connections of that listener to others for a moment.
+    pub(crate) fn set_waiting(&self, listener: usize, waits: bool) {
+        let bit = 1 << (listener % LISTENERS_MAX);
+        let waiting = self.half(SLOT_WAITING);
+        if waits {
+            waiting.fetch_or(bit, Relaxed)
+        } else {
+            waiting.fetch_and(!bit, Relaxed)
+        };
+    }
+
+    fn is_waiting(&self, listener: usize) -> bool {
+        self.half(SLOT_WAITING).load(Relaxed) & (1 << (listener % LISTENERS_MAX)) != 0
+    }
+
+    /// Whether a ready worker of the same generation, with room, holds so many fewer connections of that listener than this one
+    /// that it should take the next: any fewer while there are few; when there are many a quarter fewer, or half if it just
+    /// leaves them to others itself. Those that come and go quickly are spread by chance, and shall not be kept waiting for the
+    /// sake of one more or less.
     pub(crate) fn should_wait(&self, listener: usize) -> bool {
         let ours = self.gauge(listener).load(Relaxed);
         let generation = self.half(SLOT_GENERATION).load(Relaxed);
         self.board.slots().any(|other| {
+            let part = if other.is_waiting(listener) { UNEVEN_PART_WAITING } else { UNEVEN_PART };
             other.index != self.index
-                && other.gauge(listener).load(Relaxed) < ours
+                && other.gauge(listener).load(Relaxed) + ours / part < ours
                 && other.is_ready_of(generation)
                 && other.gauge(TCP_GAUGE).load(Relaxed) < other.half(SLOT_CAPACITY).load(Relaxed)
         })

@@ -81,11 +81,14 @@ impl Accept {
                 inner.room.notified().await;
             }
             let mut ready = listener.readable().await?;
-            for _ in 0..LOOKS {
-                if !inner.slot().should_wait(gauge) {
-                    break;
+            if inner.slot().should_wait(gauge) {
+                let _waiting = Waiting::new(inner, gauge);
+                for _ in 0..LOOKS {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    if !inner.slot().should_wait(gauge) {
+                        break;
+                    }
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
             }
             if limited && inner.tcp_connections.get() >= inner.given.concurrency {
                 continue;
@@ -101,5 +104,25 @@ impl Accept {
                 }
             }
         }
+    }
+}
+
+/// Marks this worker as one that looks away from a listener: others leave connections to it meanwhile only when it has far fewer, so
+/// that they do not all wait for each other.
+struct Waiting<'a> {
+    inner: &'a Inner,
+    gauge: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(inner: &'a Inner, gauge: usize) -> Self {
+        inner.slot().set_waiting(gauge, true);
+        Self { inner, gauge }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.inner.slot().set_waiting(self.gauge, false);
     }
 }

@@ -97,7 +97,8 @@ fn connections_spread_and_are_tallied() {
         held.push((worker, stream));
     }
     let of_first = held.iter().filter(|(worker, _)| worker == "echo/1").count();
-    assert!((9..=11).contains(&of_first), "{of_first} of 20");
+    // The mean is 10; nobody has less than half of it.
+    assert!((5..=15).contains(&of_first), "{of_first} of 20");
     // A worker dies: what it held no longer counts.
     sys::send_signal(workers[0], Signal::Kill).unwrap();
     until(|| place.ready("echo").iter().all(|pid| *pid != workers[0]));
