@@ -29,6 +29,6 @@ pub use ports::{Port, free_port};
 pub use postfix::Postfix;
 pub use process::{Process, cpu_ticks, descendants, rss_kib, state_of, threads, title};
 pub use program::{as_user, find, is_root, program, python, run};
-pub use sink::{Answer, Event, Received, Sink, SmtpSink};
+pub use sink::{Answer, Event, Received, Sink, SmtpSink, count_tokens};
 pub use site::{Running, Site};
 pub use wait::{PATIENCE, until, until_within};

@@ -47,12 +47,18 @@ pub struct Received {
     pub data: String,
 }
 
-impl Received {
-    /// The local part of its Message-ID.
-    pub fn token(&self) -> Option<&str> {
-        let line = self.data.lines().find_map(|line| line.strip_prefix("Message-ID: <"))?;
-        Some(line.split_once('@')?.0)
+/// How often each token stands in these messages: the local part of the Message-ID that [`crate::burst`] gave, in a report that of
+/// the message it returns. One that is none of a burst's counts as `none`.
+pub fn count_tokens<'a>(messages: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize> {
+    let token = |data: &'a str| {
+        let mut ids = data.lines().filter_map(|line| line.strip_prefix("Message-ID: <"));
+        ids.find_map(|id| id.trim_end().strip_suffix("@source.example>"))
+    };
+    let mut tokens = BTreeMap::new();
+    for message in messages {
+        *tokens.entry(token(message).unwrap_or("none").to_owned()).or_default() += 1;
     }
+    tokens
 }
 
 type Script = dyn Fn(Event<'_>) -> Answer + Send + Sync;
@@ -126,11 +132,7 @@ impl Sink {
 
     /// How often each token has come.
     pub fn tokens(&self) -> BTreeMap<String, usize> {
-        let mut tokens = BTreeMap::new();
-        for message in self.received().iter() {
-            *tokens.entry(message.token().unwrap_or("none").to_owned()).or_default() += 1;
-        }
-        tokens
+        count_tokens(self.received().iter().map(|message| message.data.as_str()))
     }
 
     /// Waits until so many messages have come.
@@ -196,6 +198,9 @@ impl Session {
                 self.draft = empty();
                 self.draft.sender = argument.unwrap_or_default();
                 "250 2.1.0 Ok\r\n".to_owned()
+            }
+            "DATA" if self.draft.recipients.is_empty() => {
+                "554 5.5.1 No valid recipients\r\n".to_owned()
             }
             "DATA" => "354 Go on\r\n".to_owned(),
             "QUIT" => "221 2.0.0 Bye\r\n".to_owned(),
