@@ -461,6 +461,31 @@ fn a25_a_reply_before_its_command_counts_for_nobody() {
 }
 
 #[test]
+fn an_international_orcpt_travels_in_ascii() {
+    let to = address("r@example.test");
+    let (original, plain) = (address("grün+x@example.org"), address("g@example.org"));
+    let long = format!("utf-8;{}@example.org", "ü".repeat(100));
+    for (orcpt, original, expected) in [
+        (Some("utf-8;grün@bücher.example"), None, r" ORCPT=utf-8;gr\x{FC}n@b\x{FC}cher.example"),
+        // What is encoded already stays as it is.
+        (Some(r"UTF-8;\x{5C}ü+2B"), None, r" ORCPT=UTF-8;\x{5C}\x{FC}+2B"),
+        (Some(r"utf-8;gr\x{FC}n@example.org"), None, r" ORCPT=utf-8;gr\x{FC}n@example.org"),
+        (None, Some(&original), r" ORCPT=utf-8;gr\x{FC}n\x{2B}x@example.org"),
+        // One that would not stay a word, or is not of that type, is left out.
+        (Some("utf-8;ü\r\nRSET"), None, ""),
+        (Some("utf-8;ü x"), Some(&plain), ""),
+        (Some(&long), None, ""),
+        (Some("rfc822;ü@example.org"), None, ""),
+    ] {
+        let mut client = ready(Protocol::Smtp, ALL);
+        let recipient = Recipient { address: &to, original, notify: None, orcpt };
+        client.begin(&Message::default(), &[recipient]);
+        let line = format!("RCPT TO:<r@example.test>{expected}\r\n");
+        assert_eq!(written(&mut client).split_inclusive('\n').nth(1), Some(line.as_str()));
+    }
+}
+
+#[test]
 fn losses_are_said_in_words() {
     let mut client = ready(Protocol::Smtp, PIPELINING);
     begin(&mut client, &Message::default(), &["a@example.test"]);
