@@ -270,9 +270,9 @@ fn is_before_message(failure: &Failure) -> bool {
 }
 
 /// Whether a session ended before anything was said of this transaction: on a reused connection that is the old news
-/// that the server had closed it.
+/// that the server had closed it. A session that ends in [`Phase::Idle`] has answered all of the transaction before.
 fn is_before_mail(failure: &Failure) -> bool {
-    let early = matches!(failure.phase, Phase::Reset | Phase::Mail | Phase::Idle);
+    let early = matches!(failure.phase, Phase::Reset | Phase::Mail);
     early && failure.cause != Cause::TimedOut
 }
 
