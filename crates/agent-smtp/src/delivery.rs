@@ -203,12 +203,10 @@ impl<'a> Delivery<'a> {
         if connection.client.step() != Step::Body {
             return;
         }
-        // The dot gate: from here to the writing of the dot nothing waits.
-        if !gate.is_open() {
-            return connection.client.abandon(gate_reply("before the end of the message"));
-        }
-        connection.client.end_body();
-        connection.turn(timeouts, bound).await;
+        connection.end_body(timeouts, gate).await;
+        // The dot has left before the gate closed, if it has left at all.
+        let last = bound.unwrap_or_else(Instant::now) + self.smtp.dot_wait_max;
+        connection.turn(timeouts, Some(last)).await;
     }
 
     fn outcome(&mut self, place: usize, outcome: Outcome) {
@@ -276,7 +274,7 @@ fn is_before_mail(failure: &Failure) -> bool {
     early && failure.cause != Cause::TimedOut
 }
 
-fn gate_reply(when: &str) -> Reply {
+pub(crate) fn gate_reply(when: &str) -> Reply {
     Reply::ours(StatusCode::new(4, 4, 2), format!("the job's time was over {when}"))
 }
 
