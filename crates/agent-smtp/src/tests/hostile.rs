@@ -150,6 +150,19 @@ fn nothing_before_the_dot_lasts_longer_than_the_gate() {
             assert!(deadline.elapsed() < Duration::from_secs(10));
         });
     }
+    on_loop(async {
+        let names = names::Server::start();
+        names.say("silent.test", names::MX, names::Say::Nothing);
+        let mut bench = Bench::new(Shelf::of(TEXT), |assignment| {
+            assignment.dns.nameservers = vec![names.address];
+            assignment.dns.timeout = Span::seconds(60);
+        });
+        let deadline = Instant::now() + Duration::from_millis(100);
+        bench.gate = Gate::switch_for_test(Some(deadline)).0;
+        let answer = bench.deliver("silent.test", &["r@silent.test"]).await;
+        assert_eq!(short(&answer, 1), "? lane 4.4.3");
+        assert!(deadline.elapsed() < Duration::from_secs(10));
+    });
     // What waits for the reply to the dot has RFC 5321's ten minutes.
     on_loop(async {
         let server = Server::start(vec![script(&[HELLO, ONE, &["stall"]])]).await;
