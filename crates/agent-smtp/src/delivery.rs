@@ -297,10 +297,13 @@ fn recipient(request: &DeliverRequest, place: usize) -> Option<Recipient<'_>> {
 }
 
 fn message<'a>(request: &'a DeliverRequest, outgoing: &Outgoing, first: &[u8]) -> Message<'a> {
+    let size = outgoing.size();
+    // What was not looked at may hold anything: a filter's new body, the rest of a large one.
+    let is_whole = size.is_some_and(|size| size <= first.len() as u64);
     Message {
         sender: request.sender.as_ref(),
-        size: outgoing.size(),
-        eight_bit: request.body == BodyType::EightBitMime || !first.is_ascii(),
+        size,
+        eight_bit: request.body == BodyType::EightBitMime || !is_whole || !first.is_ascii(),
         smtputf8: request.smtputf8,
         utf8_header: request.smtputf8 && !header::section_of(first).is_ascii(),
         ret: request.ret,

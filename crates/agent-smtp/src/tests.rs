@@ -377,6 +377,26 @@ fn what_a_next_hop_cannot_take_is_known_before_it_is_asked() {
 }
 
 #[test]
+fn a_message_that_may_hold_eight_bits_says_so() {
+    let hello: Script = &["> 220 hi", "< EHLO", "> 250-hi", "> 250-8BITMIME", "> 250 PIPELINING"];
+    let text = "Subject: x\r\n\r\nGrüße\r\n";
+    for (shelf, expected) in [
+        (Shelf::of(TEXT), ""),
+        (Shelf::of(text), " BODY=8BITMIME"),
+        // The first piece is ASCII, as that of a message is whose body a filter replaced.
+        (Shelf { piece: 14, ..Shelf::of(text) }, " BODY=8BITMIME"),
+    ] {
+        on_loop(async {
+            let server = Server::start(vec![script(&[hello, ONE, &["> 250 ok"]])]).await;
+            let bench = Bench::new(shelf, |_| ());
+            bench.deliver(&server.host(), &["r@example.test"]).await;
+            let said = format!("MAIL FROM:<s@example.org>{expected}");
+            assert_eq!(server.heard()[0][1], said);
+        });
+    }
+}
+
+#[test]
 fn settings_are_checked_and_travel() {
     let change = |change: fn(&mut Settings)| {
         let mut settings = Settings::default();
