@@ -76,8 +76,10 @@ impl<'a> Delivery<'a> {
             self.smtp.counters.add(counter::REUSED, 1);
         }
         let (mut retried, mut sessions) = (false, 1);
+        // The job has only just come: the first time its deadline is all there is to ask for.
+        let mut may_begin = self.job.gate.has_time();
         while !self.pending.is_empty() {
-            if !self.job.gate.is_open() {
+            if !may_begin {
                 self.gate_closed("before the transaction");
                 break;
             }
@@ -92,6 +94,7 @@ impl<'a> Delivery<'a> {
             let transacted = self.transact(&mut open, !retried, sessions < SESSIONS_MAX).await;
             self.trace.transacting += started.elapsed();
             self.smtp.counters.add(counter::SENT_BYTES, open.sent - sent);
+            may_begin = self.pending.is_empty() || self.job.gate.is_open();
             match transacted {
                 Ok(Transacted::Idle) if self.pending.is_empty() => connection = Some(open),
                 Ok(Transacted::Idle | Transacted::Closed) if self.pending.len() >= before => {

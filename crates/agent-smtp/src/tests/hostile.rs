@@ -126,6 +126,7 @@ fn the_dot_leaves_only_through_an_open_gate() {
             }
             assert!(!server.heard()[0][4].contains(r"\n.\r\n"));
             // Behind a closed gate nothing begins.
+            bench.gate = Gate::switch_for_test(Some(Instant::now())).0;
             assert_eq!(
                 short(&bench.deliver(&server.host(), &["r@example.test"]).await, 1),
                 "~4.4.2"
