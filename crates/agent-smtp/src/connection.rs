@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Says goodbye and waits for the answer for as long as the setting says. Only when idle.
-    pub(crate) async fn quit(mut self, timeouts: &Timeouts) {
+    pub(crate) async fn quit(mut self: Box<Self>, timeouts: &Timeouts) {
         self.client.quit();
         self.turn(timeouts, None).await;
     }

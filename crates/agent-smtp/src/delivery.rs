@@ -120,11 +120,12 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    async fn connect(&mut self, host: &str) -> Result<Connection, Unreachable> {
+    async fn connect(&mut self, host: &str) -> Result<Box<Connection>, Unreachable> {
         let started = Instant::now();
-        let connected = connect(self.smtp, host, self.job.gate.deadline()).await;
+        // Boxed, because few jobs connect, and every job's task would have room for it.
+        let connected = Box::pin(connect(self.smtp, host, self.job.gate.deadline())).await;
         self.trace.connecting += started.elapsed();
-        connected
+        connected.map(Box::new)
     }
 
     /// Sends the message to as many of the pending recipients as one transaction may have.
@@ -140,13 +141,14 @@ impl<'a> Delivery<'a> {
         let mut outgoing = Outgoing::open(smtp.reader.as_ref(), &request.handle).await?;
         let first = outgoing.next().await?.unwrap_or_default();
         let end = self.pending.len().min(smtp.assignment.settings.recipients_max);
-        let chunk: Vec<usize> = self.pending.drain(..end).collect();
+        let rest = self.pending.split_off(end);
+        let chunk = std::mem::replace(&mut self.pending, rest);
         let recipients: Vec<Recipient<'_>> =
             chunk.iter().filter_map(|place| recipient(request, *place)).collect();
         let reused = connection.deliveries > 0;
         connection.deliveries = connection.deliveries.saturating_add(1);
         connection.client.begin(&message(request, &outgoing, &first), &recipients);
-        self.converse(connection, outgoing, first).await;
+        self.converse(connection, &mut outgoing, first).await;
         let failure = connection.client.failure().cloned();
         let verdicts = connection.client.take_verdicts();
         if let Some(failure) = &failure
@@ -181,7 +183,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Drives the transaction to its end: envelope, body, and the dot if the gate is open.
-    async fn converse(&self, connection: &mut Connection, mut outgoing: Outgoing, first: Bytes) {
+    async fn converse(&self, connection: &mut Connection, outgoing: &mut Outgoing, first: Bytes) {
         let (timeouts, gate) = (&self.smtp.assignment.settings.timeouts, &self.job.gate);
         let bound = gate.deadline();
         if connection.turn(timeouts, bound).await != Step::Body {

@@ -158,6 +158,14 @@ fn connections_are_not_kept_longer_than_allowed() {
 }
 
 #[test]
+fn a_job_in_hand_takes_little_room() {
+    let bench = Bench::new(Shelf::of(TEXT), |_| ());
+    let job = Job { request: request("x", &["r@example.test"]), gate: bench.gate.clone() };
+    let size = size_of_val(&delivery::deliver(Rc::clone(&bench.smtp), job));
+    assert!(size <= 2048, "{size}");
+}
+
+#[test]
 fn jobs_of_many_lanes_do_not_wait_for_each_other() {
     on_loop(async {
         let stuck = Server::start(vec![vec!["stall"]]).await;
