@@ -340,19 +340,31 @@ fn log(request: &DeliverRequest, answer: &DeliverAnswer, trace: &Trace) {
     if deferred > 0 && worst_rank < 2 {
         (worst, worst_rank) = (answer.lane.as_ref(), 2);
     }
-    let status = worst.map(|reply| reply.status.to_string()).unwrap_or_default();
+    let status = worst.map(|reply| tracing::field::display(reply.status));
     // What a remote said was made printable when it came.
     let reply = worst.map(|reply| reply.text.as_str());
     let recipient = request.recipients.first().map(|recipient| recipient.address.as_str());
     let delay = Timestamp::from(SystemTime::now()).since(request.accepted_at);
     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-    let delays = format!("{}/{}", trace.connecting.as_millis(), trace.transacting.as_millis());
+    let (connecting, transacting) = (trace.connecting.as_millis(), trace.transacting.as_millis());
+    // A count of nobody is left out, as most of them are.
+    let count = |recipients: usize| (recipients > 0).then_some(recipients);
     macro_rules! line {
         ($what:literal) => {
             tracing::info!(
-                id = %request.id, host = request.host, remote = trace.remote, recipient,
-                recipients = request.recipients.len(), delivered, deferred, failed,
-                status, delay_ms, delays, reply, $what
+                id = request.id.as_str(),
+                host = request.host,
+                remote = trace.remote,
+                recipient,
+                recipients = request.recipients.len(),
+                delivered = count(delivered),
+                deferred = count(deferred),
+                failed = count(failed),
+                status,
+                delay_ms,
+                delays = format_args!("{connecting}/{transacting}"),
+                reply,
+                $what
             )
         };
     }
