@@ -63,7 +63,7 @@ pub(crate) async fn connect(
         let text = format!("{}: {error}", host.escape_debug());
         Unreachable::Never(Reply::ours(StatusCode::new(5, 1, 2), text))
     })?;
-    let mut targets = targets(smtp, &destination).await?;
+    let mut targets = targets(smtp, &destination, bound).await?;
     smtp.shunned.borrow().put_last(&mut targets, Instant::now());
     let mut last = None;
     for target in &targets {
@@ -99,7 +99,11 @@ fn leads_to_ourselves(smtp: &Smtp, destination: &Destination, connection: &Conne
         && connection.client.server_name().eq_ignore_ascii_case(&smtp.assignment.hostname)
 }
 
-async fn targets(smtp: &Smtp, destination: &Destination) -> Result<Vec<Target>, Unreachable> {
+async fn targets(
+    smtp: &Smtp,
+    destination: &Destination,
+    bound: Option<Instant>,
+) -> Result<Vec<Target>, Unreachable> {
     let settings = &smtp.assignment.settings;
     let request = Request {
         destination,
@@ -109,7 +113,16 @@ async fn targets(smtp: &Smtp, destination: &Destination) -> Result<Vec<Target>, 
     };
     // Without random bits the order is only less fair.
     let mut chance = || getrandom::u64().unwrap_or(0);
-    let found = smtp.resolver.targets(&request, &mut chance).await;
+    let looking_up = smtp.resolver.targets(&request, &mut chance);
+    let found = match bound {
+        None => looking_up.await,
+        Some(bound) => {
+            tokio::time::timeout_at(bound.into(), looking_up).await.unwrap_or_else(|_| {
+                let reason = "the job's time was over before name servers answered".to_owned();
+                Err(Unresolved::Temporary { name: destination.to_string(), reason })
+            })
+        }
+    };
     found.map_err(|error: Unresolved| match error.is_permanent() {
         true => Unreachable::Never(error.reply()),
         false => Unreachable::Lane(error.reply()),

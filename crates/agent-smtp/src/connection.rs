@@ -7,11 +7,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use agent::Gate;
 use smtp::client::{Client, Phase, Step};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant as TokioInstant, Sleep};
 
+use crate::delivery::gate_reply;
 use crate::settings::Timeouts;
 
 /// How much of the message is gathered before it is written, in bytes.
@@ -63,8 +65,7 @@ impl Connection {
         }
     }
 
-    /// Writes and reads until there is something else to do than that. Each phase has its time, and none lasts past
-    /// `bound`, except what waits for the reply to the dot.
+    /// Writes and reads until there is something else to do than that. Each phase has its time, and none lasts past `bound`.
     pub(crate) async fn turn(&mut self, timeouts: &Timeouts, bound: Option<Instant>) -> Step {
         loop {
             if self.client.output().is_empty() {
@@ -73,7 +74,7 @@ impl Connection {
                     step => return step,
                 }
             }
-            self.exchange(timeouts, bound).await;
+            self.exchange(timeouts, bound, None).await;
         }
     }
 
@@ -93,6 +94,17 @@ impl Connection {
         }
     }
 
+    /// Ends the message: writes what is left of it with its dot. Only while [`Step::Body`]; the reply comes with
+    /// [`Connection::turn`].
+    ///
+    /// The gate is asked before each write and bounds the wait for room: a dot that had to wait leaves only if it still may.
+    pub(crate) async fn end_body(&mut self, timeouts: &Timeouts, gate: &Gate) {
+        self.client.end_body();
+        while !self.client.output().is_empty() {
+            self.exchange(timeouts, gate.deadline(), Some(gate)).await;
+        }
+    }
+
     /// Whether the server has said nothing and not closed since the last reply: nothing can come between transactions but 421.
     pub(crate) fn is_quiet(&self) -> bool {
         let quiet = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
@@ -100,7 +112,7 @@ impl Connection {
     }
 
     /// Says goodbye and waits for the answer for as long as the setting says. Only when idle.
-    pub(crate) async fn quit(mut self, timeouts: &Timeouts) {
+    pub(crate) async fn quit(mut self: Box<Self>, timeouts: &Timeouts) {
         self.client.quit();
         self.turn(timeouts, None).await;
     }
@@ -110,17 +122,22 @@ impl Connection {
         self.client.output().shrink_to(OUTPUT_BYTES_KEPT);
     }
 
-    /// One round: writes what can be written, reads what has come, and waits if neither is possible.
-    async fn exchange(&mut self, timeouts: &Timeouts, bound: Option<Instant>) {
+    /// One round: writes what can be written, reads what has come, and waits if neither is possible. Behind a closed `gate`
+    /// nothing is written any more.
+    async fn exchange(&mut self, timeouts: &Timeouts, bound: Option<Instant>, gate: Option<&Gate>) {
         let phase = self.client.phase();
         let waiting_for = (phase, self.client.replies(), self.sent);
         if self.waiting_for != Some(waiting_for) {
             self.waiting_for = Some(waiting_for);
             let limit = Instant::now() + timeouts.of(phase);
-            let bound = bound.filter(|_| phase != Phase::Dot);
             self.alarm.set(bound.map_or(limit, |bound| bound.min(limit)));
         }
         poll_fn(|context| {
+            // From here to the write nothing waits.
+            if gate.is_some_and(|gate| !gate.is_open()) {
+                self.client.abandon(gate_reply("before the end of the message"));
+                return Poll::Ready(());
+            }
             let moved = self.poll_write(context) | self.poll_read(context);
             if moved {
                 return Poll::Ready(());

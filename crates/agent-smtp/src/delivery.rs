@@ -76,8 +76,10 @@ impl<'a> Delivery<'a> {
             self.smtp.counters.add(counter::REUSED, 1);
         }
         let (mut retried, mut sessions) = (false, 1);
+        // The job has only just come: the first time its deadline is all there is to ask for.
+        let mut may_begin = self.job.gate.has_time();
         while !self.pending.is_empty() {
-            if !self.job.gate.is_open() {
+            if !may_begin {
                 self.gate_closed("before the transaction");
                 break;
             }
@@ -92,6 +94,7 @@ impl<'a> Delivery<'a> {
             let transacted = self.transact(&mut open, !retried, sessions < SESSIONS_MAX).await;
             self.trace.transacting += started.elapsed();
             self.smtp.counters.add(counter::SENT_BYTES, open.sent - sent);
+            may_begin = self.pending.is_empty() || self.job.gate.is_open();
             match transacted {
                 Ok(Transacted::Idle) if self.pending.is_empty() => connection = Some(open),
                 Ok(Transacted::Idle | Transacted::Closed) if self.pending.len() >= before => {
@@ -117,11 +120,12 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    async fn connect(&mut self, host: &str) -> Result<Connection, Unreachable> {
+    async fn connect(&mut self, host: &str) -> Result<Box<Connection>, Unreachable> {
         let started = Instant::now();
-        let connected = connect(self.smtp, host, self.job.gate.deadline()).await;
+        // Boxed, because few jobs connect, and every job's task would have room for it.
+        let connected = Box::pin(connect(self.smtp, host, self.job.gate.deadline())).await;
         self.trace.connecting += started.elapsed();
-        connected
+        connected.map(Box::new)
     }
 
     /// Sends the message to as many of the pending recipients as one transaction may have.
@@ -137,13 +141,14 @@ impl<'a> Delivery<'a> {
         let mut outgoing = Outgoing::open(smtp.reader.as_ref(), &request.handle).await?;
         let first = outgoing.next().await?.unwrap_or_default();
         let end = self.pending.len().min(smtp.assignment.settings.recipients_max);
-        let chunk: Vec<usize> = self.pending.drain(..end).collect();
+        let rest = self.pending.split_off(end);
+        let chunk = std::mem::replace(&mut self.pending, rest);
         let recipients: Vec<Recipient<'_>> =
             chunk.iter().filter_map(|place| recipient(request, *place)).collect();
         let reused = connection.deliveries > 0;
         connection.deliveries = connection.deliveries.saturating_add(1);
         connection.client.begin(&message(request, &outgoing, &first), &recipients);
-        self.converse(connection, outgoing, first).await;
+        self.converse(connection, &mut outgoing, first).await;
         let failure = connection.client.failure().cloned();
         let verdicts = connection.client.take_verdicts();
         if let Some(failure) = &failure
@@ -178,7 +183,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Drives the transaction to its end: envelope, body, and the dot if the gate is open.
-    async fn converse(&self, connection: &mut Connection, mut outgoing: Outgoing, first: Bytes) {
+    async fn converse(&self, connection: &mut Connection, outgoing: &mut Outgoing, first: Bytes) {
         let (timeouts, gate) = (&self.smtp.assignment.settings.timeouts, &self.job.gate);
         let bound = gate.deadline();
         if connection.turn(timeouts, bound).await != Step::Body {
@@ -203,12 +208,10 @@ impl<'a> Delivery<'a> {
         if connection.client.step() != Step::Body {
             return;
         }
-        // The dot gate: from here to the writing of the dot nothing waits.
-        if !gate.is_open() {
-            return connection.client.abandon(gate_reply("before the end of the message"));
-        }
-        connection.client.end_body();
-        connection.turn(timeouts, bound).await;
+        connection.end_body(timeouts, gate).await;
+        // The dot has left before the gate closed, if it has left at all.
+        let last = bound.unwrap_or_else(Instant::now) + self.smtp.dot_wait_max;
+        connection.turn(timeouts, Some(last)).await;
     }
 
     fn outcome(&mut self, place: usize, outcome: Outcome) {
@@ -270,13 +273,13 @@ fn is_before_message(failure: &Failure) -> bool {
 }
 
 /// Whether a session ended before anything was said of this transaction: on a reused connection that is the old news
-/// that the server had closed it.
+/// that the server had closed it. A session that ends in [`Phase::Idle`] has answered all of the transaction before.
 fn is_before_mail(failure: &Failure) -> bool {
-    let early = matches!(failure.phase, Phase::Reset | Phase::Mail | Phase::Idle);
+    let early = matches!(failure.phase, Phase::Reset | Phase::Mail);
     early && failure.cause != Cause::TimedOut
 }
 
-fn gate_reply(when: &str) -> Reply {
+pub(crate) fn gate_reply(when: &str) -> Reply {
     Reply::ours(StatusCode::new(4, 4, 2), format!("the job's time was over {when}"))
 }
 
@@ -299,10 +302,13 @@ fn recipient(request: &DeliverRequest, place: usize) -> Option<Recipient<'_>> {
 }
 
 fn message<'a>(request: &'a DeliverRequest, outgoing: &Outgoing, first: &[u8]) -> Message<'a> {
+    let size = outgoing.size();
+    // What was not looked at may hold anything: a filter's new body, the rest of a large one.
+    let is_whole = size.is_some_and(|size| size <= first.len() as u64);
     Message {
         sender: request.sender.as_ref(),
-        size: outgoing.size(),
-        eight_bit: request.body == BodyType::EightBitMime || !first.is_ascii(),
+        size,
+        eight_bit: request.body == BodyType::EightBitMime || !is_whole || !first.is_ascii(),
         smtputf8: request.smtputf8,
         utf8_header: request.smtputf8 && !header::section_of(first).is_ascii(),
         ret: request.ret,
@@ -334,19 +340,31 @@ fn log(request: &DeliverRequest, answer: &DeliverAnswer, trace: &Trace) {
     if deferred > 0 && worst_rank < 2 {
         (worst, worst_rank) = (answer.lane.as_ref(), 2);
     }
-    let status = worst.map(|reply| reply.status.to_string()).unwrap_or_default();
+    let status = worst.map(|reply| tracing::field::display(reply.status));
     // What a remote said was made printable when it came.
     let reply = worst.map(|reply| reply.text.as_str());
     let recipient = request.recipients.first().map(|recipient| recipient.address.as_str());
     let delay = Timestamp::from(SystemTime::now()).since(request.accepted_at);
     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-    let delays = format!("{}/{}", trace.connecting.as_millis(), trace.transacting.as_millis());
+    let (connecting, transacting) = (trace.connecting.as_millis(), trace.transacting.as_millis());
+    // A count of nobody is left out, as most of them are.
+    let count = |recipients: usize| (recipients > 0).then_some(recipients);
     macro_rules! line {
         ($what:literal) => {
             tracing::info!(
-                id = %request.id, host = request.host, remote = trace.remote, recipient,
-                recipients = request.recipients.len(), delivered, deferred, failed,
-                status, delay_ms, delays, reply, $what
+                id = request.id.as_str(),
+                host = request.host,
+                remote = trace.remote,
+                recipient,
+                recipients = request.recipients.len(),
+                delivered = count(delivered),
+                deferred = count(deferred),
+                failed = count(failed),
+                status,
+                delay_ms,
+                delays = format_args!("{connecting}/{transacting}"),
+                reply,
+                $what
             )
         };
     }

@@ -23,6 +23,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use agent::{Agent, Counters, Job};
 use job::deliver::DeliverAnswer;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connect::Shunned;
 use crate::pool::Pool;
+use crate::settings::DOT_WAIT_MAX;
 pub use crate::settings::{Protocol, Settings, Timeouts};
 
 /// What a worker of an SMTP channel is handed.
@@ -96,6 +98,8 @@ pub struct Smtp {
     resolver: dns::Resolver,
     pool: Rc<Pool>,
     shunned: RefCell<Shunned>,
+    /// [`settings::DOT_WAIT_MAX`], or what a test has time for.
+    dot_wait_max: Duration,
 }
 
 impl Smtp {
@@ -103,7 +107,15 @@ impl Smtp {
     pub fn new(assignment: Assignment, reader: Rc<dyn Reader>, counters: Counters) -> Self {
         let resolver = dns::Resolver::new(assignment.dns.clone());
         let pool = Rc::new(Pool::new(&assignment.settings));
-        Self { assignment, reader, counters, resolver, pool, shunned: RefCell::default() }
+        Self {
+            assignment,
+            reader,
+            counters,
+            resolver,
+            pool,
+            shunned: RefCell::default(),
+            dot_wait_max: DOT_WAIT_MAX,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Pool {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -44,7 +44,7 @@ impl Pool {
     }
 
     /// Takes a connection to the lane's host that is still quiet; those that are not are dropped.
-    pub(crate) fn take(&self, host: &str) -> Option<Connection> {
+    pub(crate) fn take(&self, host: &str) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(host)?;
         let now = Instant::now();
@@ -64,7 +64,7 @@ impl Pool {
     }
 
     /// Keeps an idle connection for the lane's next message, or says goodbye to it.
-    pub(crate) fn put(self: &Rc<Self>, host: &str, mut connection: Connection) {
+    pub(crate) fn put(self: &Rc<Self>, host: &str, mut connection: Box<Connection>) {
         let now = Instant::now();
         let full = self.count.get() >= self.idle_max;
         if full || self.idle_time.is_zero() || !self.may_go_on(&connection, now) {

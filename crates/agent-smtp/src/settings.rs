@@ -70,7 +70,7 @@ pub struct Timeouts {
     pub data: Span,
     /// For each block of the message to be taken. Default: `"3m"`.
     pub body: Span,
-    /// For the reply to the final dot. Default: `"10m"`.
+    /// For the reply to the final dot, at most `"10m"`. Default: `"10m"`.
     pub dot: Span,
     /// For the reply to QUIT. Default: `"5s"`.
     pub quit: Span,
@@ -114,6 +114,9 @@ impl Default for Timeouts {
 
 /// The longest that any phase may be given.
 const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
+/// The longest that replies to the dot are waited for once the dot gate has closed: the ten minutes of RFC 5321 section
+/// 4.5.3.2.6. The scheduler sends an unanswered job again eleven minutes after its deadline, and so must have its answer.
+pub(crate) const DOT_WAIT_MAX: Duration = Duration::from_secs(600);
 /// The most recipients a transaction may be given: those of one job.
 const RECIPIENTS_MAX: usize = job::PART_RECIPIENTS_MAX;
 
@@ -147,13 +150,13 @@ impl Settings {
             );
         }
         for (name, span) in self.timeouts.named() {
-            if span.0.is_zero() || span.0 > TIMEOUT_MAX {
+            let (max, right) = match name {
+                "dot" => (DOT_WAIT_MAX, "a time up to \"10m\" that is not zero"),
+                _ => (TIMEOUT_MAX, "a time up to \"1d\" that is not zero"),
+            };
+            if span.0.is_zero() || span.0 > max {
                 let wrong = format!("{span} is no sensible wait");
-                return problem(
-                    &format!("timeouts.{name}"),
-                    wrong,
-                    "a time up to \"1d\" that is not zero",
-                );
+                return problem(&format!("timeouts.{name}"), wrong, right);
             }
         }
         self.workers.check(&format!("{section}.workers"))

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agent::Gate;
 use bytes::Bytes;
@@ -377,6 +377,26 @@ fn what_a_next_hop_cannot_take_is_known_before_it_is_asked() {
 }
 
 #[test]
+fn a_message_that_may_hold_eight_bits_says_so() {
+    let hello: Script = &["> 220 hi", "< EHLO", "> 250-hi", "> 250-8BITMIME", "> 250 PIPELINING"];
+    let text = "Subject: x\r\n\r\nGrüße\r\n";
+    for (shelf, expected) in [
+        (Shelf::of(TEXT), ""),
+        (Shelf::of(text), " BODY=8BITMIME"),
+        // The first piece is ASCII, as that of a message is whose body a filter replaced.
+        (Shelf { piece: 14, ..Shelf::of(text) }, " BODY=8BITMIME"),
+    ] {
+        on_loop(async {
+            let server = Server::start(vec![script(&[hello, ONE, &["> 250 ok"]])]).await;
+            let bench = Bench::new(shelf, |_| ());
+            bench.deliver(&server.host(), &["r@example.test"]).await;
+            let said = format!("MAIL FROM:<s@example.org>{expected}");
+            assert_eq!(server.heard()[0][1], said);
+        });
+    }
+}
+
+#[test]
 fn settings_are_checked_and_travel() {
     let change = |change: fn(&mut Settings)| {
         let mut settings = Settings::default();
@@ -405,16 +425,22 @@ fn settings_are_checked_and_travel() {
         change(|settings| settings.timeouts.dot = Span::seconds(0)),
         Err("channel.smtp.timeouts.dot".into())
     );
+    // The scheduler does not wait longer for the job.
+    assert_eq!(change(|settings| settings.timeouts.dot = Span::seconds(600)), Ok(()));
+    assert_eq!(
+        change(|settings| settings.timeouts.dot = Span::seconds(601)),
+        Err("channel.smtp.timeouts.dot".into())
+    );
     assert_eq!(change(|settings| settings.workers.max = 0), Err("channel.smtp.workers.max".into()));
     let written = serde_json::to_string(&Settings::default()).unwrap();
     assert_eq!(serde_json::from_str::<Settings>(&written).unwrap(), Settings::default());
     let read: Settings = serde_json::from_str(
-        r#"{"protocol":"lmtp","ip_version":"ipv6","timeouts":{"dot":"1h"},"bind_ipv4":"192.0.2.1"}"#,
+        r#"{"protocol":"lmtp","ip_version":"ipv6","timeouts":{"dot":"5m"},"bind_ipv4":"192.0.2.1"}"#,
     )
     .unwrap();
     assert_eq!(
         (read.port(), read.timeouts.dot, read.timeouts.mail),
-        (24, Span::seconds(3600), Span::seconds(300))
+        (24, Span::seconds(300), Span::seconds(300))
     );
     assert!(serde_json::from_str::<Settings>(r#"{"agent":"smtp"}"#).is_err());
 }

@@ -18,13 +18,18 @@ enum Kind {
 }
 
 impl Gate {
-    /// Whether it is open now. Ask immediately before the deed, not earlier.
+    /// Whether it is open now, which the kernel is asked. Ask immediately before the deed, not earlier.
     pub fn is_open(&self) -> bool {
         let connected = match &self.0 {
             Kind::Socket(gate) => gate.is_connected(),
             Kind::Test { connected, .. } => connected.get(),
         };
-        connected && self.deadline().is_none_or(|deadline| Instant::now() < deadline)
+        connected && self.has_time()
+    }
+
+    /// Whether its deadline has not passed: enough to begin with what can be undone, and no system call.
+    pub fn has_time(&self) -> bool {
+        self.deadline().is_none_or(|deadline| Instant::now() < deadline)
     }
 
     /// When it closes at the latest; a bound for the timeouts of what comes before the deed.
@@ -75,6 +80,8 @@ mod tests {
         assert!(gate.is_open());
         connected.set(false);
         assert!(!gate.is_open());
+        assert!(gate.has_time());
+        assert!(!Gate::switch_for_test(Some(Instant::now())).0.has_time());
         assert!(!Gate::switch_for_test(Some(Instant::now())).0.is_open());
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use mail::header;
-use queue::{Accepted, Body, Handle, ReadError, Reader};
+use queue::{Accepted, Body, Handle, ReadError, Reader, Stored};
 
 /// A message on its way out: the accept record's edits applied to its header section, and a filter's new body in the
 /// place of the old. Pieces are CRLF text as stored, without dot-stuffing.
@@ -23,11 +23,17 @@ impl Outgoing {
     /// An error, here and in [`Outgoing::next`], means that nothing that was read may be sent as a whole message.
     pub async fn open(reader: &dyn Reader, handle: &Handle) -> Result<Self, ReadError> {
         let stored = reader.open(handle).await?;
-        let (accepted, mut body) = (stored.accepted, stored.body);
-        if accepted.accept.edits.is_empty() && accepted.accept.replaced_body.is_none() {
-            let size = body.size();
-            return Ok(Self { accepted, head: None, body, size });
+        let accept = &stored.accepted.accept;
+        if accept.edits.is_empty() && accept.replaced_body.is_none() {
+            let size = stored.body.size();
+            return Ok(Self { accepted: stored.accepted, head: None, body: stored.body, size });
         }
+        // Boxed, because few messages are changed, and whoever opens one would have room for it.
+        Box::pin(Self::open_changed(reader, stored)).await
+    }
+
+    async fn open_changed(reader: &dyn Reader, stored: Stored) -> Result<Self, ReadError> {
+        let (accepted, mut body) = (stored.accepted, stored.body);
         let read = Head::read(body.as_mut()).await?;
         let mut head =
             BytesMut::from(header::edit(read.header(), &accepted.accept.edits).as_slice());

@@ -1,7 +1,6 @@
 //! Serving a channel's socket.
 
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 
 use job::PART_RECIPIENTS_MAX;
 use job::deliver::{Deliver, DeliverRequest};
@@ -19,7 +18,8 @@ pub enum Error {
 
 /// Serves the channel's `socket` (`smtp.deliver`) with `agent`: says it is ready, and returns once draining is done.
 ///
-/// A job whose future is ready at once costs no task; any other gets one of its own. Every job in hand counts in the scoreboard.
+/// Each job gets a task of its own: whatever an agent does, it waits for a disk or a network. Every job in hand counts in the
+/// scoreboard.
 pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Result<(), Error> {
     worker.serve::<Deliver>(socket, Rc::new(Deliveries { agent }))?;
     worker.ready();
@@ -38,15 +38,11 @@ impl Service<Deliver> for Deliveries {
             return responder.refuse(ErrorObject::new(codes::PARAMS, text));
         }
         let gate = Gate::from(responder.gate());
-        let mut work = Rc::clone(&self.agent).deliver(Job { request, gate });
-        // The task that takes over polls again with a waker of its own, so nothing is lost with this one.
-        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => responder.answer(&answer),
-            Poll::Pending => drop(tokio::task::spawn_local(async move {
-                let answer = work.await;
-                responder.answer(&answer);
-            })),
-        }
+        let work = Rc::clone(&self.agent).deliver(Job { request, gate });
+        tokio::task::spawn_local(async move {
+            let answer = work.await;
+            responder.answer(&answer);
+        });
     }
 }
 

@@ -152,14 +152,16 @@ impl Resolver {
         };
         let exchanges = self.in_order(domain, exchanges, request.hostname, chance)?;
         let (mut targets, mut temporary) = (Vec::<(u16, Target)>::new(), None);
+        let mut failures = 0;
         for Exchange { preference, host } in exchanges {
-            if targets.len() >= self.settings.addresses_max {
+            if targets.len() >= self.settings.addresses_max || failures >= HOST_FAILURES_MAX {
                 break;
             }
             let addresses = match self.addresses(&host, request.ip_version, chance).await {
                 Ok(addresses) => addresses,
                 Err(error) => {
                     temporary = Some(error);
+                    failures += 1;
                     continue;
                 }
             };
@@ -305,6 +307,8 @@ impl Resolver {
     }
 }
 
+/// How many MX hosts of one destination may be asked for in vain: each of them can cost all attempts at all name servers.
+const HOST_FAILURES_MAX: usize = 10;
 /// The most addresses of one family that are taken from one host.
 const ADDRESSES_OF_HOST_MAX: usize = 100;
 /// How many questions may be open on one connection to a name server.

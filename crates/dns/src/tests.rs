@@ -277,6 +277,25 @@ fn a28_thousands_of_hosts_cost_a_few_questions() {
 }
 
 #[test]
+fn a28_hosts_whose_name_servers_fail_are_not_asked_for_without_end() {
+    let server = Server::start();
+    let hosts: Vec<(u16, String)> =
+        (0..100).map(|number| (number, format!("h{number}.test"))).collect();
+    for (_, host) in &hosts {
+        server.say(host, A, Say::ServFail).say(host, AAAA, Say::ServFail);
+    }
+    server.host("h5.test", &["198.51.100.5"]);
+    server.say("all.example.org", MX, Say::Mx(hosts.clone()));
+    check(&server, "all.example.org", Ok(&["h5.test 198.51.100.5:25"]));
+    server.say("none.example.org", MX, Say::Mx(hosts[6..].to_vec()));
+    let before = server.questions();
+    check(&server, "none.example.org", Err("4.4.3"));
+    // Two families of ten hosts, each perhaps asked again over UDP and TCP.
+    let asked = server.questions() - before;
+    assert!(asked <= 1 + 2 * 10 * 4, "{asked}");
+}
+
+#[test]
 fn answers_are_cached() {
     let server = Server::start();
     server

@@ -14,7 +14,8 @@
 //!    [`Client::end_body`], or take the verdicts.
 //!
 //! With PIPELINING a transaction leaves in one write: MAIL, every RCPT and DATA. Replies are matched to commands by their
-//! order and nothing else; a reply to nothing ends the session, so that none can ever count for the wrong command.
+//! order and nothing else; a reply to nothing, or to what is still in the output, ends the session, so that none can ever
+//! count for the wrong command.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -325,6 +326,14 @@ impl Client {
                 self.refused_early(reply);
             }
             (None, _) => self.nonsense("a reply to nothing"),
+            (Some(Command::Dot(_)), Class::Transient | Class::Permanent)
+                if !self.output.is_empty() =>
+            {
+                self.refused_early(reply);
+            }
+            (Some(command), _) if self.is_unsent(command) => {
+                self.nonsense("a reply to what was not sent yet");
+            }
             (Some(command), class) => {
                 if let Err(what) = self.answer(command, class, reply) {
                     return self.nonsense(what);
@@ -336,6 +345,13 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Whether a command, the oldest unanswered one, waits in the output: no reply can be meant for it. Of a pipelined
+    /// envelope the first commands may have left, so there the order alone decides.
+    fn is_unsent(&self, command: Command) -> bool {
+        let alone = !self.offered.pipelining || matches!(command, Command::Dot(_));
+        alone && !self.output.is_empty()
     }
 
     /// What a reply means to its command; an error says that it means nothing.

@@ -104,6 +104,36 @@ fn a_connection_that_died_while_idle_is_replaced_without_counting() {
 }
 
 #[test]
+fn what_follows_the_answer_to_a_message_does_not_send_it_again() {
+    let second = script(&[HELLO, ONE, &["> 250 2.1.0 again"]]);
+    for end in [
+        ">> 250 2.6.0 ok\r\n421 too many messages\r\n",
+        ">> 250 2.6.0 ok\r\n250 2.6.0 ok\r\n",
+        ">> 250 2.6.0 ok\r\nHTTP/1.1 400 Bad Request\r\n",
+    ] {
+        on_loop(async {
+            let first = [&script(&[HELLO, ONE, &["> 250 ok"], ONE])[..], &[end]].concat();
+            let server = Server::start(vec![first, second.clone()]).await;
+            let bench = Bench::new(Shelf::of(TEXT), |_| ());
+            bench.deliver(&server.host(), &["r@example.test"]).await;
+            let answer = bench.deliver(&server.host(), &["r@example.test"]).await;
+            assert_eq!(short(&answer, 1), "+2.6.0", "{end:?}");
+            assert_eq!(server.heard().len(), 1, "{end:?}");
+        });
+        // The same in the second transaction of one job.
+        on_loop(async {
+            let first = [&script(&[HELLO, ONE, &["> 250 2.6.1 ok"], ONE])[..], &[end]].concat();
+            let server = Server::start(vec![first, second.clone()]).await;
+            let bench =
+                Bench::new(Shelf::of(TEXT), |assignment| assignment.settings.recipients_max = 1);
+            let answer = bench.deliver(&server.host(), &["a@example.test", "b@example.test"]).await;
+            assert_eq!(short(&answer, 2), "+2.6.1 +2.6.0", "{end:?}");
+            assert_eq!(server.heard().len(), 1, "{end:?}");
+        });
+    }
+}
+
+#[test]
 fn connections_are_not_kept_longer_than_allowed() {
     on_loop(async {
         let one = script(&[HELLO, ONE, &["> 250 ok", "< QUIT", "> 221 bye"]]);
@@ -125,6 +155,14 @@ fn connections_are_not_kept_longer_than_allowed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
+}
+
+#[test]
+fn a_job_in_hand_takes_little_room() {
+    let bench = Bench::new(Shelf::of(TEXT), |_| ());
+    let job = Job { request: request("x", &["r@example.test"]), gate: bench.gate.clone() };
+    let size = size_of_val(&delivery::deliver(Rc::clone(&bench.smtp), job));
+    assert!(size <= 2048, "{size}");
 }
 
 #[test]

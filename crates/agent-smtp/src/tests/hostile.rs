@@ -1,6 +1,11 @@
 //! Servers that stall, reset, refuse and babble, at every step; and the dot gate.
 
+use smtp::client::{Client, Message, Recipient, Step};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::{TcpListener, TcpStream};
+
 use super::*;
+use crate::connection::{Connection, Peer};
 
 /// What a first connection that behaves so is answered.
 fn check(behaviour: &[Script], expected: &str) {
@@ -121,6 +126,7 @@ fn the_dot_leaves_only_through_an_open_gate() {
             }
             assert!(!server.heard()[0][4].contains(r"\n.\r\n"));
             // Behind a closed gate nothing begins.
+            bench.gate = Gate::switch_for_test(Some(Instant::now())).0;
             assert_eq!(
                 short(&bench.deliver(&server.host(), &["r@example.test"]).await, 1),
                 "~4.4.2"
@@ -145,6 +151,19 @@ fn nothing_before_the_dot_lasts_longer_than_the_gate() {
             assert!(deadline.elapsed() < Duration::from_secs(10));
         });
     }
+    on_loop(async {
+        let names = names::Server::start();
+        names.say("silent.test", names::MX, names::Say::Nothing);
+        let mut bench = Bench::new(Shelf::of(TEXT), |assignment| {
+            assignment.dns.nameservers = vec![names.address];
+            assignment.dns.timeout = Span::seconds(60);
+        });
+        let deadline = Instant::now() + Duration::from_millis(100);
+        bench.gate = Gate::switch_for_test(Some(deadline)).0;
+        let answer = bench.deliver("silent.test", &["r@silent.test"]).await;
+        assert_eq!(short(&answer, 1), "? lane 4.4.3");
+        assert!(deadline.elapsed() < Duration::from_secs(10));
+    });
     // What waits for the reply to the dot has RFC 5321's ten minutes.
     on_loop(async {
         let server = Server::start(vec![script(&[HELLO, ONE, &["stall"]])]).await;
@@ -153,6 +172,106 @@ fn nothing_before_the_dot_lasts_longer_than_the_gate() {
         bench.gate = Gate::switch_for_test(Some(deadline)).0;
         bench.deliver(&server.host(), &["r@example.test"]).await;
         assert!(deadline.elapsed() >= Duration::from_millis(80), "{:?}", deadline.elapsed());
+    });
+}
+
+#[test]
+fn the_replies_to_the_dot_are_not_waited_for_longer_than_the_scheduler_waits() {
+    on_loop(async {
+        let session: Script = &[
+            "> 220 hi",
+            "< LHLO",
+            "> 250-hi",
+            "> 250 PIPELINING",
+            "< MAIL",
+            "< RCPT",
+            "< RCPT",
+            "< DATA",
+            "> 250 ok",
+            "> 250 ok",
+            "> 250 ok",
+            "> 354 go",
+            ".",
+            "> 250 2.1.5 ok",
+            "stall",
+        ];
+        let server = Server::start(vec![session.to_vec()]).await;
+        let mut bench = Bench::new(Shelf::of(TEXT), |assignment| {
+            assignment.settings.protocol = Protocol::Lmtp;
+        });
+        Rc::get_mut(&mut bench.smtp).unwrap().dot_wait_max = Duration::from_millis(200);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        bench.gate = Gate::switch_for_test(Some(deadline)).0;
+        let recipients = ["a@example.test", "b@example.test"];
+        let answer = bench.deliver(&server.host(), &recipients).await;
+        // What was said by then counts.
+        assert_eq!(short(&answer, 2), "+2.1.5 ~4.4.2");
+        assert!(deadline.elapsed() >= Duration::from_millis(200));
+    });
+}
+
+/// A connection in the middle of a message, of which it can write no more until its server reads, and that server's end.
+async fn full_connection() -> (Connection, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let server = tokio::task::spawn_local(async move {
+        let mut server = BufStream::new(listener.accept().await.unwrap().0);
+        let said = ["220 hi", "250-hi\r\n250 PIPELINING", "250 ok", "250 ok", "354 go"]
+            .map(|reply| format!("{reply}\r\n"));
+        for reply in said {
+            server.write_all(reply.as_bytes()).await.unwrap();
+            server.flush().await.unwrap();
+            if !reply.starts_with("354") {
+                server.read_line(&mut String::new()).await.unwrap();
+            }
+        }
+        server.into_inner()
+    });
+    let client = Client::new(smtp::client::Protocol::Smtp, "mta.example.test", "mx");
+    let peer = Peer { address, has_others: false };
+    let mut connection = Connection::new(stream, client, peer, Instant::now());
+    let (timeouts, to) = (Timeouts::default(), Address::parse("r@example.test").unwrap());
+    assert_eq!(connection.turn(&timeouts, None).await, Step::Idle);
+    let recipient = Recipient { address: &to, original: None, notify: None, orcpt: None };
+    connection.client.begin(&Message::default(), &[recipient]);
+    assert_eq!(connection.turn(&timeouts, None).await, Step::Body);
+    // More than the buffers of two sockets hold.
+    connection.client.body(&vec![b'x'; 48 << 20]);
+    let turn = tokio::time::timeout(Duration::from_millis(200), connection.turn(&timeouts, None));
+    assert!(turn.await.is_err(), "all of it was written");
+    (connection, server.await.unwrap())
+}
+
+#[test]
+fn a_dot_that_had_to_wait_leaves_only_through_an_open_gate() {
+    on_loop(async {
+        let (mut connection, mut server) = full_connection().await;
+        let (gate, switch) = Gate::switch_for_test(None);
+        let timeouts = Timeouts::default();
+        let heard = {
+            let mut ending = std::pin::pin!(connection.end_body(&timeouts, &gate));
+            let waited = tokio::time::timeout(Duration::from_millis(20), ending.as_mut());
+            assert!(waited.await.is_err(), "all of it was written");
+            switch.set(false);
+            let heard = tokio::task::spawn_local(async move {
+                let mut heard = Vec::new();
+                server.read_to_end(&mut heard).await.map(|_| heard)
+            });
+            ending.await;
+            heard
+        };
+        assert_eq!(connection.client.step(), Step::Ended);
+        drop(connection);
+        assert!(!heard.await.unwrap().unwrap().ends_with(b"\r\n.\r\n"));
+    });
+    // Nor does it wait for room longer than that.
+    on_loop(async {
+        let (mut connection, _server) = full_connection().await;
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let gate = Gate::switch_for_test(Some(deadline)).0;
+        connection.end_body(&Timeouts::default(), &gate).await;
+        assert_eq!(connection.client.step(), Step::Ended);
     });
 }
 

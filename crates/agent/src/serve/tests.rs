@@ -21,6 +21,7 @@ struct Recorder {
     holds: Cell<bool>,
     go_on: Rc<Notify>,
     gates: RefCell<Vec<Gate>>,
+    polls: Rc<Cell<u32>>,
 }
 
 impl Agent for Recorder {
@@ -29,12 +30,17 @@ impl Agent for Recorder {
         let reply = Reply::ours(StatusCode::new(4, 2, 0), "later");
         let answer = answer_all(&job.request, &Outcome::Deferred(reply));
         let (holds, go_on) = (self.holds.get(), Rc::clone(&self.go_on));
-        Box::pin(async move {
+        let polls = Rc::clone(&self.polls);
+        let mut work = Box::pin(async move {
             if holds {
                 go_on.notified().await;
             }
             answer
-        })
+        });
+        Box::pin(std::future::poll_fn(move |context| {
+            polls.set(polls.get() + 1);
+            work.as_mut().poll(context)
+        }))
     }
 }
 
@@ -117,14 +123,22 @@ fn a_job_is_answered_at_once_or_later() {
         let mut setup = Setup::new().await;
         for holds in [false, true] {
             setup.agent.holds.set(holds);
+            setup.agent.polls.set(0);
             setup.ask(7, 2).await;
-            setup.agent.go_on.notify_one();
+            if holds {
+                while setup.agent.polls.get() == 0 {
+                    tokio::task::yield_now().await;
+                }
+                setup.agent.go_on.notify_one();
+            }
             let answer = setup.read().await;
             assert_eq!(answer["id"], 7);
             assert_eq!(answer["result"]["outcomes"][1]["index"], 1);
             assert_eq!(answer["result"]["outcomes"][1]["outcome"]["deferred"]["status"], "4.2.0");
             tokio::task::yield_now().await;
             assert_eq!(setup.server.outstanding(), 0);
+            // Nobody polls but its task: once, and once more if it had to wait.
+            assert_eq!(setup.agent.polls.get(), if holds { 2 } else { 1 });
         }
     });
 }

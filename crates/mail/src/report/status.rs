@@ -1,5 +1,7 @@
 //! The part for programs: `message/delivery-status` (RFC 3464 section 2). All of it is ASCII.
 
+use std::net::IpAddr;
+
 use super::{Kind, Part, Recipient, Report, header, xtext};
 use crate::Address;
 use crate::xtext::Strict;
@@ -39,7 +41,7 @@ fn recipient_fields(out: &mut Vec<u8>, report: &Report<'_>, recipient: &Recipien
     field(out, "Status", &recipient.status(report.kind).to_string());
     if let Some(reply) = recipient.reply() {
         if let Some(remote) = &reply.remote {
-            field(out, "Remote-MTA", &format!("dns; {remote}"));
+            field(out, "Remote-MTA", &format!("dns; {}", mta_name(remote)));
         }
         let words = super::text::shortened(&reply.text);
         let kind = if reply.remote.is_some() { "smtp" } else { "X-Grange" };
@@ -50,6 +52,18 @@ fn recipient_fields(out: &mut Vec<u8>, report: &Report<'_>, recipient: &Recipien
     }
     if let (Kind::Delay, Some(until)) = (report.kind, report.will_retry_until) {
         field(out, "Will-Retry-Until", &until.rfc5322());
+    }
+}
+
+/// A remote as a report names it: outcomes say `mx.example.org[192.0.2.1]:2526`, of which RFC 3464 section 2.3.5 wants the
+/// name, or an address literal where there is none.
+fn mta_name(remote: &str) -> String {
+    let name = remote.split('[').next().unwrap_or_default();
+    match name.parse() {
+        Ok(IpAddr::V4(ip)) => format!("[{ip}]"),
+        Ok(IpAddr::V6(ip)) => format!("[IPv6:{ip}]"),
+        Err(_) if name.is_empty() => remote.to_owned(),
+        Err(_) => name.to_owned(),
     }
 }
 

@@ -153,6 +153,25 @@ fn only_a_well_formed_message_id_is_repeated() {
 }
 
 #[test]
+fn a_remote_is_named_as_dns_knows_it() {
+    for (remote, name) in [
+        ("mx.example.org[192.0.2.1]", "mx.example.org"),
+        ("mx.example.org[2001:db8::1]:2526", "mx.example.org"),
+        ("mx.example.org", "mx.example.org"),
+        ("192.0.2.1[192.0.2.1]:2526", "[192.0.2.1]"),
+        ("2001:db8::1[2001:db8::1]", "[IPv6:2001:db8::1]"),
+        ("[192.0.2.1]", "[192.0.2.1]"),
+    ] {
+        let (sender, brian) = (address("ada@example.test"), address("brian@example.org"));
+        let mut reply = Reply::ours(StatusCode::new(5, 1, 1), "550 no");
+        reply.remote = Some(remote.to_owned());
+        let failed = Outcome::Failed(reply);
+        let text = text(&write(&report(Kind::Failure, &sender, vec![about(&brian, &failed)])));
+        assert!(text.contains(&format!("\nRemote-MTA: dns; {name}\n")), "{remote}: {text}");
+    }
+}
+
+#[test]
 fn long_lines_are_broken_between_characters() {
     let (sender, brian) = (address("ada@example.test"), address("brian@example.org"));
     let failed = Outcome::Failed(Reply::ours(StatusCode::new(5, 0, 0), "no"));

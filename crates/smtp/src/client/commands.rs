@@ -2,10 +2,14 @@
 
 use std::io::Write;
 
+use mail::xtext::{self, Strict};
 use mail::{Address, Notify, Ret};
 
 use super::{Message, Recipient};
 use crate::reply::Reply;
+
+/// The longest ORCPT that a server has to take, in bytes (RFC 3461 section 4.2).
+const ORCPT_BYTES_MAX: usize = 500;
 
 /// The service extensions a server offers (RFC 5321 section 4.1.1.1) that matter to us.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,16 +96,45 @@ pub(super) fn rcpt(recipient: &Recipient<'_>, offered: &Capabilities, out: &mut 
             write_notify(notify, out);
         }
         match (recipient.orcpt, recipient.original) {
-            (Some(orcpt), _) => parameter(b" ORCPT=", Some(orcpt), out),
+            (Some(orcpt), _) => write_orcpt(orcpt, out),
             // The sender gave none: the address it did give is what a report should speak of.
             (None, Some(original)) if original.is_ascii() => {
                 out.extend_from_slice(b" ORCPT=rfc822;");
-                out.extend_from_slice(mail::xtext::encode(original.as_str().as_bytes()).as_bytes());
+                out.extend_from_slice(xtext::encode(original.as_str().as_bytes()).as_bytes());
             }
-            (None, _) => {}
+            (None, Some(original)) => {
+                let address = xtext::escape(original.as_str(), Strict::Yes);
+                write_long_orcpt(&format!("utf-8;{address}"), out);
+            }
+            (None, None) => {}
         }
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes ORCPT as it came, except that UTF-8, which only a server with SMTPUTF8 would understand, becomes the form in ASCII
+/// that every server takes (RFC 6533 section 3). What is ASCII in it is encoded already.
+fn write_orcpt(orcpt: &str, out: &mut Vec<u8>) {
+    let is_utf8 = |kind: &str| kind.eq_ignore_ascii_case("utf-8");
+    if orcpt.is_ascii() || !orcpt.split_once(';').is_some_and(|(kind, _)| is_utf8(kind)) {
+        return parameter(b" ORCPT=", Some(orcpt), out);
+    }
+    let mut ascii = String::with_capacity(2 * orcpt.len());
+    for character in orcpt.chars() {
+        match character.is_ascii() {
+            true => ascii.push(character),
+            false => {
+                let mut bytes = [0; 4];
+                ascii.push_str(&xtext::escape(character.encode_utf8(&mut bytes), Strict::Yes));
+            }
+        }
+    }
+    write_long_orcpt(&ascii, out);
+}
+
+/// Writes an ORCPT that grew as it was encoded, unless it grew beyond what a server has to take.
+fn write_long_orcpt(orcpt: &str, out: &mut Vec<u8>) {
+    parameter(b" ORCPT=", Some(orcpt).filter(|orcpt| orcpt.len() <= ORCPT_BYTES_MAX), out);
 }
 
 fn write_notify(notify: Notify, out: &mut Vec<u8>) {

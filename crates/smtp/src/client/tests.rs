@@ -250,6 +250,7 @@ fn parameters_are_sent_where_they_are_known() {
     );
     say(&mut client, "250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n");
     client.end_body();
+    written(&mut client);
     say(&mut client, "250 2.6.0 ok\r\n");
     assert_eq!(verdicts(&mut client), ["+ 2.6.0 dsn", "+ 2.6.0 dsn", "+ 2.6.0 dsn"]);
     let mut client = ready(Protocol::Smtp, PIPELINING);
@@ -288,6 +289,7 @@ fn what_the_server_cannot_take_fails_at_once() {
     assert_eq!(written, "MAIL FROM:<>\r\nRCPT TO:<a@example.test>\r\nDATA\r\n");
     say(&mut client, "250 ok\r\n250 ok\r\n354 go\r\n");
     client.end_body();
+    self::written(&mut client);
     say(&mut client, "250 ok\r\n");
     assert_eq!(verdicts(&mut client), ["- 5.6.7", "+ 2.0.0"]);
 }
@@ -406,6 +408,7 @@ fn a26_a_connection_lost_at_any_byte_delivers_what_was_answered_and_no_more() {
             client.receive(&envelope.as_bytes()[..cut.min(envelope.len())]);
             if client.step() == Step::Body {
                 client.end_body();
+                written(&mut client);
                 client.receive(&dots.as_bytes()[..cut.saturating_sub(envelope.len())]);
             }
             client.lost(None);
@@ -425,6 +428,61 @@ fn a_refusal_before_the_dot_is_final_and_no_dot_follows() {
     assert_eq!(say(&mut client, "552 5.3.4 too large\r\n"), "");
     assert_eq!(client.step(), Step::Ended);
     assert_eq!(verdicts(&mut client), ["- 5.3.4"]);
+}
+
+#[test]
+fn a25_a_reply_before_its_command_counts_for_nobody() {
+    // The second of two replies to MAIL is none to RCPT, which was not written yet.
+    for surplus in ["250 ok", "550 5.1.1 no", "452 4.5.3 too many"] {
+        let mut client = ready(Protocol::Smtp, PLAIN);
+        begin(&mut client, &Message::default(), &["a@example.test", "b@example.test"]);
+        say(&mut client, &format!("250 ok\r\n{surplus}\r\n"));
+        let failure = client.failure().map(|failure| (failure.phase, failure.cause));
+        assert_eq!(failure, Some((Phase::Rcpt, Cause::Nonsense)), "{surplus}");
+        assert_eq!(verdicts(&mut client), ["?", "?"], "{surplus}");
+    }
+    // A message whose dot was not written is nobody's yet; a refusal of it is one.
+    for (protocol, said, expected, cause) in [
+        (Protocol::Smtp, "250 2.0.0 queued", "?", Cause::Nonsense),
+        (Protocol::Lmtp, "250 2.0.0 queued", "?", Cause::Nonsense),
+        (Protocol::Smtp, "552 5.3.4 too large", "- 5.3.4", Cause::Abandoned),
+        (Protocol::Lmtp, "452 4.3.1 full", "~ 4.3.1", Cause::Abandoned),
+    ] {
+        let mut client = ready(protocol, PIPELINING);
+        begin(&mut client, &Message::default(), &["a@example.test", "b@example.test"]);
+        say(&mut client, "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n");
+        client.body(b"Subject: x\r\n");
+        client.end_body();
+        assert_eq!(say(&mut client, &format!("{said}\r\n")), "", "what is left is not written");
+        let failure = client.failure().map(|failure| (failure.phase, failure.cause));
+        assert_eq!(failure, Some((Phase::Dot, cause)), "{said}");
+        assert_eq!(verdicts(&mut client), [expected, expected], "{said}");
+    }
+}
+
+#[test]
+fn an_international_orcpt_travels_in_ascii() {
+    let to = address("r@example.test");
+    let (original, plain) = (address("grün+x@example.org"), address("g@example.org"));
+    let long = format!("utf-8;{}@example.org", "ü".repeat(100));
+    for (orcpt, original, expected) in [
+        (Some("utf-8;grün@bücher.example"), None, r" ORCPT=utf-8;gr\x{FC}n@b\x{FC}cher.example"),
+        // What is encoded already stays as it is.
+        (Some(r"UTF-8;\x{5C}ü+2B"), None, r" ORCPT=UTF-8;\x{5C}\x{FC}+2B"),
+        (Some(r"utf-8;gr\x{FC}n@example.org"), None, r" ORCPT=utf-8;gr\x{FC}n@example.org"),
+        (None, Some(&original), r" ORCPT=utf-8;gr\x{FC}n\x{2B}x@example.org"),
+        // One that would not stay a word, or is not of that type, is left out.
+        (Some("utf-8;ü\r\nRSET"), None, ""),
+        (Some("utf-8;ü x"), Some(&plain), ""),
+        (Some(&long), None, ""),
+        (Some("rfc822;ü@example.org"), None, ""),
+    ] {
+        let mut client = ready(Protocol::Smtp, ALL);
+        let recipient = Recipient { address: &to, original, notify: None, orcpt };
+        client.begin(&Message::default(), &[recipient]);
+        let line = format!("RCPT TO:<r@example.test>{expected}\r\n");
+        assert_eq!(written(&mut client).split_inclusive('\n').nth(1), Some(line.as_str()));
+    }
 }
 
 #[test]
@@ -543,13 +601,18 @@ proptest! {
         let accepted: Vec<usize> = (0..codes.len()).filter(|index| codes[*index] == 250).collect();
         let data = if accepted.is_empty() { if pipelining { "503 none\r\n" } else { "" } } else { "354 go\r\n" };
         let said: String = codes.iter().enumerate().map(|(index, code)| format!("{code}-{}.0.{index}\r\n{code} x\r\n", code / 100)).collect();
-        for piece in format!("250 ok\r\n{said}{data}").as_bytes().chunks(cut) {
-            client.receive(piece);
+        for reply in format!("250 ok\r\n{said}{data}").split_inclusive('\n') {
+            reply.as_bytes().chunks(cut).for_each(|piece| client.receive(piece));
+            // Without PIPELINING a server has no command to answer before it was written.
+            if !pipelining {
+                written(&mut client);
+            }
         }
         let mut expected: Vec<String> = codes.iter().enumerate().map(|(index, code)| format!("{} {}.0.{index}", if *code == 450 { "~" } else { "-" }, code / 100)).collect();
         if !accepted.is_empty() {
             prop_assert_eq!(client.step(), Step::Body);
             client.end_body();
+            written(&mut client);
             let dots = if lmtp { accepted.len() } else { 1 };
             let said: String = after.iter().take(dots).enumerate().map(|(turn, code)| format!("{code} {}.1.{turn}\r\n", code / 100)).collect();
             for piece in said.as_bytes().chunks(cut) {
