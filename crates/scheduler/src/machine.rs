@@ -5,7 +5,7 @@
 //!                 ▲   │ hold ▲                                                    │
 //!                 │   ▼      │ release                                            │ deferred: its own clock moves
 //!                 │  held ───┘                                                    │ lane failed: the lane's clock moves
-//!                 └───────────────────────────────────────────────────────────────┘ connection lost: at once
+//!                 └───────────────────────────────────────────────────────────────┘ connection lost: at once, then later and later
 //! ```
 //!
 //! What is written down lives in [`backlog`] and changes by records alone. Everything else (lanes, slots, jobs in hand) is
@@ -145,12 +145,14 @@ pub enum Event {
 /// Why a job has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unanswered {
-    /// The connection ended: to be sent elsewhere at once.
+    /// The connection ended: to be sent elsewhere, the first time at once.
     Lost,
     /// The worker drains and did not take it.
     NotTaken,
-    /// It could not be sent, or the worker had no room after all.
+    /// It could not be sent.
     NotSent,
+    /// The worker has no room after all: by the bytes outstanding, or by its own count.
+    Full,
     /// The job does not fit into a frame.
     TooLong,
     /// An error reply: its recipients are deferred.
@@ -448,6 +450,9 @@ impl Scheduler {
         self.settings = settings;
         self.take_channels(channels);
         self.quarantine.clear();
+        if self.settings.delay_notice.0.is_zero() {
+            self.lanes.forget_reviews();
+        }
         let all: Vec<(MessageId, Slot)> = self.backlog.after(None).collect();
         for (_, slot) in all {
             self.note_hold(turn.now, slot);
@@ -485,6 +490,7 @@ impl Scheduler {
         for (id, slot) in rest.take(messages) {
             let message = self.backlog.message(slot);
             actions.records.push(Record::Snapshot(Box::new(message.routed(&self.lanes))));
+            actions.records.extend(message.held_by_hand(|_| true));
             if let Some(routing) = message.reroute {
                 actions.records.push(Record::Reroute { id, routing });
             }

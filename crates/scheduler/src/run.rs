@@ -523,7 +523,7 @@ fn unanswered(error: CallError) -> Unanswered {
         CallError::NotSent(error) => not_sent(error),
         CallError::Lost { .. } | CallError::Deadline => Unanswered::Lost,
         CallError::Refused(error) if error.code == codes::NOT_TAKEN => Unanswered::NotTaken,
-        CallError::Refused(error) if error.code == codes::WINDOW => Unanswered::NotSent,
+        CallError::Refused(error) if error.code == codes::WINDOW => Unanswered::Full,
         CallError::Refused(error) => Unanswered::Refused(error.message),
     }
 }
@@ -531,7 +531,8 @@ fn unanswered(error: CallError) -> Unanswered {
 fn not_sent(error: SendError) -> Unanswered {
     match error {
         SendError::TooLong => Unanswered::TooLong,
-        SendError::Disconnected | SendError::Full => Unanswered::NotSent,
+        SendError::Full => Unanswered::Full,
+        SendError::Disconnected => Unanswered::NotSent,
     }
 }
 

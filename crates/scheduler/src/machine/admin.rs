@@ -323,9 +323,7 @@ impl Scheduler {
                     (recipient.index, State::Held { reason: reason.clone(), then })
                 })
                 .collect();
-            let count = scheduler.set(turn, selected.slot, held);
-            scheduler.note_hold(turn.now, selected.slot);
-            count
+            scheduler.set(turn, selected.slot, held)
         })
     }
 

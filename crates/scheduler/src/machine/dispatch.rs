@@ -86,7 +86,7 @@ impl Scheduler {
     /// A lane that had its turn goes to the end of the ring it belongs to now, if it has more to send.
     fn queue_again(&mut self, now: Now, id: LaneId) {
         if let Some(lane) = self.lanes.get_mut(id) {
-            lane.queued = false;
+            lane.queued = None;
         }
         self.refresh(now, id);
     }
@@ -234,17 +234,20 @@ impl Scheduler {
                 self.take_back(turn, number);
                 continue;
             }
-            let Some(peer) = self.lanes.channel_mut(id).choose_alone() else { return };
+            let chosen = self.lanes.channel_mut(id).choose_alone(turn.now.mono);
+            let Some((peer, undisturbed)) = chosen else { return };
             let channel = self.lanes.channel_mut(id);
             channel.alone.pop_front();
             channel.alone_job = Some(number);
-            if let Some(job) = self.jobs.remove(&number) {
+            if let Some(mut job) = self.jobs.remove(&number) {
+                // With a job in hand that was given up, nobody can say which of them kills the worker.
+                job.alone = undisturbed;
                 self.send(turn, number, job, peer);
             }
             return;
         }
         // Nothing goes out alone any more: no worker is kept free.
-        self.lanes.channel_mut(id).alone_peer = None;
+        self.lanes.channel_mut(id).forget_alone();
     }
 
     fn deadline_ms(&self, size: u64) -> u64 {
@@ -331,7 +334,12 @@ impl Scheduler {
             tracing::warn!(%id, recipients, "no answer in time: to be sent again");
             self.leave_lane(turn.now, &job);
             self.free_recipients(turn, number, &job, turn.now.mono);
-            self.lanes.channel_mut(job.channel).end_alone(number);
+            let channel = self.lanes.channel_mut(job.channel);
+            channel.end_alone(number);
+            if let Some(connected) = job.peer.and_then(|peer| channel.peer_mut(peer)) {
+                connected.given_up += 1;
+            }
+            self.stir(job.channel);
             job.given_up = true;
             self.jobs.insert(number, job);
         }

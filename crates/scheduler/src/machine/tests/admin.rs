@@ -244,6 +244,54 @@ fn held_mail_is_removed_only_if_so_set() {
 }
 
 #[test]
+fn what_an_operator_or_a_strike_holds_is_never_removed() {
+    let settings =
+        Settings { quarantine_expire: Some(Span::seconds(86_400)), ..Settings::default() };
+    let mut world = World::bare(settings.clone());
+    world.start();
+    for number in 1..=5 {
+        let mut request = message(&world, id(number), &["a.test", "b.test"]);
+        request.hold = (number == 5).then(|| "quarantined".to_owned());
+        if number == 4 {
+            let reason = "quarantined".to_owned();
+            request.recipients[0].state = State::Held { reason, then: Default::default() };
+        }
+        if number == 3 {
+            for _ in 0..3 {
+                let token = world.token();
+                let (handle, id) = (handle(id(3)), id(3));
+                let request = job::strike::StrikeRequest { handle, id, stage: "router".to_owned() };
+                let standing = queue::Standing::Unknown;
+                world.turn(vec![Event::Strike { token, request, standing }]);
+            }
+        }
+        world.enqueue(request);
+    }
+    ask(&mut world, AdminRequest::Hold(ids(&[1])));
+    let mut some = lane("smtp/a.test");
+    some.select.ids = vec![id(2)];
+    ask(&mut world, AdminRequest::Hold(some));
+    // What is written down says so too, also by a checkpoint.
+    let mut actions = crate::machine::Actions::default();
+    world.scheduler.begin_checkpoint(&mut actions);
+    while !world.scheduler.checkpoint_slice(2, &mut actions) {}
+    let mut again = World::bare(settings.clone());
+    actions.records.iter().for_each(|record| again.scheduler.replay(record));
+    let mut replayed = World::bare(settings);
+    world.records.iter().for_each(|record| replayed.scheduler.replay(record));
+    again.start();
+    replayed.start();
+    for world in [&mut world, &mut again, &mut replayed] {
+        world.pass(2 * DAY);
+        let live = [1, 2, 3, 4, 5].map(|number| world.is_live(id(number)));
+        assert_eq!(live, [true, true, true, true, false]);
+        assert!(matches!(world.state(id(2), 0), State::Held { .. }));
+        assert_eq!(world.state(id(4), 0), State::Removed);
+        assert_eq!(world.scheduler.held(), 2);
+    }
+}
+
+#[test]
 fn summary_and_status_count() {
     let mut world = World::new();
     for (number, host) in [(0, "a.test"), (1, "a.test"), (2, "dead.test"), (3, "a.test")] {
