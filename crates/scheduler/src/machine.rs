@@ -38,6 +38,7 @@ use mail::{MessageId, Timestamp};
 use queue::{Record, ReportKind, Standing};
 use socket::{ErrorObject, PeerId, codes};
 
+use self::admin::Sweep;
 use self::backlog::{Backlog, Slot};
 pub use self::channel::{ChannelId, Peer};
 use self::dispatch::Job;
@@ -294,6 +295,8 @@ pub struct Scheduler {
     /// The batch being put together.
     batch: u64,
     stopped: Stopped,
+    /// Changes that the command line asked for and that go on, in order.
+    sweeps: VecDeque<Sweep>,
     checkpoint: Option<Walk>,
     counts: Counts,
 }
@@ -344,6 +347,7 @@ impl Scheduler {
             unsynced: VecDeque::new(),
             batch: 1,
             stopped: Stopped::default(),
+            sweeps: VecDeque::new(),
             checkpoint: None,
             counts: Counts::default(),
         };
@@ -431,6 +435,7 @@ impl Scheduler {
     /// Ends a turn: does what is due, sends what may be sent, and says when to come again.
     pub fn finish(&mut self, now: Now, chance: &mut dyn FnMut() -> u64, actions: &mut Actions) {
         let turn = &mut Turn { now, chance, actions };
+        self.sweep(turn);
         self.run_timers(turn);
         if !self.stopped.ledger_failed && !self.stopped.draining {
             self.dispatch(turn);
@@ -438,6 +443,10 @@ impl Scheduler {
         turn.actions.sync |= !turn.actions.answers_synced.is_empty();
         turn.actions.batch = self.batch;
         turn.actions.wake = self.wake();
+        if !self.sweeps.is_empty() {
+            let soon = now.mono.saturating_add(1);
+            turn.actions.wake = Some(turn.actions.wake.map_or(soon, |wake| wake.min(soon)));
+        }
         self.batch += 1;
     }
 

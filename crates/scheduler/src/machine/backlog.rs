@@ -154,6 +154,17 @@ impl Backlog {
         self.by_id.range((begin, Unbounded)).map(|(id, slot)| (*id, *slot))
     }
 
+    /// The messages that were held before they were routed, from after `cursor` on.
+    pub(crate) fn held_unrouted(
+        &self,
+        cursor: Option<MessageId>,
+    ) -> impl Iterator<Item = (MessageId, &Struck)> + '_ {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let begin = cursor.map_or(Unbounded, Excluded);
+        let all = self.struck.range((begin, Unbounded)).map(|(id, struck)| (*id, struck));
+        all.filter(|(_, struck)| struck.hold.is_some())
+    }
+
     /// The highest id.
     pub(crate) fn last(&self) -> Option<MessageId> {
         self.by_id.last_key_value().map(|(id, _)| *id)

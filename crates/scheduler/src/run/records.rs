@@ -17,6 +17,9 @@ use crate::machine::Actions;
 /// The first and the longest wait before a failed ledger is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The most ends of messages appended at once: one append is one frame, and a frame has a limit.
+const UNWRITTEN_CHUNK: usize = 10_000;
+
 pub(super) struct Records {
     ledger: Rc<dyn Ledger>,
     inbox: Rc<Inbox>,
@@ -157,9 +160,13 @@ impl Records {
         self.ledger.begin_checkpoint().inspect_err(|_| self.fail())?;
         self.checkpoint = Checkpoint::Open;
         let unwritten = std::mem::take(&mut self.unwritten);
-        if let Err(error) = self.append(&unwritten) {
-            self.checkpoint = Checkpoint::None;
-            return Err(error);
+        let mut chunks = unwritten.chunks(UNWRITTEN_CHUNK);
+        while let Some(chunk) = chunks.next() {
+            if let Err(error) = self.append(chunk) {
+                self.unwritten.extend(chunks.flatten().cloned());
+                self.checkpoint = Checkpoint::None;
+                return Err(error);
+            }
         }
         Ok(true)
     }

@@ -244,6 +244,70 @@ fn held_mail_is_removed_only_if_so_set() {
 }
 
 #[test]
+fn what_is_held_before_it_is_routed_can_be_seen_and_ended() {
+    let mut world = filled(&["a.test"]);
+    let strike = |world: &mut World, number: u64| {
+        for _ in 0..3 {
+            let token = world.token();
+            let request = job::strike::StrikeRequest {
+                handle: handle(id(number)),
+                id: id(number),
+                stage: "router".to_owned(),
+            };
+            let standing = queue::Standing::Unknown;
+            world.turn(vec![Event::Strike { token, request, standing }]);
+        }
+    };
+    (7..=9).for_each(|number| strike(&mut world, number));
+    let held = || "held".to_owned();
+    let all = [(id(0), "queued".to_owned()), (id(7), held()), (id(8), held()), (id(9), held())];
+    assert_eq!(list(&mut world, ListQuery::default()).0, all);
+    let query = ListQuery { cursor: Some(id(7).to_string()), ..ListQuery::default() };
+    assert_eq!(list(&mut world, query).0, all[2..]);
+    let select = Selection { held: true, ..Selection::default() };
+    let query = ListQuery { select: select.clone(), ..ListQuery::default() };
+    assert_eq!(list(&mut world, query).0, all[1..]);
+    let refused = try_ask(&mut world, AdminRequest::Bounce(ids(&[0, 7])));
+    assert!(
+        matches!(refused, Answer::Refused(error) if error.message.contains("release or remove"))
+    );
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Remove(ids(&[7])))), (1, 0));
+    assert_eq!(world.standing(&id(7)), queue::Standing::Retired);
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Release(ids(&[8])))), (1, 0));
+    assert_eq!(world.requeues, 2, "at the start and now");
+    let change = Change { select, reason: None };
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Remove(change))), (1, 0));
+    assert_eq!(list(&mut world, ListQuery::default()).0, all[..1]);
+}
+
+#[test]
+fn a_change_of_everything_goes_in_slices() {
+    let mut world = World::bare(Settings::default());
+    world.start();
+    let events = (0..25_000).map(|number| {
+        let request = Box::new(message(&world, id(number), &["a.test"]));
+        let standing = queue::Standing::Unknown;
+        Event::Enqueue { connection: 1, token: crate::machine::Token(0), request, standing }
+    });
+    let events = events.collect();
+    world.turn(events);
+    world.take_records();
+    let token = world.token();
+    let select = Selection { all: true, ..Selection::default() };
+    let request = Box::new(AdminRequest::Hold(Change { select, reason: None }));
+    world.turn(vec![Event::Admin { token, request }]);
+    assert_eq!(world.records.len(), 10_000);
+    assert!(!world.answers.contains_key(&token));
+    // What comes meanwhile is not changed.
+    let request = message(&world, id(99_999), &["a.test"]);
+    world.enqueue(request);
+    world.pass(10);
+    let Some(Answer::Admin(answer)) = world.answers.remove(&token) else { panic!("no answer") };
+    assert_eq!(changed(&answer), (25_000, 25_000));
+    assert_eq!(world.scheduler.held(), 25_000);
+}
+
+#[test]
 fn what_an_operator_or_a_strike_holds_is_never_removed() {
     let settings =
         Settings { quarantine_expire: Some(Span::seconds(86_400)), ..Settings::default() };
