@@ -33,6 +33,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {}
 
+/// Whether a field may be left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A message with more recipients than this travels by handle alone in `route`.
 pub const ENVELOPE_RECIPIENTS_MAX: usize = 100;
 /// The most recipients in one part of an `enqueue` or in one `deliver`.
