@@ -45,6 +45,7 @@ use self::dispatch::Job;
 use self::enqueue::Parts;
 use self::lane::{LaneId, Lanes};
 use self::strike::Casualties;
+use crate::by_number::ByNumber;
 use crate::{ChannelFacts, Settings};
 
 /// A moment on both clocks.
@@ -271,7 +272,7 @@ pub struct Scheduler {
     lanes: Lanes,
     /// The lane of all reports.
     report_lane: LaneId,
-    jobs: HashMap<u64, Job>,
+    jobs: HashMap<u64, Job, ByNumber>,
     /// Jobs in hand: sent and neither answered nor given up.
     in_hand: usize,
     /// Recipients in them.
@@ -332,7 +333,7 @@ impl Scheduler {
             backlog: Backlog::default(),
             lanes,
             report_lane,
-            jobs: HashMap::new(),
+            jobs: HashMap::default(),
             in_hand: 0,
             in_hand_recipients: 0,
             job_next: 1,

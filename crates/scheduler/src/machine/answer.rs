@@ -133,7 +133,14 @@ impl Scheduler {
         }
     }
 
-    fn free_recipient(&mut self, now: Now, number: u64, slot: Slot, index: u32, due: u64) {
+    pub(super) fn free_recipient(
+        &mut self,
+        now: Now,
+        number: u64,
+        slot: Slot,
+        index: u32,
+        due: u64,
+    ) {
         let message = self.backlog.message_mut(slot);
         let held = message.hold.is_some();
         let Some(recipient) = message.recipient_mut(index) else { return };

@@ -179,6 +179,31 @@ fn a_worker_is_not_kept_free_for_ever() {
 }
 
 #[test]
+fn what_was_bounced_while_it_waited_to_go_out_alone_is_not_sent() {
+    let mut world = World::bare(Default::default());
+    world.start();
+    world.connect("smtp", &[(1, 10)]);
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    let busy = world.job();
+    strike(&mut world, 9);
+    strike(&mut world, 9);
+    let mut request = message(&world, id(9), &["h9.test", "h9.test"]);
+    request.recipients[1].address = "other@example.org".parse().expect("an address");
+    world.enqueue(request);
+    let token = world.token();
+    let domain = Some("example.org".to_owned());
+    let select = job::admin::Selection { domain, ..Default::default() };
+    let change = job::admin::Change { select, reason: None };
+    let request = Box::new(job::admin::AdminRequest::Bounce(change));
+    world.turn(vec![Event::Admin { token, request }]);
+    world.deliver(&busy);
+    let alone = world.jobs.drain(..).find(|job| report(job).is_none()).expect("a job");
+    let told: Vec<u32> = alone.request.recipients.iter().map(|one| one.index).collect();
+    assert_eq!((alone.request.id, told), (id(9), vec![0]));
+}
+
+#[test]
 fn an_idle_worker_takes_what_goes_out_alone() {
     let mut world = World::bare(Default::default());
     world.start();
