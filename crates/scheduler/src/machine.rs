@@ -415,7 +415,7 @@ impl Scheduler {
                 let answer = self.struck(turn, &request, standing);
                 turn.actions.answers.push((token, Answer::Struck(answer)));
             }
-            Event::Admin { token, request } => self.admin(turn, token, *request),
+            Event::Admin { token, request } => self.admin(turn, token, request),
             Event::Answered { job, result } => self.answered(turn, job, result),
             Event::Peers { channel, peers } => self.set_peers(channel, &peers),
             Event::Crashed { channel, pid } => self.crashed(turn, channel, pid),

@@ -331,39 +331,21 @@ impl Shell {
                 Event::Peers { channel, peers }
             }
             Incoming::Crashed { channel, pid } => Event::Crashed { channel, pid },
-            Incoming::Written { batch, result } => match self.records.written(result) {
-                Ok(()) => {
-                    self.perform_written(batch);
-                    return None;
-                }
-                Err(error) => {
+            Incoming::Written { batch, result } => {
+                let result = self.records.written(result);
+                if result.is_err() {
                     self.abandon_pending();
-                    self.ledger_failed(&error);
-                    Event::LedgerFailed
                 }
-            },
-            Incoming::Synced { batch, result } => match self.records.synced(result) {
-                Ok(()) => {
-                    self.perform_written(batch);
-                    self.answer_synced(batch);
-                    Event::Synced { batch }
-                }
-                Err(error) => {
-                    self.ledger_failed(&error);
-                    Event::LedgerFailed
-                }
-            },
-            Incoming::Checkpoint { batch, result } => match self.records.checkpointed(result) {
-                Ok(()) => {
-                    self.perform_written(batch);
-                    self.answer_synced(batch);
-                    Event::Checkpointed { batch }
-                }
-                Err(error) => {
-                    self.ledger_failed(&error);
-                    Event::LedgerFailed
-                }
-            },
+                return self.reached(batch, result, None);
+            }
+            Incoming::Synced { batch, result } => {
+                let result = self.records.synced(result);
+                return self.reached(batch, result, Some(Event::Synced { batch }));
+            }
+            Incoming::Checkpoint { batch, result } => {
+                let result = self.records.checkpointed(result);
+                return self.reached(batch, result, Some(Event::Checkpointed { batch }));
+            }
             Incoming::Draining => {
                 let until = Instant::now() + self.assignment.settings.drain.0;
                 let ends = self.worker.drain_ends().and_then(|ends| ends.checked_sub(LAST_SYNC));
@@ -373,13 +355,33 @@ impl Shell {
             Incoming::Settings(assignment) => {
                 self.assignment = *assignment;
                 self.make_clients();
-                tracing::info!("new settings taken");
+                tracing::info!(
+                    "new settings of the scheduler and its channels taken; what else changed for it needs a restart"
+                );
                 Event::Settings {
                     settings: Box::new(self.assignment.settings.clone()),
                     channels: self.assignment.channels.clone(),
                 }
             }
         })
+    }
+
+    /// The ledger has come to a batch, which is written and, where that is an event, synced; or it failed.
+    fn reached(
+        &mut self,
+        batch: u64,
+        result: Result<(), LedgerError>,
+        synced: Option<Event>,
+    ) -> Option<Event> {
+        if let Err(error) = result {
+            self.ledger_failed(&error);
+            return Some(Event::LedgerFailed);
+        }
+        self.perform_written(batch);
+        if synced.is_some() {
+            self.answer_synced(batch);
+        }
+        synced
     }
 
     fn token(&mut self, responder: AnyResponder) -> Token {

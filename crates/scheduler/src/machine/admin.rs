@@ -36,9 +36,9 @@ struct Selected {
 
 impl Scheduler {
     /// Takes a request of the command line.
-    pub(super) fn admin(&mut self, turn: &mut Turn<'_>, token: Token, request: AdminRequest) {
+    pub(super) fn admin(&mut self, turn: &mut Turn<'_>, token: Token, request: Box<AdminRequest>) {
         let reads = matches!(
-            request,
+            *request,
             AdminRequest::List(_)
                 | AdminRequest::Summary(_)
                 | AdminRequest::Show(_)
@@ -53,7 +53,7 @@ impl Scheduler {
             Ok(sweep) => return self.go_on(turn, sweep),
             Err(request) => request,
         };
-        let answer = match request {
+        let answer = match *request {
             AdminRequest::List(query) => self.list(turn.now, &query),
             AdminRequest::Summary(_) => Ok(AdminAnswer::Summary(self.summary(turn.now))),
             AdminRequest::Show(query) => self.show(turn.now, &query.id),
@@ -77,7 +77,7 @@ impl Scheduler {
     fn go_on(&mut self, turn: &mut Turn<'_>, mut sweep: Sweep) {
         sweep.batch = self.batch;
         let progress = &mut sweep.progress;
-        let done = match &sweep.request {
+        let done = match &*sweep.request {
             AdminRequest::Hold(change) => self.admin_hold(turn, change, progress),
             AdminRequest::Release(change) => self.release(turn, change, progress),
             AdminRequest::Retry(change) => self.retry_now(turn, change, progress),
@@ -683,7 +683,7 @@ impl Scheduler {
 #[derive(Debug)]
 pub(super) struct Sweep {
     token: Token,
-    request: AdminRequest,
+    request: Box<AdminRequest>,
     progress: Progress,
     /// The batch of its last slice.
     batch: u64,
@@ -703,10 +703,10 @@ impl Sweep {
     /// A change of messages as one; any other request is given back.
     fn of(
         token: Token,
-        request: AdminRequest,
+        request: Box<AdminRequest>,
         last: Option<MessageId>,
-    ) -> Result<Self, AdminRequest> {
-        match request {
+    ) -> Result<Self, Box<AdminRequest>> {
+        match *request {
             AdminRequest::Hold(_)
             | AdminRequest::Release(_)
             | AdminRequest::Retry(_)
@@ -717,7 +717,7 @@ impl Sweep {
                 let progress = Progress { after: None, last, ended: false, changed };
                 Ok(Self { token, request, progress, batch: 0 })
             }
-            other => Err(other),
+            _ => Err(request),
         }
     }
 }

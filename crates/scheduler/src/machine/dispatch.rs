@@ -74,23 +74,19 @@ impl Scheduler {
         }
         while self.lanes.channel(id).has_room() {
             let Some(lane) = self.lanes.channel_mut(id).next_lane() else { break };
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.queued = None;
+            }
             match self.send_from(turn, lane) {
-                Sent::Done => self.queue_again(turn.now, lane),
+                // To the end of the ring that it belongs to now, if it has more to send.
+                Sent::Done => self.refresh(turn.now, lane),
                 Sent::NoRoom => {
-                    self.queue_again(turn.now, lane);
+                    self.refresh(turn.now, lane);
                     break;
                 }
             }
         }
         self.send_alone(turn, id);
-    }
-
-    /// A lane that had its turn goes to the end of the ring it belongs to now, if it has more to send.
-    fn queue_again(&mut self, now: Now, id: LaneId) {
-        if let Some(lane) = self.lanes.get_mut(id) {
-            lane.queued = None;
-        }
-        self.refresh(now, id);
     }
 
     /// Sends the lane's next job.
