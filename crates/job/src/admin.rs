@@ -6,8 +6,8 @@
 //! ```
 
 use mail::{Address, MessageId, Timestamp};
-use queue::{Handle, RoutedRecipient};
-use serde::{Deserialize, Serialize};
+use queue::{Handle, RoutedRecipient, State};
+use serde::{Deserialize, Serialize, Serializer};
 use socket::{Conversation, requests};
 
 /// The conversation.
@@ -161,11 +161,30 @@ pub struct QueuedMessage {
     /// Why it is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
-    /// Its recipients and how each stands; of very many, the first.
+    /// Its recipients and how each stands; of very many, the first. Shown with their state, also if it is the first.
+    #[serde(serialize_with = "in_full")]
     pub recipients: Vec<RoutedRecipient>,
     /// How many recipients it has in all.
     #[serde(default)]
     pub recipients_total: u32,
+}
+
+/// Writes recipients with what between farms may be left out: people's programs read this.
+fn in_full<S: Serializer>(
+    recipients: &[RoutedRecipient],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct InFull<'a> {
+        #[serde(flatten)]
+        recipient: &'a RoutedRecipient,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        state: Option<&'a State>,
+    }
+    serializer.collect_seq(recipients.iter().map(|recipient| {
+        let state = (recipient.state == State::default()).then_some(&recipient.state);
+        InFull { recipient, state }
+    }))
 }
 
 /// What a change concerned.

@@ -14,6 +14,8 @@ use queue::{Handle, ReportKind};
 use serde::{Deserialize, Serialize};
 use socket::{Conversation, single_request};
 
+use crate::is_default;
+
 /// The conversation.
 pub enum Deliver {}
 
@@ -38,10 +40,10 @@ pub struct DeliverRequest {
     /// When it was accepted.
     pub accepted_at: Timestamp,
     /// What the client said of the body.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub body: BodyType,
     /// Whether it needs SMTPUTF8.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub smtputf8: bool,
     /// RFC 3461 RET.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +101,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliverAnswer {
     /// By recipient.
+    #[serde(default)]
     pub outcomes: Vec<RecipientOutcome>,
     /// The whole destination failed (connection, greeting, TLS, 421): the lane backs off, its recipients' own clocks stand still.
     /// Recipients without an outcome of their own are deferred in these words.

@@ -13,6 +13,8 @@ use queue::{Handle, RoutedRecipient};
 use serde::{Deserialize, Serialize};
 use socket::{Conversation, single_request};
 
+use crate::is_default;
+
 /// The conversation.
 pub enum Enqueue {}
 
@@ -64,7 +66,3 @@ pub struct EnqueueRequest {
 }
 
 single_request!(EnqueueRequest, "enqueue");
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}

@@ -36,10 +36,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {}
 
+/// Whether a field may be left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A message with more recipients than this travels by handle alone in `route`.
 pub const ENVELOPE_RECIPIENTS_MAX: usize = 100;
 /// The most recipients in one part of an `enqueue` or in one `deliver`.
 pub const PART_RECIPIENTS_MAX: usize = 500;
+/// The most recipients that router makes of one message's by aliases; what goes beyond fails.
+pub const MESSAGE_RECIPIENTS_MAX: usize = 100_000;
+/// The most recipients of one message in an `enqueue`, over all parts: each that failed because there were too many counts too.
+pub const ENQUEUE_RECIPIENTS_MAX: usize = 2 * MESSAGE_RECIPIENTS_MAX;
 /// The most entries in one `known` request.
 pub const KNOWN_MAX: usize = 1000;
 /// The most entries of one page of a list.

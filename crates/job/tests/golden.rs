@@ -583,6 +583,48 @@ fn routed(index: u32, state: State) -> RoutedRecipient {
     }
 }
 
+/// What was written before a field could be left out, and what agents of somebody's own leave out.
+#[test]
+fn longer_and_shorter_frames_are_read_too() {
+    let read = |params: &str| {
+        let raw = RawValue::from_string(params.to_owned()).expect("JSON");
+        EnqueueRequest::read("enqueue", &raw).expect("an old frame")
+    };
+    let common = r#""handle":"spool:2.41.8192","id":"065wzsb801eynpzezjqy","routing":1,"sender":null,"size":1,"accepted_at":1"#;
+    let recipient = r#""index":0,"address":"one@example.org","channel":"smtp","host":"","user":"one@example.org""#;
+    let long = read(&format!(
+        r#"{{{common},"body":"7bit","smtputf8":false,"recipients":[{{{recipient},"state":{{"open":{{"count":0,"next":0,"delay_reported":false}}}}}}]}}"#
+    ));
+    let short = read(&format!(r#"{{{common},"recipients":[{{{recipient}}}]}}"#));
+    assert_eq!(long, short);
+    let deliver = |more: &str| {
+        let params = format!(r#"{{{common}{more},"host":"","attempt":1,"recipients":[]}}"#);
+        let raw = RawValue::from_string(params).expect("JSON");
+        DeliverRequest::read("deliver", &raw).expect("an old frame")
+    };
+    assert_eq!(deliver(r#","body":"7bit","smtputf8":false"#), deliver(""));
+    let answer = |text: &str| serde_json::from_str::<DeliverAnswer>(text).expect("an answer");
+    let said =
+        r#"{"outcomes":[{"index":0,"outcome":{"delivered":{"status":"2.0.0","text":"ok"}}}]}"#;
+    let outcomes = answer(said).outcomes;
+    let outcome = outcomes.first().map(|one| &one.outcome);
+    assert!(
+        matches!(outcome, Some(Outcome::Delivered(one)) if one.report == SuccessReport::Final),
+        "{outcome:?}"
+    );
+    assert!(answer(r#"{"throttle":60}"#).outcomes.is_empty());
+}
+
+/// People's programs read lists: nothing is left out there.
+#[test]
+fn lists_show_every_state() {
+    let mut message = queued();
+    message.recipients = vec![routed(0, State::default())];
+    let shown = serde_json::to_value(&message).expect("JSON");
+    let state = shown.pointer("/recipients/0/state/open/count");
+    assert_eq!(state, Some(&Value::from(0)), "{shown}");
+}
+
 #[test]
 fn the_manual_quotes_golden_frames() {
     let manual = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/job-sockets.md");

@@ -110,18 +110,20 @@ pub struct Delivered {
     #[serde(flatten)]
     pub reply: Reply,
     /// Who now owes the sender a report of success, if one was asked for.
+    #[serde(default)]
     pub report: SuccessReport,
 }
 
 /// Who answers `NOTIFY=SUCCESS` (RFC 3461 sections 5.2 and 6.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SuccessReport {
     /// The next hop knows DSN and took the parameters over: we owe nothing.
     PassedOn,
     /// The next hop does not know DSN: we report `relayed`.
     Relayed,
-    /// This was the final delivery: we report `delivered`.
+    /// This was the final delivery: we report `delivered`. An agent that says nothing of reports knows nothing of them.
+    #[default]
     Final,
 }
 

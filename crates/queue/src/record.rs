@@ -106,10 +106,10 @@ pub struct Routed {
     /// When it was accepted: expiry counts from here.
     pub accepted_at: Timestamp,
     /// What the client said of the body.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub body: BodyType,
     /// Whether it needs SMTPUTF8.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub smtputf8: bool,
     /// RFC 3461 RET.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,7 +126,7 @@ pub struct Routed {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owed: Vec<Owed>,
     /// How often a worker died with it in hand since it was last answered for.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub strikes: u32,
 }
 
@@ -153,8 +153,13 @@ pub struct RoutedRecipient {
     /// Who it is to the channel: an address, or a mailbox name.
     pub user: String,
     /// Where it stands.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub state: State,
+}
+
+/// Whether a field may be left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Where a recipient stands.

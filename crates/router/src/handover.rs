@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 /// The way to the scheduler.
 pub(crate) struct Handover {
     pub(crate) scheduler: Client<Enqueue>,
-    /// How long the scheduler may take for a message.
+    /// How long the scheduler may take for a message, or for a part of one.
     pub(crate) deadline: Duration,
 }
 
@@ -73,10 +73,7 @@ impl Handover {
     ) {
         let result = match parts.as_slice() {
             [part] => self.scheduler.call(part).await.map(drop),
-            _ => match tokio::time::timeout(self.deadline, self.in_parts(&parts)).await {
-                Ok(result) => result,
-                Err(_) => Err(CallError::Deadline),
-            },
+            parts => self.in_parts(parts).await,
         };
         done(result);
     }
@@ -87,7 +84,8 @@ impl Handover {
         let progress = Rc::new(Progress::default());
         let mut connection = None;
         for part in parts {
-            let peer = self.send_part(part, connection, &progress).await?;
+            let sent = self.send_part(part, connection, &progress);
+            let peer = self.in_time(sent).await??;
             connection.get_or_insert(peer);
         }
         loop {
@@ -98,8 +96,13 @@ impl Handover {
             if progress.acknowledged.get() == parts.len() {
                 return Ok(());
             }
-            moved.await;
+            self.in_time(moved).await?;
         }
+    }
+
+    /// Each part has the deadline of a message: until there is room for it, and again until one more is acknowledged.
+    async fn in_time<T>(&self, step: impl Future<Output = T>) -> Result<T, CallError> {
+        tokio::time::timeout(self.deadline, step).await.map_err(|_| CallError::Deadline)
     }
 
     async fn send_part(

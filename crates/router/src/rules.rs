@@ -194,9 +194,14 @@ impl Rules {
         for recipient in &envelope.recipients {
             let address = self.with_domain(&recipient.address);
             let mut resolved = self.resolve(&address, &mut Trace::silent())?;
-            if resolved.len() > 1 && routed.len() + resolved.len() > self.message_recipients_max {
+            if routed.len() + resolved.len() > self.message_recipients_max {
                 let reply = Reply::ours(TOO_MANY, "too many recipients after alias expansion");
                 resolved = vec![Resolved { address: address.into_owned(), place: Err(reply) }];
+            }
+            if let ([_], [_]) = (envelope.recipients.as_slice(), resolved.as_slice()) {
+                // Nearly every message: there is nothing to merge.
+                routed.extend(resolved.into_iter().map(|one| self.routed(recipient, one)));
+                return Ok(routed);
             }
             for resolved in resolved {
                 merge.add(&mut routed, self.routed(recipient, resolved));
@@ -412,7 +417,7 @@ impl Merge {
     fn add(&mut self, routed: &mut Vec<RoutedRecipient>, mut one: RoutedRecipient) {
         let position = *self.positions.entry(merge_key(&one)).or_insert(routed.len());
         match routed.get_mut(position) {
-            Some(first) => merge_into(first, &one),
+            Some(first) => merge_into(first, one),
             None => {
                 one.index = u32::try_from(position).unwrap_or(u32::MAX);
                 routed.push(one);
@@ -432,7 +437,7 @@ fn merge_key(one: &RoutedRecipient) -> String {
 }
 
 /// Whoever asked for a report gets it; what one of them may have now is not held for the other.
-fn merge_into(first: &mut RoutedRecipient, other: &RoutedRecipient) {
+fn merge_into(first: &mut RoutedRecipient, other: RoutedRecipient) {
     if first.notify != other.notify {
         let left = first.notify.unwrap_or(Notify::DEFAULT);
         let right = other.notify.unwrap_or(Notify::DEFAULT);
@@ -442,8 +447,16 @@ fn merge_into(first: &mut RoutedRecipient, other: &RoutedRecipient) {
             delay: left.delay || right.delay,
         });
     }
-    if matches!(first.state, State::Held { .. }) && matches!(other.state, State::Open(_)) {
-        first.state = other.state.clone();
+    match (&first.state, &other.state) {
+        // One way to the mailbox is enough: the other may have ended in a loop of aliases.
+        (State::Failed(_), State::Open(_) | State::Held { .. }) => {
+            first.channel = other.channel;
+            first.host = other.host;
+            first.user = other.user;
+            first.state = other.state;
+        }
+        (State::Held { .. }, State::Open(_)) => first.state = other.state,
+        _ => {}
     }
 }
 

@@ -15,6 +15,7 @@ use job::route::{Route, RouteFacts, RouteRequest};
 use job::verify::{Verified, Verify, VerifyAnswer, VerifyRequest};
 use job::{Acknowledged, PART_RECIPIENTS_MAX};
 use lookup::Unavailable;
+use mail::MessageId;
 use queue::{ReadError, Reader, RoutedRecipient, State};
 use socket::{CallError, ClientSettings, ErrorObject, Responder, Service, codes};
 
@@ -143,7 +144,7 @@ impl Inner {
         };
         match facts {
             Ok(facts) => self.hand_over(request, facts, responder),
-            Err(error) => self.finish(&request, responder, Err(error)),
+            Err(error) => self.finish(request.id, responder, Err(error)),
         }
     }
 
@@ -153,14 +154,15 @@ impl Inner {
         facts: RouteFacts,
         responder: Responder<Route>,
     ) {
-        match self.decide(&request, facts) {
+        let id = request.id;
+        match self.decide(request, facts) {
             Ok(parts) => {
                 let inner = Rc::clone(&self);
                 self.handover.begin(parts, move |result| {
-                    inner.finish(&request, responder, result.map_err(RouteError::from));
+                    inner.finish(id, responder, result.map_err(RouteError::from));
                 });
             }
-            Err(error) => self.finish(&request, responder, Err(error)),
+            Err(error) => self.finish(id, responder, Err(error)),
         }
     }
 
@@ -177,7 +179,7 @@ impl Inner {
     /// Decides for every recipient, and writes the parts of the request to the scheduler; there is at least one.
     fn decide(
         &self,
-        request: &RouteRequest,
+        request: RouteRequest,
         facts: RouteFacts,
     ) -> Result<Vec<EnqueueRequest>, RouteError> {
         let recipients = self.rules.route(&facts.envelope)?;
@@ -188,15 +190,10 @@ impl Inner {
         if failed > 0 {
             tracing::info!(id = %request.id, recipients = recipients.len(), failed, "recipients cannot be routed");
         }
-        Ok(parts_of(request, &facts, recipients))
+        Ok(parts_of(request, facts, recipients))
     }
 
-    fn finish(
-        &self,
-        request: &RouteRequest,
-        responder: Responder<Route>,
-        result: Result<(), RouteError>,
-    ) {
+    fn finish(&self, id: MessageId, responder: Responder<Route>, result: Result<(), RouteError>) {
         match result {
             Ok(()) => {
                 self.worker.count(counter::ROUTED, 1);
@@ -204,7 +201,7 @@ impl Inner {
             }
             Err(error) => {
                 self.worker.count(counter::ROUTE_FAILED, 1);
-                tracing::warn!(id = %request.id, %error, "not routed; requeue will bring it again");
+                tracing::warn!(%id, %error, "not routed; requeue will bring it again");
                 responder.refuse(ErrorObject::new(error.code(), error.to_string()));
             }
         }
@@ -222,27 +219,38 @@ impl RouteError {
 
 /// Writes the request to the scheduler, in parts of at most [`PART_RECIPIENTS_MAX`] recipients.
 fn parts_of(
-    request: &RouteRequest,
-    facts: &RouteFacts,
+    request: RouteRequest,
+    facts: RouteFacts,
     recipients: Vec<RoutedRecipient>,
 ) -> Vec<EnqueueRequest> {
     let count = recipients.len().div_ceil(PART_RECIPIENTS_MAX).max(1);
-    let mut recipients = recipients.into_iter();
-    let part = |number: usize| EnqueueRequest {
-        handle: request.handle.clone(),
+    let envelope = facts.envelope;
+    let mut whole = EnqueueRequest {
+        handle: request.handle,
         id: request.id,
         routing: request.routing,
-        part: u32::try_from(number).unwrap_or(u32::MAX),
-        more: number + 1 < count,
-        sender: facts.envelope.sender.clone(),
+        part: 0,
+        more: false,
+        sender: envelope.sender,
         size: facts.size,
         accepted_at: facts.accepted_at,
-        body: facts.envelope.body,
-        smtputf8: facts.envelope.smtputf8,
-        ret: facts.envelope.ret,
-        envid: facts.envelope.envid.clone(),
-        hold: facts.hold.clone(),
+        body: envelope.body,
+        smtputf8: envelope.smtputf8,
+        ret: envelope.ret,
+        envid: envelope.envid,
+        hold: facts.hold,
+        recipients: Vec::new(),
+    };
+    if count == 1 {
+        whole.recipients = recipients;
+        return vec![whole];
+    }
+    let mut recipients = recipients.into_iter();
+    let part = |number: usize| EnqueueRequest {
+        part: u32::try_from(number).unwrap_or(u32::MAX),
+        more: number + 1 < count,
         recipients: recipients.by_ref().take(PART_RECIPIENTS_MAX).collect(),
+        ..whole.clone()
     };
     (0..count).map(part).collect()
 }

@@ -85,7 +85,7 @@ impl Default for Settings {
             postmaster: None,
             alias_depth_max: 10,
             alias_recipients_max: 1000,
-            message_recipients_max: 100_000,
+            message_recipients_max: job::MESSAGE_RECIPIENTS_MAX,
             enqueue_deadline: Span::seconds(5),
         }
     }
@@ -103,7 +103,7 @@ impl Settings {
         for (name, value, max) in [
             ("alias_depth_max", self.alias_depth_max, 50),
             ("alias_recipients_max", self.alias_recipients_max, 1_000_000),
-            ("message_recipients_max", self.message_recipients_max, 10_000_000),
+            ("message_recipients_max", self.message_recipients_max, job::MESSAGE_RECIPIENTS_MAX),
         ] {
             if value == 0 || value > max {
                 let right = format!("a number from 1 to {max}");

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod by_number;
 pub mod machine;
 mod run;
 mod settings;

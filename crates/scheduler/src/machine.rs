@@ -5,7 +5,7 @@
 //!                 ▲   │ hold ▲                                                    │
 //!                 │   ▼      │ release                                            │ deferred: its own clock moves
 //!                 │  held ───┘                                                    │ lane failed: the lane's clock moves
-//!                 └───────────────────────────────────────────────────────────────┘ connection lost: at once
+//!                 └───────────────────────────────────────────────────────────────┘ connection lost: at once, then later and later
 //! ```
 //!
 //! What is written down lives in [`backlog`] and changes by records alone. Everything else (lanes, slots, jobs in hand) is
@@ -38,12 +38,14 @@ use mail::{MessageId, Timestamp};
 use queue::{Record, ReportKind, Standing};
 use socket::{ErrorObject, PeerId, codes};
 
+use self::admin::Sweep;
 use self::backlog::{Backlog, Slot};
 pub use self::channel::{ChannelId, Peer};
 use self::dispatch::Job;
 use self::enqueue::Parts;
 use self::lane::{LaneId, Lanes};
 use self::strike::Casualties;
+use crate::by_number::ByNumber;
 use crate::{ChannelFacts, Settings};
 
 /// A moment on both clocks.
@@ -145,12 +147,14 @@ pub enum Event {
 /// Why a job has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unanswered {
-    /// The connection ended: to be sent elsewhere at once.
+    /// The connection ended: to be sent elsewhere, the first time at once.
     Lost,
     /// The worker drains and did not take it.
     NotTaken,
-    /// It could not be sent, or the worker had no room after all.
+    /// It could not be sent.
     NotSent,
+    /// The worker has no room after all: by the bytes outstanding, or by its own count.
+    Full,
     /// The job does not fit into a frame.
     TooLong,
     /// An error reply: its recipients are deferred.
@@ -268,7 +272,7 @@ pub struct Scheduler {
     lanes: Lanes,
     /// The lane of all reports.
     report_lane: LaneId,
-    jobs: HashMap<u64, Job>,
+    jobs: HashMap<u64, Job, ByNumber>,
     /// Jobs in hand: sent and neither answered nor given up.
     in_hand: usize,
     /// Recipients in them.
@@ -292,6 +296,8 @@ pub struct Scheduler {
     /// The batch being put together.
     batch: u64,
     stopped: Stopped,
+    /// Changes that the command line asked for and that go on, in order.
+    sweeps: VecDeque<Sweep>,
     checkpoint: Option<Walk>,
     counts: Counts,
 }
@@ -327,7 +333,7 @@ impl Scheduler {
             backlog: Backlog::default(),
             lanes,
             report_lane,
-            jobs: HashMap::new(),
+            jobs: HashMap::default(),
             in_hand: 0,
             in_hand_recipients: 0,
             job_next: 1,
@@ -342,6 +348,7 @@ impl Scheduler {
             unsynced: VecDeque::new(),
             batch: 1,
             stopped: Stopped::default(),
+            sweeps: VecDeque::new(),
             checkpoint: None,
             counts: Counts::default(),
         };
@@ -408,7 +415,7 @@ impl Scheduler {
                 let answer = self.struck(turn, &request, standing);
                 turn.actions.answers.push((token, Answer::Struck(answer)));
             }
-            Event::Admin { token, request } => self.admin(turn, token, *request),
+            Event::Admin { token, request } => self.admin(turn, token, request),
             Event::Answered { job, result } => self.answered(turn, job, result),
             Event::Peers { channel, peers } => self.set_peers(channel, &peers),
             Event::Crashed { channel, pid } => self.crashed(turn, channel, pid),
@@ -429,6 +436,7 @@ impl Scheduler {
     /// Ends a turn: does what is due, sends what may be sent, and says when to come again.
     pub fn finish(&mut self, now: Now, chance: &mut dyn FnMut() -> u64, actions: &mut Actions) {
         let turn = &mut Turn { now, chance, actions };
+        self.sweep(turn);
         self.run_timers(turn);
         if !self.stopped.ledger_failed && !self.stopped.draining {
             self.dispatch(turn);
@@ -436,6 +444,10 @@ impl Scheduler {
         turn.actions.sync |= !turn.actions.answers_synced.is_empty();
         turn.actions.batch = self.batch;
         turn.actions.wake = self.wake();
+        if !self.sweeps.is_empty() {
+            let soon = now.mono.saturating_add(1);
+            turn.actions.wake = Some(turn.actions.wake.map_or(soon, |wake| wake.min(soon)));
+        }
         self.batch += 1;
     }
 
@@ -448,6 +460,9 @@ impl Scheduler {
         self.settings = settings;
         self.take_channels(channels);
         self.quarantine.clear();
+        if self.settings.delay_notice.0.is_zero() {
+            self.lanes.forget_reviews();
+        }
         let all: Vec<(MessageId, Slot)> = self.backlog.after(None).collect();
         for (_, slot) in all {
             self.note_hold(turn.now, slot);
@@ -485,6 +500,7 @@ impl Scheduler {
         for (id, slot) in rest.take(messages) {
             let message = self.backlog.message(slot);
             actions.records.push(Record::Snapshot(Box::new(message.routed(&self.lanes))));
+            actions.records.extend(message.held_by_hand(|_| true));
             if let Some(routing) = message.reroute {
                 actions.records.push(Record::Reroute { id, routing });
             }

@@ -1,16 +1,16 @@
 //! The shell around the machine: sockets, the ledger, the clocks and the timer of a worker of a farm of one.
 //!
 //! ```text
-//!  sockets ─▶ inbox ─▶ machine ─▶ one append ─▶ one wait until written ─▶ answers and jobs go out
-//!    ▲                                                └─▶ synced, later: admin answers, reports
-//!    └────────── everything that arrives meanwhile is the next turn ──────────┘
+//!  sockets ─▶ inbox ─▶ machine ─▶ one append ─▶ pending ─ written ─▶ answers and jobs go out
+//!    ▲                                 │                     └─▶ synced, later: admin answers, reports
+//!    └── the next turn, meanwhile ─────┘
 //! ```
 
 mod inbox;
 mod records;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,6 +23,7 @@ use socket::{CallError, Client, ClientSettings, ErrorObject, SendError, SendOpti
 
 use self::inbox::{AnyResponder, Inbox, Incoming};
 use self::records::Records;
+use crate::by_number::ByNumber;
 use crate::machine::{
     Actions, Answer, ChannelId, Event, Now, Peer, Scheduler, Send, Token, Unanswered,
 };
@@ -81,12 +82,12 @@ pub async fn run(
     let inbox = Rc::new(Inbox::default());
     inbox::serve(&worker, &inbox)?;
     let mut shell = Shell::new(worker.clone(), assignment, Rc::clone(&inbox), ledger, scheduler);
-    shell.begin().await;
+    shell.begin();
     watch(&worker, &inbox);
     worker.ready();
     loop {
         let incoming = shell.wait().await;
-        shell.turn(incoming).await;
+        shell.turn(incoming);
         if shell.is_done() {
             break;
         }
@@ -133,17 +134,29 @@ struct Role {
     assignment: Box<Assignment>,
 }
 
+/// A turn whose records are not known to be written; of those, only the ends of messages are kept.
+struct Pending {
+    actions: Actions,
+    has_records: bool,
+}
+
 struct Shell {
     worker: farm::Worker,
     assignment: Assignment,
     inbox: Rc<Inbox>,
     scheduler: Scheduler,
     records: Records,
-    clients: HashMap<ChannelId, Client<Deliver>>,
+    clients: HashMap<ChannelId, Client<Deliver>, ByNumber>,
+    /// The sockets that they connect to.
+    sockets: HashMap<ChannelId, String, ByNumber>,
     requeue: Option<Rc<RequeueAsker>>,
     /// Made when it is first needed.
     router: Option<Client<Route>>,
-    responders: HashMap<Token, AnyResponder>,
+    responders: HashMap<Token, AnyResponder, ByNumber>,
+    /// What turns are to do once their records are written, in order.
+    pending: VecDeque<Pending>,
+    /// The batch of a checkpoint's last slice, until it is written: the next is made then.
+    slice: Option<u64>,
     /// Answers that wait for the sync of a batch.
     answers_synced: Vec<(u64, Token, Answer)>,
     token_next: u64,
@@ -173,10 +186,13 @@ impl Shell {
             inbox,
             scheduler,
             records,
-            clients: HashMap::new(),
+            clients: HashMap::default(),
+            sockets: HashMap::default(),
             requeue,
             router: None,
-            responders: HashMap::new(),
+            responders: HashMap::default(),
+            pending: VecDeque::new(),
+            slice: None,
             answers_synced: Vec::new(),
             token_next: 0,
             begun: Instant::now(),
@@ -201,8 +217,15 @@ impl Shell {
         for facts in &self.assignment.channels {
             let channel = self.scheduler.channel(&facts.name);
             if self.clients.contains_key(&channel) {
+                let before = self.sockets.get(&channel).filter(|before| **before != facts.socket);
+                if let Some(before) = before {
+                    // Its jobs in hand are known by its connections.
+                    let (channel, now) = (&facts.name, &facts.socket);
+                    tracing::warn!(channel, before, now, "a changed socket is taken at a restart");
+                }
                 continue;
             }
+            self.sockets.insert(channel, facts.socket.clone());
             let settings = ClientSettings {
                 deadline: self.assignment.settings.deadline.0,
                 // Jobs are sent only where there is room: none ever waits.
@@ -223,18 +246,19 @@ impl Shell {
     }
 
     /// The first turn: what was replayed is put into its lanes.
-    async fn begin(&mut self) {
+    fn begin(&mut self) {
         let now = self.now();
         let mut actions = Actions::default();
         self.scheduler.start(now, &mut || self.chance.next(), &mut actions);
-        self.finish(now, actions).await;
+        self.finish(now, actions);
     }
 
     /// Waits until something arrives or is due.
     async fn wait(&mut self) -> Vec<Incoming> {
         // What is ready to run may have more for this turn: batches are the budget.
         tokio::task::yield_now().await;
-        if !self.records.in_checkpoint() && self.inbox.is_empty() {
+        let makes_slices = self.records.in_checkpoint() && self.slice.is_none();
+        if !makes_slices && self.inbox.is_empty() {
             let until = [
                 self.wake.map(|wake| self.begun + Duration::from_millis(wake)),
                 self.drain_until,
@@ -252,7 +276,7 @@ impl Shell {
         self.inbox.take()
     }
 
-    async fn turn(&mut self, incoming: Vec<Incoming>) {
+    fn turn(&mut self, incoming: Vec<Incoming>) {
         let now = self.now();
         let mut actions = Actions::default();
         for one in incoming {
@@ -260,7 +284,7 @@ impl Shell {
                 self.scheduler.handle(now, &mut || self.chance.next(), event, &mut actions);
             }
         }
-        self.finish(now, actions).await;
+        self.finish(now, actions);
     }
 
     /// What arrived, as the machine takes it; nothing when it concerns the shell alone.
@@ -270,7 +294,7 @@ impl Shell {
                 let connection = responder.caller().connection;
                 let standing = self.records.ledger().standing(&request.handle);
                 let token = self.token(AnyResponder::Enqueue(responder));
-                Event::Enqueue { connection, token, request: Box::new(request), standing }
+                Event::Enqueue { connection, token, request, standing }
             }
             Incoming::Known(request, responder) => {
                 if request.messages.len() > job::KNOWN_MAX {
@@ -290,7 +314,7 @@ impl Shell {
             }
             Incoming::Admin(request, responder) => {
                 let token = self.token(AnyResponder::Admin(responder));
-                Event::Admin { token, request: Box::new(request) }
+                Event::Admin { token, request }
             }
             Incoming::Answered { job, result } => Event::Answered { job, result },
             Incoming::Peers(channel) => {
@@ -307,26 +331,21 @@ impl Shell {
                 Event::Peers { channel, peers }
             }
             Incoming::Crashed { channel, pid } => Event::Crashed { channel, pid },
-            Incoming::Synced { batch, result } => match self.records.synced(result) {
-                Ok(()) => {
-                    self.answer_synced(batch);
-                    Event::Synced { batch }
+            Incoming::Written { batch, result } => {
+                let result = self.records.written(result);
+                if result.is_err() {
+                    self.abandon_pending();
                 }
-                Err(error) => {
-                    self.ledger_failed(&error);
-                    Event::LedgerFailed
-                }
-            },
-            Incoming::Checkpoint { batch, result } => match self.records.checkpointed(result) {
-                Ok(()) => {
-                    self.answer_synced(batch);
-                    Event::Checkpointed { batch }
-                }
-                Err(error) => {
-                    self.ledger_failed(&error);
-                    Event::LedgerFailed
-                }
-            },
+                return self.reached(batch, result, None);
+            }
+            Incoming::Synced { batch, result } => {
+                let result = self.records.synced(result);
+                return self.reached(batch, result, Some(Event::Synced { batch }));
+            }
+            Incoming::Checkpoint { batch, result } => {
+                let result = self.records.checkpointed(result);
+                return self.reached(batch, result, Some(Event::Checkpointed { batch }));
+            }
             Incoming::Draining => {
                 let until = Instant::now() + self.assignment.settings.drain.0;
                 let ends = self.worker.drain_ends().and_then(|ends| ends.checked_sub(LAST_SYNC));
@@ -336,13 +355,33 @@ impl Shell {
             Incoming::Settings(assignment) => {
                 self.assignment = *assignment;
                 self.make_clients();
-                tracing::info!("new settings taken");
+                tracing::info!(
+                    "new settings of the scheduler and its channels taken; what else changed for it needs a restart"
+                );
                 Event::Settings {
                     settings: Box::new(self.assignment.settings.clone()),
                     channels: self.assignment.channels.clone(),
                 }
             }
         })
+    }
+
+    /// The ledger has come to a batch, which is written and, where that is an event, synced; or it failed.
+    fn reached(
+        &mut self,
+        batch: u64,
+        result: Result<(), LedgerError>,
+        synced: Option<Event>,
+    ) -> Option<Event> {
+        if let Err(error) = result {
+            self.ledger_failed(&error);
+            return Some(Event::LedgerFailed);
+        }
+        self.perform_written(batch);
+        if synced.is_some() {
+            self.answer_synced(batch);
+        }
+        synced
     }
 
     fn token(&mut self, responder: AnyResponder) -> Token {
@@ -352,33 +391,77 @@ impl Shell {
         token
     }
 
-    /// Ends a turn: one append, one wait, then everything goes out.
-    async fn finish(&mut self, now: Now, mut actions: Actions) {
-        self.checkpoint(&mut actions);
+    /// Ends a turn: one append; once that is written, everything goes out. Meanwhile the next turn may come.
+    fn finish(&mut self, now: Now, mut actions: Actions) {
+        if let Some(error) = self.records.unseen_failure() {
+            self.ledger_failed(&error);
+            let event = Event::LedgerFailed;
+            self.scheduler.handle(now, &mut || self.chance.next(), event, &mut actions);
+        }
+        let slice = self.checkpoint(&mut actions);
         self.scheduler.finish(now, &mut || self.chance.next(), &mut actions);
         self.wake = actions.wake;
-        match self.records.write(&mut actions).await {
-            Ok(()) => self.perform(actions),
+        match self.records.write(&actions) {
+            Ok(()) => {
+                let has_records = !actions.records.is_empty();
+                self.slice = self.slice.or((slice && has_records).then_some(actions.batch));
+                if has_records || !self.pending.is_empty() {
+                    // What is answered may say that an earlier turn's record is there.
+                    actions.records.retain(records::is_end);
+                    self.pending.push_back(Pending { actions, has_records });
+                    self.records.await_written();
+                } else {
+                    self.perform(actions);
+                }
+            }
             Err(error) => self.abandon(now, actions, &error),
         }
         self.count();
     }
 
-    /// Adds a slice of a checkpoint to the turn's records when one is due.
-    fn checkpoint(&mut self, actions: &mut Actions) {
+    /// Does what turns up to this batch wait for, and waits for what was appended after it.
+    fn perform_written(&mut self, batch: u64) {
+        self.slice = self.slice.filter(|slice| *slice > batch);
+        while let Some(first) = self.pending.front()
+            && (first.actions.batch <= batch || !first.has_records)
+            && let Some(pending) = self.pending.pop_front()
+        {
+            self.perform(pending.actions);
+        }
+        if !self.pending.is_empty() {
+            self.records.await_written();
+        }
+    }
+
+    /// Turns could not be written: nothing of them is answered or sent.
+    fn abandon_pending(&mut self) {
+        self.slice = None;
+        for pending in std::mem::take(&mut self.pending) {
+            let mut actions = pending.actions;
+            self.records.keep_ends(std::mem::take(&mut actions.records));
+            self.refuse(actions);
+        }
+    }
+
+    /// Adds a slice of a checkpoint to the turn's records when one is due and the last is written; says whether it did.
+    fn checkpoint(&mut self, actions: &mut Actions) -> bool {
+        if self.slice.is_some() {
+            return false;
+        }
         if !self.records.in_checkpoint() {
             match self.records.begin_checkpoint() {
-                Ok(false) => return,
+                Ok(false) => return false,
                 Ok(true) => self.scheduler.begin_checkpoint(actions),
                 Err(error) => {
                     tracing::error!(%error, "cannot begin a checkpoint; to be tried again");
-                    return;
+                    return false;
                 }
             }
         }
         if self.scheduler.checkpoint_slice(SLICE_MESSAGES, actions) {
             self.records.end_after_this();
         }
+        true
     }
 
     fn perform(&mut self, actions: Actions) {
@@ -426,13 +509,18 @@ impl Shell {
 
     /// The turn could not be written: nothing of it is answered or sent. What it changed is in the next checkpoint.
     fn abandon(&mut self, now: Now, actions: Actions, error: &LedgerError) {
+        self.slice = None;
+        self.refuse(actions);
+        self.ledger_failed(error);
+        let mut none = Actions::default();
+        self.scheduler.handle(now, &mut || self.chance.next(), Event::LedgerFailed, &mut none);
+    }
+
+    fn refuse(&mut self, actions: Actions) {
         let refused = ErrorObject::new(codes::INTERNAL, "the ledger cannot be written now");
         for (token, _) in actions.answers.into_iter().chain(actions.answers_synced) {
             self.answer(token, Answer::Refused(refused.clone()));
         }
-        self.ledger_failed(error);
-        let mut none = Actions::default();
-        self.scheduler.handle(now, &mut || self.chance.next(), Event::LedgerFailed, &mut none);
         for Send { job, .. } in actions.jobs {
             let result = Err(Unanswered::NotSent);
             self.inbox.push(Incoming::Answered { job, result });
@@ -494,7 +582,7 @@ impl Shell {
     fn is_done(&self) -> bool {
         let Some(until) = self.drain_until else { return false };
         let collected = self.scheduler.in_hand() == 0 && self.answers_synced.is_empty();
-        (collected && self.inbox.is_empty()) || until <= Instant::now()
+        (collected && self.pending.is_empty() && self.inbox.is_empty()) || until <= Instant::now()
     }
 
     /// Leaves the ledger synced, and short if that is cheap.
@@ -508,9 +596,20 @@ impl Shell {
         let in_hand = self.scheduler.in_hand();
         match self.records.write_last(&actions.records).await {
             Ok(()) => {
-                tracing::info!(messages = self.scheduler.messages(), in_hand, "ledger synced")
+                tracing::info!(messages = self.scheduler.messages(), in_hand, "ledger synced");
+                // Jobs are sent no more.
+                for pending in std::mem::take(&mut self.pending) {
+                    let actions = pending.actions;
+                    for (token, answer) in actions.answers.into_iter().chain(actions.answers_synced)
+                    {
+                        self.answer(token, answer);
+                    }
+                }
             }
-            Err(error) => tracing::error!(%error, "the ledger could not be synced at the end"),
+            Err(error) => {
+                tracing::error!(%error, "the ledger could not be synced at the end");
+                return;
+            }
         }
         for (_, token, answer) in std::mem::take(&mut self.answers_synced) {
             self.answer(token, answer);
@@ -523,7 +622,7 @@ fn unanswered(error: CallError) -> Unanswered {
         CallError::NotSent(error) => not_sent(error),
         CallError::Lost { .. } | CallError::Deadline => Unanswered::Lost,
         CallError::Refused(error) if error.code == codes::NOT_TAKEN => Unanswered::NotTaken,
-        CallError::Refused(error) if error.code == codes::WINDOW => Unanswered::NotSent,
+        CallError::Refused(error) if error.code == codes::WINDOW => Unanswered::Full,
         CallError::Refused(error) => Unanswered::Refused(error.message),
     }
 }
@@ -531,7 +630,8 @@ fn unanswered(error: CallError) -> Unanswered {
 fn not_sent(error: SendError) -> Unanswered {
     match error {
         SendError::TooLong => Unanswered::TooLong,
-        SendError::Disconnected | SendError::Full => Unanswered::NotSent,
+        SendError::Full => Unanswered::Full,
+        SendError::Disconnected => Unanswered::NotSent,
     }
 }
 

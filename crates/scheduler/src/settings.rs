@@ -17,7 +17,8 @@ pub struct Settings {
     pub expire: Span,
     /// How long after acceptance the sender is told that delivery is late, once; `"0s"` never. Default: `"4h"`.
     pub delay_notice: Span,
-    /// How long after acceptance what is held is removed, without a report. Default: nothing, held mail stays.
+    /// How long after acceptance what a filter quarantined is removed, without a report; what an operator or strikes hold stays.
+    /// Default: nothing, quarantined mail stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantine_expire: Option<Span>,
     /// How long a report waits for further recipients of the same message to fail. Default: `"5m"`.

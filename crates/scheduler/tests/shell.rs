@@ -342,6 +342,25 @@ struct Failing {
     appends: Cell<u32>,
     syncs: Cell<u32>,
     checkpoints: Rc<Cell<u32>>,
+    /// Whether a checkpoint is due.
+    due: Cell<bool>,
+    /// Appends so far, and how many of them a write has to wait for.
+    appended: Rc<Cell<u32>>,
+    write_waits_for: Cell<u32>,
+}
+
+impl Failing {
+    fn of(memory: &Memory) -> Self {
+        Self {
+            inner: memory.ledger().expect("free"),
+            appends: Cell::new(0),
+            syncs: Cell::new(0),
+            checkpoints: Rc::default(),
+            due: Cell::new(false),
+            appended: Rc::default(),
+            write_waits_for: Cell::new(0),
+        }
+    }
 }
 
 fn broken() -> LedgerError {
@@ -360,10 +379,18 @@ impl Ledger for Failing {
         self.inner.replay(apply)
     }
     fn append(&self, records: &[Record]) -> Result<Mark, LedgerError> {
+        self.appended.set(self.appended.get() + 1);
         if counted_down(&self.appends) { Err(broken()) } else { self.inner.append(records) }
     }
     fn written(&self, mark: Mark) -> Local<'static, Result<(), LedgerError>> {
-        self.inner.written(mark)
+        let (appended, wanted) = (Rc::clone(&self.appended), self.write_waits_for.get());
+        let written = self.inner.written(mark);
+        Box::pin(async move {
+            while appended.get() < wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            written.await
+        })
     }
     fn synced(&self, mark: Mark) -> Local<'static, Result<(), LedgerError>> {
         if counted_down(&self.syncs) {
@@ -376,7 +403,7 @@ impl Ledger for Failing {
         self.inner.standing(handle)
     }
     fn checkpoint_due(&self) -> bool {
-        self.inner.checkpoint_due()
+        self.due.take() || self.inner.checkpoint_due()
     }
     fn begin_checkpoint(&self) -> Result<(), LedgerError> {
         self.inner.begin_checkpoint()
@@ -394,13 +421,8 @@ fn a_ledger_that_fails_stops_everything_until_a_checkpoint_has_synced() {
         let run_dir = scratch.path();
         let memory = Memory::new();
         let (_agent, _alone, seen) = agent(run_dir, "smtp", |_| delivered());
-        let checkpoints = Rc::new(Cell::new(0));
-        let failing = Rc::new(Failing {
-            inner: memory.ledger().expect("free"),
-            appends: Cell::new(0),
-            syncs: Cell::new(0),
-            checkpoints: Rc::clone(&checkpoints),
-        });
+        let failing = Rc::new(Failing::of(&memory));
+        let checkpoints = Rc::clone(&failing.checkpoints);
         let ledger: Rc<dyn Ledger> = Rc::<Failing>::clone(&failing);
         let running = Running::start(run_dir, Settings::default(), ledger);
         let enqueue = running.client::<Enqueue>("scheduler.enqueue");
@@ -430,17 +452,70 @@ fn a_ledger_that_fails_stops_everything_until_a_checkpoint_has_synced() {
 }
 
 #[test]
+fn turns_go_on_while_a_write_is_under_way() {
+    let scratch = scratch();
+    on_runtime(async {
+        let run_dir = scratch.path();
+        let memory = Memory::new();
+        let (_agent, _alone, seen) = agent(run_dir, "smtp", |_| delivered());
+        let failing = Rc::new(Failing::of(&memory));
+        let ledger: Rc<dyn Ledger> = Rc::<Failing>::clone(&failing);
+        let running = Running::start(run_dir, Settings::default(), ledger);
+        let enqueue = running.client::<Enqueue>("scheduler.enqueue");
+        running.status().await;
+        // The write of the first message ends only when the second was appended too.
+        failing.write_waits_for.set(failing.appended.get() + 2);
+        let (first, second) = (accept(&memory, "a.test").await, accept(&memory, "b.test").await);
+        let (one, other) = (enqueue.clone(), first.clone());
+        let call = tokio::task::spawn_local(async move { one.call(&other).await });
+        let before = failing.appended.get();
+        while failing.appended.get() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(seen.borrow().len(), 0, "not written, not sent");
+        // Asked again, it is known, and yet not acknowledged before it is written.
+        let mut again = std::pin::pin!(enqueue.call(&first));
+        let early = tokio::time::timeout(Duration::from_millis(50), again.as_mut()).await;
+        assert!(early.is_err(), "acknowledged before it was written");
+        enqueue.call(&second).await.expect("acknowledged");
+        again.await.expect("acknowledged");
+        call.await.expect("no panic").expect("acknowledged");
+        running.until(|status| status.messages == 0).await;
+        running.stop().await;
+    });
+}
+
+#[test]
+fn a_failed_sync_that_nobody_waited_for_stops_what_is_sent() {
+    let scratch = scratch();
+    on_runtime(async {
+        let run_dir = scratch.path();
+        let memory = Memory::new();
+        let (_agent, _alone, seen) = agent(run_dir, "smtp", |_| delivered());
+        let failing = Rc::new(Failing::of(&memory));
+        let ledger: Rc<dyn Ledger> = Rc::<Failing>::clone(&failing);
+        let running = Running::start(run_dir, Settings::default(), ledger);
+        let enqueue = running.client::<Enqueue>("scheduler.enqueue");
+        running.status().await;
+        failing.syncs.set(1);
+        failing.due.set(true);
+        let request = accept(&memory, "a.test").await;
+        enqueue.call(&request).await.expect("acknowledged");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(seen.borrow().len(), 0, "sent before a checkpoint has synced");
+        running.until(|status| status.delivered == 1).await;
+        assert_eq!(failing.checkpoints.get(), 1);
+        running.stop().await;
+    });
+}
+
+#[test]
 fn an_end_that_could_not_be_written_is_written_later() {
     let scratch = scratch();
     on_runtime(async {
         let run_dir = scratch.path();
         let memory = Memory::new();
-        let failing = Rc::new(Failing {
-            inner: memory.ledger().expect("free"),
-            appends: Cell::new(0),
-            syncs: Cell::new(0),
-            checkpoints: Rc::default(),
-        });
+        let failing = Rc::new(Failing::of(&memory));
         let breaks = Rc::clone(&failing);
         let (_agent, _alone, _seen) = agent(run_dir, "smtp", move |_| {
             breaks.appends.set(1);

@@ -16,6 +16,8 @@ struct Scheduler {
     told: RefCell<Vec<(u32, bool, u64)>>,
     refuse_first: Cell<Option<i32>>,
     refuse_part: Cell<Option<u32>>,
+    /// How long each answer takes.
+    slow: Cell<Duration>,
 }
 
 impl Service<Enqueue> for Scheduler {
@@ -28,7 +30,14 @@ impl Service<Enqueue> for Scheduler {
         if self.refuse_part.get() == Some(request.part) {
             return responder.refuse(ErrorObject::new(codes::INTERNAL, "no"));
         }
-        responder.answer(&Acknowledged {});
+        let slow = self.slow.get();
+        if slow.is_zero() {
+            return responder.answer(&Acknowledged {});
+        }
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(slow).await;
+            responder.answer(&Acknowledged {});
+        });
     }
 }
 
@@ -131,6 +140,16 @@ fn parts_go_in_order_over_one_connection_however_small_its_window() {
             assert_eq!(scheduler.told.take(), expected);
         });
     }
+}
+
+#[test]
+fn every_part_has_the_whole_deadline() {
+    run(async {
+        let (place, scheduler) = (Place::new(), Rc::new(Scheduler::default()));
+        scheduler.slow.set(Duration::from_millis(300));
+        serve(place.listen(), &scheduler, 1);
+        assert_eq!(hand_over(&place.handover(Duration::from_millis(900)), 5).await, Ok(()));
+    });
 }
 
 #[test]

@@ -22,10 +22,11 @@ fn rules(text: &str) -> Rules {
 const EXAMPLE: &str = r#"
     aliases = [{ info = "anna, berta@example.org", "sales@example.org" = "berta", all = ["anna", "info", "carl+lists"],
                  "\"odd one\"" = "anna", anna = "\\anna, carl", loop1 = "loop2", loop2 = "loop1", both = "loop1, anna",
-                 cmd = "|/bin/sh", nobody-there = "nobody", "*" = "anna" }]
+                 cmd = "|/bin/sh", nobody-there = "nobody", "*" = "anna",
+                 ping = "pong, \\ping", pong = "ping, \\pong" }]
     routes = [
       { address = "boss@example.test", channel = "smtp", host = "boss.example.org" },
-      { domain = "example.test", channel = "local", users = ["anna", "berta", "carl", "dora+x@example.test"] },
+      { domain = "example.test", channel = "local", users = ["anna", "berta", "carl", "dora+x@example.test", "ping", "pong"] },
       { domain = "*.example.test", channel = "local" },
       { domain = "hooks.test", channel = "webhook", from = "any", host = "queue1" },
       { domain = "gone.test", reject = "this domain has moved to example.test" },
@@ -208,6 +209,16 @@ fn loops_and_depth_end() {
 }
 
 #[test]
+fn two_who_forward_to_each_other_and_keep_a_copy_both_get_it() {
+    let rules = rules(EXAMPLE);
+    check_route(
+        &rules,
+        &["ping@example.test"],
+        &["ping@example.test local ping", "pong@example.test local pong (was ping@example.test)"],
+    );
+}
+
+#[test]
 fn wide_aliases_fail_as_a_whole() {
     let rules = rules(
         r#"
@@ -230,6 +241,13 @@ fn wide_aliases_fail_as_a_whole() {
             "z@example.test local z",
         ],
     );
+    // Nobody beyond the limit is forgotten, alias or not.
+    let many: Vec<String> = (0..7).map(|number| format!("u{number}@example.test")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let routed = rules.route(&envelope(&many)).expect("inline tables are available");
+    let shown = shown(&routed);
+    assert_eq!(shown.iter().filter(|one| one.ends_with("5.5.3")).count(), 2, "{shown:?}");
+    assert_eq!(shown.len(), 7);
 }
 
 #[test]

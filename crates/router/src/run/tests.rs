@@ -41,7 +41,6 @@ fn request() -> (RouteRequest, RouteFacts) {
 
 #[test]
 fn a_large_message_goes_in_parts() {
-    let (request, facts) = request();
     for (count, sizes) in [
         (0, vec![0]),
         (1, vec![1]),
@@ -49,7 +48,8 @@ fn a_large_message_goes_in_parts() {
         (501, vec![500, 1]),
         (1200, vec![500, 500, 200]),
     ] {
-        let parts = parts_of(&request, &facts, (0..count).map(recipient).collect());
+        let (request, facts) = request();
+        let parts = parts_of(request, facts, (0..count).map(recipient).collect());
         assert_eq!(parts.iter().map(|part| part.recipients.len()).collect::<Vec<_>>(), sizes);
         let mut next = 0;
         for (position, part) in parts.iter().enumerate() {

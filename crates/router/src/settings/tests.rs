@@ -41,6 +41,14 @@ fn takes_what_is_right() {
 }
 
 #[test]
+fn no_more_recipients_than_the_scheduler_takes() {
+    check(
+        "message_recipients_max = 100001",
+        "router.message_recipients_max: 100001; right would be a number from 1 to 100000",
+    );
+}
+
+#[test]
 fn says_what_is_wrong_with_a_route() {
     check_route(
         r#"domain = "*", channel = "smtp", from = "any""#,

@@ -7,7 +7,7 @@ use job::admin::{
 };
 use job::route::RouteRequest;
 use mail::{MessageId, Reply, StatusCode, Timestamp};
-use queue::{Record, ReportKind, State};
+use queue::{Handle, Record, ReportKind, State};
 use socket::{ErrorObject, codes};
 
 use super::backlog::{Message, Place, Recipient, Slot, Stand};
@@ -20,6 +20,8 @@ const LIST_DEFAULT: u32 = 100;
 const SHOWN_RECIPIENTS_MAX: usize = 500;
 /// The most messages looked at for one page.
 const LOOKED_AT_MAX: usize = 100_000;
+/// Recipients of the messages that a change looks at in one turn.
+const SLICE_MAX: usize = 10_000;
 /// What a bounced recipient fails with when the operator gives no reason.
 const BOUNCED: &str = "returned by the administrator";
 /// The ages that a summary tells apart, in milliseconds.
@@ -34,9 +36,9 @@ struct Selected {
 
 impl Scheduler {
     /// Takes a request of the command line.
-    pub(super) fn admin(&mut self, turn: &mut Turn<'_>, token: Token, request: AdminRequest) {
+    pub(super) fn admin(&mut self, turn: &mut Turn<'_>, token: Token, request: Box<AdminRequest>) {
         let reads = matches!(
-            request,
+            *request,
             AdminRequest::List(_)
                 | AdminRequest::Summary(_)
                 | AdminRequest::Show(_)
@@ -47,23 +49,18 @@ impl Scheduler {
             turn.actions.answers.push((token, Answer::Refused(error)));
             return;
         }
-        let answer = match request {
+        let request = match Sweep::of(token, request, self.backlog.last()) {
+            Ok(sweep) => return self.go_on(turn, sweep),
+            Err(request) => request,
+        };
+        let answer = match *request {
             AdminRequest::List(query) => self.list(turn.now, &query),
             AdminRequest::Summary(_) => Ok(AdminAnswer::Summary(self.summary(turn.now))),
             AdminRequest::Show(query) => self.show(turn.now, &query.id),
-            AdminRequest::Hold(change) => self.admin_hold(turn, &change),
-            AdminRequest::Release(change) => self.release(turn, &change),
-            AdminRequest::Retry(change) => self.retry_now(turn, &change),
-            AdminRequest::Remove(change) => self.end_by_hand(turn, &change, |_| State::Removed),
-            AdminRequest::Bounce(change) => {
-                let text = change.reason.clone().unwrap_or_else(|| BOUNCED.to_owned());
-                let reply = Reply::ours(StatusCode::new(5, 0, 0), text);
-                self.end_by_hand(turn, &change, |_| State::Failed(reply.clone()))
-            }
-            AdminRequest::Reroute(change) => self.ask_reroute(turn, &change),
             AdminRequest::Suspend(change) => self.suspend(turn, &change, Suspension::Begins),
             AdminRequest::Resume(change) => self.suspend(turn, &change, Suspension::Ends),
             AdminRequest::Status(_) => Ok(AdminAnswer::Status(Box::new(self.status()))),
+            _ => unreachable!("a change of messages is a sweep"),
         };
         match answer {
             Ok(answer) if reads => {
@@ -74,6 +71,62 @@ impl Scheduler {
             }
             Err(error) => turn.actions.answers.push((token, Answer::Refused(error))),
         }
+    }
+
+    /// Does one slice of a change; answers when it was the last, else goes on with the next turn.
+    fn go_on(&mut self, turn: &mut Turn<'_>, mut sweep: Sweep) {
+        sweep.batch = self.batch;
+        let progress = &mut sweep.progress;
+        let done = match &*sweep.request {
+            AdminRequest::Hold(change) => self.admin_hold(turn, change, progress),
+            AdminRequest::Release(change) => self.release(turn, change, progress),
+            AdminRequest::Retry(change) => self.retry_now(turn, change, progress),
+            AdminRequest::Remove(change) => self.remove(turn, change, progress),
+            AdminRequest::Bounce(change) => self.bounce(turn, change, progress),
+            AdminRequest::Reroute(change) => self.ask_reroute(turn, change, progress),
+            _ => unreachable!("only a change of messages is a sweep"),
+        };
+        match done {
+            Err(error) => turn.actions.answers.push((sweep.token, Answer::Refused(error))),
+            Ok(()) if sweep.progress.ended => {
+                let changed = sweep.progress.changed;
+                let (messages, recipients) = (changed.messages, changed.recipients);
+                tracing::info!(messages, recipients, "changed by the administrator");
+                let answer = Answer::Admin(Box::new(AdminAnswer::Changed(changed)));
+                turn.actions.answers_synced.push((sweep.token, answer));
+            }
+            Ok(()) => self.sweeps.push_back(sweep),
+        }
+    }
+
+    /// Does the next slice of the change that was begun first; those that the ledger does not take end.
+    pub(super) fn sweep(&mut self, turn: &mut Turn<'_>) {
+        if self.stopped.ledger_failed {
+            for sweep in std::mem::take(&mut self.sweeps) {
+                let text = "the ledger cannot be written now: a part was changed";
+                let error = ErrorObject::new(codes::INTERNAL, text);
+                turn.actions.answers.push((sweep.token, Answer::Refused(error)));
+            }
+        }
+        if self.sweeps.front().is_some_and(|sweep| sweep.batch != self.batch)
+            && let Some(sweep) = self.sweeps.pop_front()
+        {
+            self.go_on(turn, sweep);
+        }
+    }
+
+    /// Every message in the order of ids, with those that are held and not routed yet, which have no slot.
+    fn with_unrouted(
+        &self,
+        cursor: Option<MessageId>,
+    ) -> impl Iterator<Item = (MessageId, Option<Slot>)> + '_ {
+        let mut routed = self.backlog.after(cursor).peekable();
+        let mut unrouted = self.backlog.held_unrouted(cursor).map(|(id, _)| id).peekable();
+        std::iter::from_fn(move || match (routed.peek(), unrouted.peek()) {
+            (Some((left, _)), Some(right)) if right < left => unrouted.next().map(|id| (id, None)),
+            (Some(_), _) => routed.next().map(|(id, slot)| (id, Some(slot))),
+            (None, _) => unrouted.next().map(|id| (id, None)),
+        })
     }
 
     fn list(&self, now: Now, query: &ListQuery) -> Result<AdminAnswer, ErrorObject> {
@@ -89,7 +142,7 @@ impl Scheduler {
         let filter = Filter::new(&query.select)?;
         let mut page = Page { messages: Vec::new(), cursor: None };
         let mut shown = 0;
-        for (looked_at, (id, slot)) in self.backlog.after(cursor).enumerate() {
+        for (looked_at, (id, slot)) in self.with_unrouted(cursor).enumerate() {
             if page.messages.len() >= limit
                 || shown >= SHOWN_RECIPIENTS_MAX
                 || looked_at >= LOOKED_AT_MAX
@@ -97,6 +150,12 @@ impl Scheduler {
                 return Ok(AdminAnswer::List(page));
             }
             page.cursor = Some(id.to_string());
+            let Some(slot) = slot else {
+                if everything || filter.takes_unrouted(&id) {
+                    page.messages.extend(self.unrouted(&id));
+                }
+                continue;
+            };
             let message = self.backlog.message(slot);
             if everything || filter.matches(self, message).is_some() {
                 let queued = self.queued(now, message, SHOWN_RECIPIENTS_MAX.min(limit.max(20)));
@@ -113,11 +172,16 @@ impl Scheduler {
             let message = self.queued(now, self.backlog.message(slot), SHOWN_RECIPIENTS_MAX);
             return Ok(AdminAnswer::Message(Box::new(message)));
         }
-        let struck = self.backlog.struck.get(id);
-        let Some(struck) = struck.filter(|struck| struck.hold.is_some()) else {
-            return Err(ErrorObject::new(codes::NOT_FOUND, format!("no message {id}")));
-        };
-        Ok(AdminAnswer::Message(Box::new(QueuedMessage {
+        match self.unrouted(id) {
+            Some(message) => Ok(AdminAnswer::Message(Box::new(message))),
+            None => Err(ErrorObject::new(codes::NOT_FOUND, format!("no message {id}"))),
+        }
+    }
+
+    /// What is known of a message that was held before it was routed.
+    fn unrouted(&self, id: &MessageId) -> Option<QueuedMessage> {
+        let struck = self.backlog.struck.get(id).filter(|struck| struck.hold.is_some())?;
+        Some(QueuedMessage {
             id: *id,
             state: "held".to_owned(),
             sender: None,
@@ -127,7 +191,7 @@ impl Scheduler {
             hold: struck.hold.as_deref().map(Into::into),
             recipients: Vec::new(),
             recipients_total: 0,
-        })))
+        })
     }
 
     fn queued(&self, now: Now, message: &Message, recipients_max: usize) -> QueuedMessage {
@@ -257,7 +321,7 @@ impl Scheduler {
             messages: self.backlog.len() as u64,
             recipients: self.backlog.open,
             active: self.in_hand_recipients,
-            held: self.backlog.held,
+            held: self.backlog.held + self.backlog.held_unrouted(None).count() as u64,
             lanes: self.lanes.used() as u64,
             lanes_backing_off: self.lanes.iter().filter(|(_, l)| l.failures > 0).count() as u64,
             oldest: oldest.map(|(_, slot)| self.backlog.message(slot).accepted_at),
@@ -269,8 +333,12 @@ impl Scheduler {
         }
     }
 
-    /// Finds what a change is about.
-    fn select(&self, select: &Selection) -> Result<Vec<Selected>, ErrorObject> {
+    /// Finds what the next slice of a change is about.
+    fn select(
+        &self,
+        select: &Selection,
+        progress: &mut Progress,
+    ) -> Result<Vec<Selected>, ErrorObject> {
         let filter = Filter::new(select)?;
         let one = |id: MessageId, slot: Slot| {
             let recipients = filter.matches(self, self.backlog.message(slot))?;
@@ -278,13 +346,25 @@ impl Scheduler {
         };
         if !select.ids.is_empty() {
             let found = select.ids.iter().filter_map(|id| one(*id, self.backlog.find(id)?));
+            progress.ended = true;
             return Ok(found.collect());
         }
-        let nothing = *select == Selection::default();
-        if nothing {
-            return Ok(Vec::new());
+        progress.ended = true;
+        let mut selected = Vec::new();
+        let Some(last) = progress.last.filter(|_| *select != Selection::default()) else {
+            return Ok(selected);
+        };
+        let mut looked_at = 0;
+        for (id, slot) in self.backlog.after(progress.after).take_while(|(id, _)| *id <= last) {
+            if looked_at >= SLICE_MAX {
+                progress.ended = false;
+                break;
+            }
+            progress.after = Some(id);
+            looked_at += self.backlog.message(slot).recipients.len().max(1);
+            selected.extend(one(id, slot));
         }
-        Ok(self.backlog.after(None).filter_map(|(id, slot)| one(id, slot)).collect())
+        Ok(selected)
     }
 
     /// The recipients of a selection that are not final.
@@ -305,9 +385,10 @@ impl Scheduler {
         &mut self,
         turn: &mut Turn<'_>,
         change: &Change,
-    ) -> Result<AdminAnswer, ErrorObject> {
+        progress: &mut Progress,
+    ) -> Result<(), ErrorObject> {
         let reason = change.reason.clone().unwrap_or_else(|| "by the administrator".to_owned());
-        self.for_each(turn, &change.select, |scheduler, turn, selected| {
+        self.for_each(turn, &change.select, progress, |scheduler, turn, selected| {
             let open = scheduler.open_of(selected);
             if selected.recipients.is_none() {
                 scheduler.hold(turn, selected.slot, reason.clone());
@@ -323,9 +404,7 @@ impl Scheduler {
                     (recipient.index, State::Held { reason: reason.clone(), then })
                 })
                 .collect();
-            let count = scheduler.set(turn, selected.slot, held);
-            scheduler.note_hold(turn.now, selected.slot);
-            count
+            scheduler.set(turn, selected.slot, held)
         })
     }
 
@@ -333,9 +412,10 @@ impl Scheduler {
         &mut self,
         turn: &mut Turn<'_>,
         change: &Change,
-    ) -> Result<AdminAnswer, ErrorObject> {
-        self.release_unrouted(turn, &change.select);
-        self.for_each(turn, &change.select, |scheduler, turn, selected| {
+        progress: &mut Progress,
+    ) -> Result<(), ErrorObject> {
+        self.release_unrouted(turn, &change.select, progress)?;
+        self.for_each(turn, &change.select, progress, |scheduler, turn, selected| {
             let (slot, id) = (selected.slot, selected.id);
             let message = scheduler.backlog.message(slot);
             let whole = selected.recipients.is_none() && message.hold.is_some();
@@ -368,35 +448,43 @@ impl Scheduler {
     }
 
     /// Releases messages that were held before they were routed.
-    fn release_unrouted(&mut self, turn: &mut Turn<'_>, select: &Selection) {
-        let chosen = |id: &MessageId| {
-            select.ids.contains(id)
-                || (select.ids.is_empty()
-                    && (select.all || select.held)
-                    && select.lane.is_none()
-                    && select.domain.is_none()
-                    && select.sender.is_none())
-        };
-        let released: Vec<_> = self
-            .backlog
-            .struck
-            .iter()
-            .filter(|(id, _)| chosen(id))
-            .map(|(id, struck)| (*id, struck.handle.clone()))
-            .collect();
+    fn release_unrouted(
+        &mut self,
+        turn: &mut Turn<'_>,
+        select: &Selection,
+        progress: &mut Progress,
+    ) -> Result<(), ErrorObject> {
+        let released = self.take_unrouted(select, progress)?;
         turn.actions.requeue |= !released.is_empty();
+        progress.changed.messages += released.len() as u64;
         for (id, handle) in released {
             self.record(turn, Record::Strike { handle, id, strikes: 0, hold: None });
         }
+        Ok(())
+    }
+
+    /// The selected messages that were held before they were routed, once a change.
+    fn take_unrouted(
+        &self,
+        select: &Selection,
+        progress: &Progress,
+    ) -> Result<Vec<(MessageId, Handle)>, ErrorObject> {
+        if progress.after.is_some() || *select == Selection::default() {
+            return Ok(Vec::new());
+        }
+        let filter = Filter::new(select)?;
+        let held = self.backlog.held_unrouted(None).filter(|(id, _)| filter.takes_unrouted(id));
+        Ok(held.map(|(id, struck)| (id, struck.handle.clone())).collect())
     }
 
     fn retry_now(
         &mut self,
         turn: &mut Turn<'_>,
         change: &Change,
-    ) -> Result<AdminAnswer, ErrorObject> {
+        progress: &mut Progress,
+    ) -> Result<(), ErrorObject> {
         let mut lanes: Vec<LaneId> = Vec::new();
-        let answer = self.for_each(turn, &change.select, |scheduler, turn, selected| {
+        self.for_each(turn, &change.select, progress, |scheduler, turn, selected| {
             let now = turn.now.wall;
             let mut sooner = Vec::new();
             let mut count = 0;
@@ -422,7 +510,7 @@ impl Scheduler {
             }
             scheduler.set(turn, selected.slot, sooner);
             count
-        });
+        })?;
         lanes.sort_unstable();
         lanes.dedup();
         for id in lanes {
@@ -430,7 +518,39 @@ impl Scheduler {
             lane.not_before = lane.not_before.min(turn.now.mono);
             self.refresh(turn.now, id);
         }
-        answer
+        Ok(())
+    }
+
+    fn remove(
+        &mut self,
+        turn: &mut Turn<'_>,
+        change: &Change,
+        progress: &mut Progress,
+    ) -> Result<(), ErrorObject> {
+        for (id, handle) in self.take_unrouted(&change.select, progress)? {
+            progress.changed.messages += 1;
+            self.counts.retired += 1;
+            self.record(turn, Record::Retired { id, handle });
+        }
+        self.end_by_hand(turn, change, progress, |_| State::Removed)
+    }
+
+    fn bounce(
+        &mut self,
+        turn: &mut Turn<'_>,
+        change: &Change,
+        progress: &mut Progress,
+    ) -> Result<(), ErrorObject> {
+        let unrouted = |id: &&MessageId| self.unrouted(id).is_some();
+        if let Some(id) = change.select.ids.iter().find(unrouted) {
+            let text = format!(
+                "{id} was held before it was routed, and its sender is not known here: release or remove it"
+            );
+            return Err(ErrorObject::new(codes::CONFLICT, text));
+        }
+        let text = change.reason.clone().unwrap_or_else(|| BOUNCED.to_owned());
+        let reply = Reply::ours(StatusCode::new(5, 0, 0), text);
+        self.end_by_hand(turn, change, progress, |_| State::Failed(reply.clone()))
     }
 
     /// Ends recipients: removed, or failed so that the sender is told.
@@ -438,9 +558,10 @@ impl Scheduler {
         &mut self,
         turn: &mut Turn<'_>,
         change: &Change,
+        progress: &mut Progress,
         state: impl Fn(u32) -> State,
-    ) -> Result<AdminAnswer, ErrorObject> {
-        self.for_each(turn, &change.select, |scheduler, turn, selected| {
+    ) -> Result<(), ErrorObject> {
+        self.for_each(turn, &change.select, progress, |scheduler, turn, selected| {
             let (slot, id) = (selected.slot, selected.id);
             let ended: Vec<(u32, State)> = scheduler
                 .open_of(selected)
@@ -483,9 +604,10 @@ impl Scheduler {
         &mut self,
         turn: &mut Turn<'_>,
         change: &Change,
-    ) -> Result<AdminAnswer, ErrorObject> {
+        progress: &mut Progress,
+    ) -> Result<(), ErrorObject> {
         turn.actions.requeue = true;
-        self.for_each(turn, &change.select, |scheduler, turn, selected| {
+        self.for_each(turn, &change.select, progress, |scheduler, turn, selected| {
             let message = scheduler.backlog.message(selected.slot);
             if message.open == 0 {
                 return 0;
@@ -540,26 +662,63 @@ impl Scheduler {
         count
     }
 
-    /// Does something to every selected message and counts.
+    /// Does something to every selected message of a slice and counts.
     fn for_each(
         &mut self,
         turn: &mut Turn<'_>,
         select: &Selection,
+        progress: &mut Progress,
         mut change: impl FnMut(&mut Self, &mut Turn<'_>, &Selected) -> usize,
-    ) -> Result<AdminAnswer, ErrorObject> {
-        let mut changed = Changed::default();
-        let selected = self.select(select)?;
-        for one in &selected {
+    ) -> Result<(), ErrorObject> {
+        for one in &self.select(select, progress)? {
             let recipients = change(self, turn, one);
-            changed.messages += 1;
-            changed.recipients += recipients as u64;
+            progress.changed.messages += 1;
+            progress.changed.recipients += recipients as u64;
         }
-        tracing::info!(
-            messages = changed.messages,
-            recipients = changed.recipients,
-            "changed by the administrator"
-        );
-        Ok(AdminAnswer::Changed(changed))
+        Ok(())
+    }
+}
+
+/// A change of messages that is being made, a slice a turn: a turn is one entry of the ledger, and must not be without bound.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    token: Token,
+    request: Box<AdminRequest>,
+    progress: Progress,
+    /// The batch of its last slice.
+    batch: u64,
+}
+
+/// How far a change has come.
+#[derive(Debug)]
+struct Progress {
+    after: Option<MessageId>,
+    /// What comes later than the request is not its business.
+    last: Option<MessageId>,
+    ended: bool,
+    changed: Changed,
+}
+
+impl Sweep {
+    /// A change of messages as one; any other request is given back.
+    fn of(
+        token: Token,
+        request: Box<AdminRequest>,
+        last: Option<MessageId>,
+    ) -> Result<Self, Box<AdminRequest>> {
+        match *request {
+            AdminRequest::Hold(_)
+            | AdminRequest::Release(_)
+            | AdminRequest::Retry(_)
+            | AdminRequest::Remove(_)
+            | AdminRequest::Bounce(_)
+            | AdminRequest::Reroute(_) => {
+                let changed = Changed::default();
+                let progress = Progress { after: None, last, ended: false, changed };
+                Ok(Self { token, request, progress, batch: 0 })
+            }
+            _ => Err(request),
+        }
     }
 }
 
@@ -579,18 +738,32 @@ fn backs_off(lane: &Lane, now: Now) -> Option<Timestamp> {
 struct Filter<'a> {
     select: &'a Selection,
     lane: Option<(String, Option<String>)>,
+    /// Sorted.
+    ids: Vec<MessageId>,
 }
 
 impl<'a> Filter<'a> {
     fn new(select: &'a Selection) -> Result<Self, ErrorObject> {
         let lane = select.lane.as_deref().map(lane_named).transpose()?;
-        Ok(Self { select, lane })
+        let mut ids = select.ids.clone();
+        ids.sort_unstable();
+        Ok(Self { select, lane, ids })
+    }
+
+    fn names(&self, id: &MessageId) -> bool {
+        self.ids.is_empty() || self.ids.binary_search(id).is_ok()
+    }
+
+    /// Whether a message is selected of which only the id is known.
+    fn takes_unrouted(&self, id: &MessageId) -> bool {
+        let Selection { lane, domain, sender, .. } = self.select;
+        lane.is_none() && domain.is_none() && sender.is_none() && self.names(id)
     }
 
     /// Whether a message is selected: the whole of it (`Some(None)`), or some recipients.
     fn matches(&self, scheduler: &Scheduler, message: &Message) -> Option<Option<Vec<u32>>> {
         let select = self.select;
-        if !select.ids.is_empty() && !select.ids.contains(&message.id) {
+        if !self.names(&message.id) {
             return None;
         }
         if let Some(wanted) = &select.sender {

@@ -9,8 +9,18 @@ use super::dispatch::Job;
 use super::strike::Casualty;
 use super::{Now, Scheduler, Turn, Unanswered, retry};
 
-/// How long a job waits that could not be sent, or that a worker had no room for, in milliseconds.
+/// How long a job waits that could not be sent, or that an idle worker had no room for, in milliseconds.
 const NOT_SENT_MS: u64 = 200;
+/// Connections lost in a row that cost a recipient nothing: it is sent again at once.
+const LOSSES_FREE: u8 = 1;
+/// From so many lost in a row on, each counts as an attempt that was deferred.
+const LOSSES_MAX: u8 = 4;
+/// How long a recipient waits after the first loss that is not free, in milliseconds; after the next four times as long.
+const LOSS_MS: u64 = 1000;
+/// The longest text of a reply that is kept, in bytes.
+const TEXT_BYTES_MAX: usize = 1024;
+/// The longest name of a host in a reply that is kept, in bytes.
+const REMOTE_BYTES_MAX: usize = 255;
 /// The longest pause that a destination may ask for, in milliseconds.
 const THROTTLE_MS_MAX: u64 = 24 * 3_600_000;
 /// The delivery time has expired (RFC 3463 section 3.5).
@@ -32,13 +42,18 @@ impl Scheduler {
             self.overdue.remove(&(due.saturating_add(super::dispatch::OVERDUE_MS), number));
         }
         self.leave_peer(number, &job);
+        if !matches!(result, Err(Unanswered::Full | Unanswered::NotSent | Unanswered::TooLong)) {
+            self.note_room(&job);
+        }
         if !job.given_up {
             self.leave_lane(turn.now, &job);
         }
         match result {
             Ok(answer) => self.take_answer(turn, number, &job, answer),
             Err(Unanswered::Refused(text)) => {
-                let reply = Reply::ours(AGENT_FAILED, format!("the agent could not: {text}"));
+                let mut reply = Reply::ours(AGENT_FAILED, format!("the agent could not: {text}"));
+                shorten(&mut reply);
+                self.clear_losses(&job);
                 self.take_outcomes(turn, number, &job, &[], Missing::Deferred(reply));
             }
             Err(unanswered) => self.take_back_unanswered(turn, number, job, unanswered),
@@ -57,6 +72,14 @@ impl Scheduler {
             Unanswered::Lost => {
                 self.counts.lost += 1;
                 self.casualties.lost(Casualty::of(&job, turn.now.mono));
+                let losses = self.count_loss(number, &job);
+                if losses >= LOSSES_MAX {
+                    let text = format!("{losses} agents in a row lost their connection unanswered");
+                    let missing = Missing::Deferred(Reply::ours(AGENT_FAILED, text));
+                    self.take_outcomes(turn, number, &job, &[], missing);
+                    return;
+                }
+                due = due.saturating_add(loss_pause(losses));
             }
             Unanswered::NotTaken => {
                 // It says so itself, perhaps before the shell has seen that it drains.
@@ -65,11 +88,17 @@ impl Scheduler {
                     connected.peer.draining = true;
                 }
             }
+            Unanswered::TooLong if job.recipients.len() <= 1 => {
+                let reply = Reply::ours(AGENT_FAILED, "the job does not fit into a frame");
+                self.take_outcomes(turn, number, &job, &[], Missing::Deferred(reply));
+                return;
+            }
             Unanswered::TooLong => {
                 if let Some(lane) = self.lanes.get_mut(job.lane) {
                     lane.job_recipients = (job.recipients.len() as u32 / 2).max(1);
                 }
             }
+            Unanswered::Full if self.note_full(&job) => {}
             _ => due = due.saturating_add(NOT_SENT_MS),
         }
         if !job.given_up {
@@ -104,7 +133,14 @@ impl Scheduler {
         }
     }
 
-    fn free_recipient(&mut self, now: Now, number: u64, slot: Slot, index: u32, due: u64) {
+    pub(super) fn free_recipient(
+        &mut self,
+        now: Now,
+        number: u64,
+        slot: Slot,
+        index: u32,
+        due: u64,
+    ) {
         let message = self.backlog.message_mut(slot);
         let held = message.hold.is_some();
         let Some(recipient) = message.recipient_mut(index) else { return };
@@ -124,9 +160,73 @@ impl Scheduler {
         channel.slow_in_use -= u32::from(job.slow);
         if let Some(connected) = channel.peer_mut(peer) {
             connected.outstanding = connected.outstanding.saturating_sub(1);
+            connected.given_up = connected.given_up.saturating_sub(u32::from(job.given_up));
         }
         channel.end_alone(number);
         self.stir(job.channel);
+    }
+
+    /// A job has left its worker: one that was full may have room again.
+    fn note_room(&mut self, job: &Job) {
+        let channel = self.lanes.channel_mut(job.channel);
+        if let Some(connected) = job.peer.and_then(|peer| channel.peer_mut(peer)) {
+            connected.full = false;
+        }
+    }
+
+    /// A worker has no room, though it should have: it gets nothing until its next answer. Says whether it owes one.
+    fn note_full(&mut self, job: &Job) -> bool {
+        let channel = self.lanes.channel_mut(job.channel);
+        let connected = job.peer.and_then(|peer| channel.peer_mut(peer));
+        let owing = connected.filter(|connected| connected.outstanding > 0);
+        owing.map(|connected| connected.full = true).is_some()
+    }
+
+    /// Counts a lost connection against what a job had in hand; says how many that makes in a row.
+    fn count_loss(&mut self, number: u64, job: &Job) -> u8 {
+        if self.backlog.same(job.slot, &job.id).is_none() {
+            return 0;
+        }
+        let message = self.backlog.message_mut(job.slot);
+        if let Some(kind) = job.report {
+            let owing = message.owing_mut(kind).filter(|one| one.place == Place::InHand(number));
+            return owing.map_or(0, |owing| {
+                owing.losses = owing.losses.saturating_add(1);
+                owing.losses
+            });
+        }
+        let mut most = 0;
+        for index in &job.recipients {
+            if let Some(recipient) = message.recipient_mut(*index)
+                && recipient.place == Place::InHand(number)
+            {
+                recipient.losses = recipient.losses.saturating_add(1);
+                most = most.max(recipient.losses);
+            }
+        }
+        most
+    }
+
+    /// A worker answered for what a job had in hand.
+    fn clear_losses(&mut self, job: &Job) {
+        if self.backlog.same(job.slot, &job.id).is_none() {
+            return;
+        }
+        let message = self.backlog.message_mut(job.slot);
+        match job.report {
+            Some(kind) => {
+                if let Some(owing) = message.owing_mut(kind) {
+                    owing.losses = 0;
+                }
+            }
+            None => {
+                for index in &job.recipients {
+                    if let Some(recipient) = message.recipient_mut(*index) {
+                        recipient.losses = 0;
+                    }
+                }
+            }
+        }
     }
 
     /// Gives back what a job held in its lane.
@@ -141,12 +241,21 @@ impl Scheduler {
         lane.long -= u32::from(job.long);
         if lane.waiting.is_empty() {
             self.lanes.rest(job.lane);
-        } else if !lane.queued {
+        } else if lane.queued.is_none() {
             self.refresh(now, job.lane);
         }
     }
 
-    fn take_answer(&mut self, turn: &mut Turn<'_>, number: u64, job: &Job, answer: DeliverAnswer) {
+    fn take_answer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        number: u64,
+        job: &Job,
+        mut answer: DeliverAnswer,
+    ) {
+        answer.outcomes.iter_mut().for_each(|one| shorten(reply_of(&mut one.outcome)));
+        answer.lane.iter_mut().for_each(shorten);
+        self.clear_losses(job);
         let delivered =
             answer.outcomes.iter().any(|one| matches!(one.outcome, Outcome::Delivered(_)));
         self.clear_strikes(turn, job.slot, &job.id);
@@ -395,6 +504,33 @@ pub(super) enum Missing {
     Deferred(Reply),
     /// The destination failed: the lane's clock moved, not theirs.
     LaneFailed(Reply),
+}
+
+fn reply_of(outcome: &mut Outcome) -> &mut Reply {
+    match outcome {
+        Outcome::Delivered(delivered) => &mut delivered.reply,
+        Outcome::Deferred(reply) | Outcome::Failed(reply) => reply,
+    }
+}
+
+/// Cuts what an agent says to what is kept: an agent of somebody's own may say anything.
+fn shorten(reply: &mut Reply) {
+    cut(&mut reply.text, TEXT_BYTES_MAX);
+    reply.remote.iter_mut().for_each(|remote| cut(remote, REMOTE_BYTES_MAX));
+}
+
+fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+    }
+}
+
+/// How long a recipient waits after so many connections lost in a row, in milliseconds.
+fn loss_pause(losses: u8) -> u64 {
+    match losses.checked_sub(LOSSES_FREE + 1) {
+        None => 0,
+        Some(paid) => LOSS_MS << (2 * u32::from(paid)).min(16),
+    }
 }
 
 enum Verdict {

@@ -54,6 +54,8 @@ pub(crate) struct Message {
     pub(crate) ret: Option<Ret>,
     pub(crate) envid: Option<Box<str>>,
     pub(crate) hold: Option<Box<str>>,
+    /// Whether the hold came with the routing: only such a hold ends by itself.
+    pub(crate) quarantined: bool,
     pub(crate) recipients: Vec<Recipient>,
     pub(crate) owing: Vec<Owing>,
     pub(crate) strikes: u32,
@@ -72,6 +74,10 @@ pub(crate) struct Recipient {
     details: Option<Box<Details>>,
     pub(crate) count: u32,
     pub(crate) delay_reported: bool,
+    /// Whether it came held with the routing.
+    pub(crate) quarantined: bool,
+    /// Not written down: connections lost with it in hand since the last answer.
+    pub(crate) losses: u8,
     pub(crate) next: Timestamp,
     pub(crate) last: Option<Box<Reply>>,
     pub(crate) stand: Stand,
@@ -117,6 +123,8 @@ pub(crate) struct Owing {
     pub(crate) due: Timestamp,
     /// Not written down: attempts at it that were deferred.
     pub(crate) count: u32,
+    /// Not written down: connections lost with it in hand since the last answer.
+    pub(crate) losses: u8,
     /// Not written down: when the first of those attempts was made, on the monotonic clock.
     pub(crate) tried_since: Option<u64>,
     /// Not written down: the batch of its last record.
@@ -144,6 +152,17 @@ impl Backlog {
         use std::ops::Bound::{Excluded, Unbounded};
         let begin = cursor.map_or(Unbounded, Excluded);
         self.by_id.range((begin, Unbounded)).map(|(id, slot)| (*id, *slot))
+    }
+
+    /// The messages that were held before they were routed, from after `cursor` on.
+    pub(crate) fn held_unrouted(
+        &self,
+        cursor: Option<MessageId>,
+    ) -> impl Iterator<Item = (MessageId, &Struck)> + '_ {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let begin = cursor.map_or(Unbounded, Excluded);
+        let all = self.struck.range((begin, Unbounded)).map(|(id, struck)| (*id, struck));
+        all.filter(|(_, struck)| struck.hold.is_some())
     }
 
     /// The highest id.
@@ -211,7 +230,10 @@ impl Backlog {
                     self.message_mut(slot).handle = handle.clone();
                 }
             }
-            Record::Retired { id, .. } => self.remove(id, lanes),
+            Record::Retired { id, .. } => {
+                self.struck.remove(id);
+                self.remove(id, lanes);
+            }
             Record::Suspend { channel, host, until } => {
                 let lane = (channel.clone(), host.clone());
                 match until {
@@ -260,6 +282,7 @@ impl Backlog {
             let Some(recipient) = message.recipient_mut(*index) else { continue };
             let open = recipient.is_open();
             recipient.set_state(state);
+            recipient.quarantined = false;
             match (open, recipient.is_open()) {
                 (true, false) => message.open -= 1,
                 (false, true) => message.open += 1,
@@ -274,6 +297,7 @@ impl Backlog {
         let message = self.message_mut(slot);
         let before = message.hold.is_some();
         message.hold = reason.map(Into::into);
+        message.quarantined = false;
         self.held = self.held + u64::from(reason.is_some()) - u64::from(before);
     }
 
@@ -314,6 +338,7 @@ impl Owing {
             recipients,
             due,
             count: 0,
+            losses: 0,
             tried_since: None,
             recorded: 0,
             place: Place::Parked,
@@ -339,6 +364,7 @@ impl Message {
             ret: routed.ret,
             envid: routed.envid.as_deref().map(Into::into),
             hold: routed.hold.as_deref().map(Into::into),
+            quarantined: routed.hold.is_some(),
             recipients,
             owing: routed
                 .owed
@@ -368,6 +394,23 @@ impl Message {
             owed: self.owing.iter().map(Owing::owed).collect(),
             strikes: self.strikes,
         }
+    }
+
+    /// What is to be written behind [`Message::routed`], so that a hold which did not come with the routing never ends by
+    /// itself.
+    pub(crate) fn held_by_hand(&self, of: impl Fn(u32) -> bool) -> impl Iterator<Item = Record> {
+        let id = self.id;
+        let hold = self.hold.as_deref().filter(|_| !self.quarantined);
+        let whole = hold.map(|reason| Record::Hold { id, reason: Some(reason.into()) });
+        let recipients: Vec<(u32, State)> = self
+            .recipients
+            .iter()
+            .filter(|recipient| matches!(recipient.stand, Stand::Held(_)) && !recipient.quarantined)
+            .filter(|recipient| of(recipient.index))
+            .map(|recipient| (recipient.index, recipient.state()))
+            .collect();
+        let some = (!recipients.is_empty()).then_some(Record::Outcome { id, recipients });
+        whole.into_iter().chain(some)
     }
 
     /// The recipient of that index.
@@ -433,6 +476,8 @@ impl Recipient {
             details,
             count: 0,
             delay_reported: false,
+            losses: 0,
+            quarantined: matches!(routed.state, State::Held { .. }),
             next: Timestamp::default(),
             last: None,
             stand: Stand::Open,

@@ -1,10 +1,15 @@
 //! Channels: the connected workers of a farm of agents, their slots, and the lanes that wait for one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use socket::PeerId;
 
 use super::lane::LaneId;
+
+/// How long a worker is kept free at first for a job that goes out alone, in milliseconds; then as long none is.
+const ALONE_MS: u64 = 60_000;
+/// The longest that it is, after several times in vain.
+const ALONE_MS_MAX: u64 = 240_000;
 
 /// A channel; never removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +41,19 @@ pub(crate) struct Connected {
     pub(crate) peer: Peer,
     /// Jobs sent and not answered.
     pub(crate) outstanding: u32,
+    /// Those of them that were given up: they hold a slot, and nobody waits for them.
+    pub(crate) given_up: u32,
+    /// Whether it had no room for a job though it should have: until its next answer it gets none.
+    pub(crate) full: bool,
+}
+
+/// The rings in which lanes wait for their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ring {
+    /// Of lanes that do well.
+    Good,
+    /// Of those that are connecting, failed last time or wait long.
+    Slow,
 }
 
 /// A channel.
@@ -49,9 +67,11 @@ pub(crate) struct Channel {
     pub(crate) in_use: u32,
     /// Jobs of slow lanes among them.
     pub(crate) slow_in_use: u32,
-    /// Lanes ready to send that do well, and those that are slow; each once, in turn.
-    pub(crate) good: VecDeque<LaneId>,
-    pub(crate) slow: VecDeque<LaneId>,
+    /// Lanes ready to send that do well, and those that are slow; each once, by its place.
+    pub(crate) good: BTreeMap<u64, LaneId>,
+    pub(crate) slow: BTreeMap<u64, LaneId>,
+    /// The next place in a ring.
+    place_next: u64,
     /// Whether a slow lane had the last turn.
     slow_was_last: bool,
     /// Whether something changed that may let a lane send.
@@ -61,7 +81,11 @@ pub(crate) struct Channel {
     /// Jobs that go out alone, in order.
     pub(crate) alone: VecDeque<u64>,
     /// The worker that is kept free for them.
-    pub(crate) alone_peer: Option<PeerId>,
+    alone_peer: Option<PeerId>,
+    /// Since when it is, or from when on one may be kept free again.
+    alone_since: u64,
+    /// How long one is kept free, and then none, in milliseconds.
+    alone_span: u64,
     /// The one of them that is in that worker's hand.
     pub(crate) alone_job: Option<u64>,
     /// When each job was sent, in order, until it counts as slow.
@@ -76,13 +100,16 @@ impl Channel {
             peers: Vec::new(),
             in_use: 0,
             slow_in_use: 0,
-            good: VecDeque::new(),
-            slow: VecDeque::new(),
+            good: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            place_next: 0,
             slow_was_last: false,
             stirred: false,
             wanted: false,
             alone: VecDeque::new(),
             alone_peer: None,
+            alone_since: 0,
+            alone_span: ALONE_MS,
             alone_job: None,
             sent: VecDeque::new(),
         }
@@ -92,14 +119,13 @@ impl Channel {
     pub(crate) fn set_peers(&mut self, peers: &[Peer]) {
         let before = std::mem::take(&mut self.peers);
         for peer in peers {
-            let outstanding = before
-                .iter()
-                .find(|old| old.peer.id == peer.id)
-                .map_or(0, |connected| connected.outstanding);
-            self.peers.push(Connected { peer: *peer, outstanding });
+            let old = before.iter().find(|old| old.peer.id == peer.id);
+            let (outstanding, given_up, full) =
+                old.map_or((0, 0, false), |old| (old.outstanding, old.given_up, old.full));
+            self.peers.push(Connected { peer: *peer, outstanding, given_up, full });
         }
         if self.alone_peer.is_some_and(|id| self.peer_mut(id).is_none_or(|c| c.peer.draining)) {
-            self.alone_peer = None;
+            self.forget_alone();
         }
     }
 
@@ -135,6 +161,7 @@ impl Channel {
     fn with_room(&self) -> impl Iterator<Item = &Connected> {
         self.peers.iter().filter(|connected| {
             !connected.peer.draining
+                && !connected.full
                 && connected.outstanding < connected.peer.window
                 && self.alone_peer != Some(connected.peer.id)
         })
@@ -144,7 +171,7 @@ impl Channel {
     pub(crate) fn end_alone(&mut self, number: u64) {
         if self.alone_job == Some(number) {
             self.alone_job = None;
-            self.alone_peer = None;
+            self.forget_alone();
         }
     }
 
@@ -153,19 +180,78 @@ impl Channel {
         (self.slots_max == 0 || self.in_use < self.slots_max) && self.with_room().next().is_some()
     }
 
-    /// Keeps a worker free for a job that goes out alone, and says which once it has nothing else in hand.
-    pub(crate) fn choose_alone(&mut self) -> Option<PeerId> {
-        if self.alone_peer.is_none() {
+    /// Keeps a worker free for a job that goes out alone, and says which once it has nothing else in hand; also whether that is
+    /// true of jobs that were given up.
+    pub(crate) fn choose_alone(&mut self, now: u64) -> Option<(PeerId, bool)> {
+        let takes =
+            |one: &&Connected| !one.peer.draining && !one.full && one.outstanding < one.peer.window;
+        let idle = self.peers.iter().filter(takes).find(|one| one.outstanding == one.given_up);
+        if let Some(idle) = idle {
+            let chosen = (idle.peer.id, idle.outstanding == 0);
+            self.alone_peer = Some(idle.peer.id);
+            return Some(chosen);
+        }
+        if self.alone_peer.is_none() && self.alone_since <= now {
             let fewest = self
                 .peers
                 .iter()
-                .filter(|connected| !connected.peer.draining && connected.peer.window > 0)
-                .min_by_key(|connected| connected.outstanding)?;
+                .filter(|one| !one.peer.draining && one.given_up < one.peer.window)
+                .min_by_key(|one| one.outstanding - one.given_up.min(one.outstanding))?;
             self.alone_peer = Some(fewest.peer.id);
+            self.alone_since = now;
         }
-        let id = self.alone_peer?;
-        let free = self.peer_mut(id).is_some_and(|connected| connected.outstanding == 0);
-        free.then_some(id)
+        None
+    }
+
+    /// No worker is kept free any more.
+    pub(crate) fn forget_alone(&mut self) {
+        self.alone_peer = None;
+        self.alone_since = 0;
+        self.alone_span = ALONE_MS;
+    }
+
+    /// When a worker has been kept free for long enough, or may be again.
+    pub(crate) fn alone_wake(&self) -> Option<u64> {
+        if self.alone.is_empty() || self.alone_job.is_some() {
+            return None;
+        }
+        match self.alone_peer {
+            Some(_) => Some(self.alone_since.saturating_add(self.alone_span)),
+            None => (self.alone_since > 0).then_some(self.alone_since),
+        }
+    }
+
+    /// A worker was kept free for long enough in vain, or none was for as long: the other now, and for longer.
+    pub(crate) fn end_reservation(&mut self, now: u64) {
+        if self.alone_peer.take().is_some() {
+            self.alone_since = now.saturating_add(self.alone_span);
+            self.alone_span = (self.alone_span * 2).min(ALONE_MS_MAX);
+        } else {
+            self.alone_since = 0;
+        }
+    }
+
+    /// Puts a lane at the end of a ring, and takes it out of where it stood; says its place.
+    pub(crate) fn enter(&mut self, ring: Ring, lane: LaneId, before: Option<(Ring, u64)>) -> u64 {
+        if let Some((ring, place)) = before {
+            self.leave(ring, place);
+        }
+        let place = self.place_next;
+        self.place_next += 1;
+        self.ring(ring).insert(place, lane);
+        place
+    }
+
+    /// Takes a lane out of a ring.
+    pub(crate) fn leave(&mut self, ring: Ring, place: u64) {
+        self.ring(ring).remove(&place);
+    }
+
+    fn ring(&mut self, ring: Ring) -> &mut BTreeMap<u64, LaneId> {
+        match ring {
+            Ring::Good => &mut self.good,
+            Ring::Slow => &mut self.slow,
+        }
     }
 
     /// The lane whose turn it is: good and slow ones take turns, and slow ones may hold at most half of the slots.
@@ -173,6 +259,7 @@ impl Channel {
         let slow_may = !self.slow.is_empty() && self.slow_in_use < (self.slots() / 2).max(1);
         let slow = slow_may && (self.good.is_empty() || !self.slow_was_last);
         self.slow_was_last = slow;
-        if slow { self.slow.pop_front() } else { self.good.pop_front() }
+        let ring = if slow { &mut self.slow } else { &mut self.good };
+        ring.pop_first().map(|(_, lane)| lane)
     }
 }

@@ -17,6 +17,8 @@ use super::{Now, Scheduler, Send, Turn, report, retry};
 pub(super) const OVERDUE_MS: u64 = 11 * 60_000;
 /// From so many strikes on a message's jobs go out alone.
 const ALONE_STRIKES: u32 = job::strike::STRIKES_MAX - 1;
+/// From so many times of sending on, those of jobs that have ended are forgotten when they are most.
+const SENT_MANY: usize = 4096;
 
 /// A job that is sent, or waits to go out alone.
 #[derive(Debug)]
@@ -72,23 +74,19 @@ impl Scheduler {
         }
         while self.lanes.channel(id).has_room() {
             let Some(lane) = self.lanes.channel_mut(id).next_lane() else { break };
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.queued = None;
+            }
             match self.send_from(turn, lane) {
-                Sent::Done => self.queue_again(turn.now, lane),
+                // To the end of the ring that it belongs to now, if it has more to send.
+                Sent::Done => self.refresh(turn.now, lane),
                 Sent::NoRoom => {
-                    self.queue_again(turn.now, lane);
+                    self.refresh(turn.now, lane);
                     break;
                 }
             }
         }
         self.send_alone(turn, id);
-    }
-
-    /// A lane that had its turn goes to the end of the ring it belongs to now, if it has more to send.
-    fn queue_again(&mut self, now: Now, id: LaneId) {
-        if let Some(lane) = self.lanes.get_mut(id) {
-            lane.queued = false;
-        }
-        self.refresh(now, id);
     }
 
     /// Sends the lane's next job.
@@ -204,6 +202,10 @@ impl Scheduler {
         channel.in_use += 1;
         channel.slow_in_use += u32::from(job.slow);
         channel.sent.push_back((turn.now.mono, number));
+        if channel.sent.len() >= SENT_MANY.max(4 * channel.in_use as usize) {
+            let jobs = &self.jobs;
+            channel.sent.retain(|(_, sent)| *sent == number || jobs.contains_key(sent));
+        }
         if let Some(connected) = channel.peer_mut(peer) {
             connected.outstanding += 1;
             job.pid = connected.peer.pid;
@@ -234,17 +236,47 @@ impl Scheduler {
                 self.take_back(turn, number);
                 continue;
             }
-            let Some(peer) = self.lanes.channel_mut(id).choose_alone() else { return };
+            if self.drop_ended(turn.now, number) == 0 {
+                self.lanes.channel_mut(id).alone.pop_front();
+                self.take_back(turn, number);
+                continue;
+            }
+            let chosen = self.lanes.channel_mut(id).choose_alone(turn.now.mono);
+            let Some((peer, undisturbed)) = chosen else { return };
             let channel = self.lanes.channel_mut(id);
             channel.alone.pop_front();
             channel.alone_job = Some(number);
-            if let Some(job) = self.jobs.remove(&number) {
+            if let Some(mut job) = self.jobs.remove(&number) {
+                // With a job in hand that was given up, nobody can say which of them kills the worker.
+                job.alone = undisturbed;
                 self.send(turn, number, job, peer);
             }
             return;
         }
         // Nothing goes out alone any more: no worker is kept free.
-        self.lanes.channel_mut(id).alone_peer = None;
+        self.lanes.channel_mut(id).forget_alone();
+    }
+
+    /// Takes out of a job that waits to go out alone whom an operator ended or held meanwhile; says how many are left.
+    fn drop_ended(&mut self, now: Now, number: u64) -> usize {
+        let Some(job) = self.jobs.get_mut(&number) else { return 0 };
+        if job.report.is_some() {
+            return job.recipients.len();
+        }
+        let (slot, lane) = (job.slot, job.lane);
+        let message = self.backlog.message(slot);
+        let is_open = |index: &u32| {
+            let recipient = message.recipient(*index);
+            recipient.is_some_and(|recipient| matches!(recipient.stand, Stand::Open))
+        };
+        let (left, ended): (Vec<u32>, Vec<u32>) = job.recipients.iter().partition(|i| is_open(i));
+        let count = left.len();
+        job.recipients = left;
+        self.lanes.lane_mut(lane).active_recipients -= ended.len() as u32;
+        for index in ended {
+            self.free_recipient(now, number, slot, index, now.mono);
+        }
+        count
     }
 
     fn deadline_ms(&self, size: u64) -> u64 {
@@ -331,7 +363,12 @@ impl Scheduler {
             tracing::warn!(%id, recipients, "no answer in time: to be sent again");
             self.leave_lane(turn.now, &job);
             self.free_recipients(turn, number, &job, turn.now.mono);
-            self.lanes.channel_mut(job.channel).end_alone(number);
+            let channel = self.lanes.channel_mut(job.channel);
+            channel.end_alone(number);
+            if let Some(connected) = job.peer.and_then(|peer| channel.peer_mut(peer)) {
+                connected.given_up += 1;
+            }
+            self.stir(job.channel);
             job.given_up = true;
             self.jobs.insert(number, job);
         }

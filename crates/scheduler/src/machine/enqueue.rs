@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use job::ENQUEUE_RECIPIENTS_MAX;
 use job::enqueue::EnqueueRequest;
 use job::known::{KnownAnswer, KnownRequest, Wanted};
 use mail::{Address, MessageId};
@@ -12,8 +13,6 @@ use super::answer::owed_by;
 use super::backlog::{Place, Slot};
 use super::{Answer, Scheduler, Turn, report};
 
-/// The most recipients of one message, after aliases.
-const RECIPIENTS_MAX: usize = 100_000;
 /// The most recipients in messages whose last part has not come.
 const PARTS_RECIPIENTS_MAX: usize = 500_000;
 /// How long the next part may take, in milliseconds: then the message is forgotten, and requeue brings it back.
@@ -62,7 +61,7 @@ impl Parts {
             }
         };
         let total = part.request.recipients.len() + added.len();
-        if total > RECIPIENTS_MAX || self.recipients + total > PARTS_RECIPIENTS_MAX {
+        if total > ENQUEUE_RECIPIENTS_MAX || self.recipients + total > PARTS_RECIPIENTS_MAX {
             return Err(ErrorObject::new(codes::CONFLICT, "too many recipients in parts"));
         }
         part.request.recipients.extend(added);
@@ -130,14 +129,21 @@ impl Scheduler {
         match found {
             Some(slot) => self.reroute(turn, slot, routed),
             None => {
+                let mut culprit = false;
                 if let Some(struck) = self.backlog.struck.get(&id) {
                     routed.strikes = struck.strikes;
                     routed.hold = routed.hold.or(struck.hold.as_deref().map(Into::into));
+                    culprit = struck.hold.is_some();
                 }
                 self.owe_at_once(turn, &mut routed, |_| true);
                 self.counts.enqueued += 1;
                 self.counts.held += u64::from(routed.hold.is_some());
+                // A second record says that this hold is none that ends by itself.
+                let by_strikes = routed.hold.clone().filter(|_| culprit);
                 self.record(turn, Record::Routed(Box::new(routed)));
+                if let Some(reason) = by_strikes {
+                    self.record(turn, Record::Hold { id, reason: Some(reason) });
+                }
             }
         }
         if let Some(slot) = self.backlog.find(&id) {
@@ -195,7 +201,8 @@ impl Scheduler {
             .map(|owing| (owing.kind, owing.place))
             .collect();
         let indexes: Vec<u32> = message.recipients.iter().map(|r| r.index).collect();
-        let added = merge(&mut merged, new, |index| in_hand.iter().any(|(held, _)| *held == index));
+        let is_in_hand = |index: u32| in_hand.iter().any(|(held, _)| *held == index);
+        let added = merge(&mut merged, new, is_in_hand);
         self.owe_at_once(turn, &mut merged, |index| added.contains(&index));
         tracing::info!(id = %merged.id, routing = merged.routing, recipients = merged.recipients.len(), "routed anew");
         for index in indexes {
@@ -203,7 +210,11 @@ impl Scheduler {
         }
         self.park_reports(turn, slot);
         let id = merged.id;
+        let by_hand: Vec<Record> = self.backlog.message(slot).held_by_hand(is_in_hand).collect();
         self.record(turn, Record::Routed(Box::new(merged)));
+        for record in by_hand {
+            self.record(turn, record);
+        }
         let Some(slot) = self.backlog.find(&id) else { return };
         let message = self.backlog.message_mut(slot);
         for (index, place) in in_hand {
@@ -252,7 +263,7 @@ fn routed(request: EnqueueRequest) -> Result<Routed, ErrorObject> {
         _ => true,
     });
     let too_high = recipients.last().is_some_and(|last| report::is_report(last.index));
-    if !distinct || too_high || recipients.len() > RECIPIENTS_MAX {
+    if !distinct || too_high || recipients.len() > ENQUEUE_RECIPIENTS_MAX {
         return Err(ErrorObject::new(codes::PARAMS, "recipient indexes must be distinct numbers"));
     }
     Ok(Routed {

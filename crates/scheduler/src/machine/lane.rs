@@ -15,7 +15,7 @@ use mail::{Reply, Timestamp};
 use socket::PeerId;
 
 use super::backlog::Slot;
-use super::channel::{Channel, ChannelId};
+use super::channel::{Channel, ChannelId, Ring};
 use super::{Now, retry};
 use crate::Settings;
 
@@ -75,8 +75,8 @@ pub(crate) struct Lane {
     pub(crate) review_at: Option<u64>,
     /// When it stands in the scheduler's timers.
     pub(crate) timer: Option<u64>,
-    /// Whether it stands in a ring of its channel.
-    pub(crate) queued: bool,
+    /// The ring of its channel in which it stands, and its place there.
+    pub(crate) queued: Option<(Ring, u64)>,
     /// Recipients in one job: lowered when a job did not fit into a frame.
     pub(crate) job_recipients: u32,
 }
@@ -109,7 +109,7 @@ impl Lane {
             oldest_unreported: NEVER,
             review_at: None,
             timer: None,
-            queued: false,
+            queued: None,
             job_recipients: u32::MAX,
         }
     }
@@ -227,6 +227,11 @@ impl Lanes {
         (0..).map(ChannelId).zip(self.channels.iter_mut())
     }
 
+    /// Every channel, to look at.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.channels.iter()
+    }
+
     /// A channel's name.
     pub(crate) fn channel_name(&self, id: ChannelId) -> &str {
         &self.channel(id).name
@@ -296,8 +301,16 @@ impl Lanes {
         if let Some(hosts) = self.hosts.get_mut(lane.channel.0 as usize) {
             hosts.remove(&lane.host);
         }
+        if let Some((ring, place)) = lane.queued {
+            self.channel_mut(lane.channel).leave(ring, place);
+        }
         self.idle_count -= 1;
         self.free.push(id);
+    }
+
+    /// Plans to look for late recipients no more.
+    pub(crate) fn forget_reviews(&mut self) {
+        self.lanes.iter_mut().flatten().for_each(|lane| lane.review_at = None);
     }
 
     /// A lane that is held.

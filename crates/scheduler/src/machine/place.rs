@@ -4,7 +4,7 @@ use mail::{MessageId, Timestamp};
 use queue::{Record, ReportKind, State};
 
 use super::backlog::{Place, Slot, Stand};
-use super::channel::{ChannelId, Peer};
+use super::channel::{Channel, ChannelId, Peer, Ring};
 use super::lane::{Entry, LaneId, NEVER};
 use super::{Now, Scheduler, Turn, report, retry};
 
@@ -73,7 +73,7 @@ impl Scheduler {
             lane.oldest_unreported = lane.oldest_unreported.min(entry.accepted_at);
         }
         lane.waiting.insert(entry);
-        if !lane.queued {
+        if lane.queued.is_none() {
             self.refresh(now, id);
         }
     }
@@ -107,15 +107,12 @@ impl Scheduler {
         let Some(lane) = self.lanes.get_mut(id) else { return };
         let ready_at = lane.ready_at(&self.settings);
         let ready = ready_at.is_some_and(|at| at <= now.mono);
-        if ready && !lane.queued {
-            lane.queued = true;
-            let (slow, channel) = (lane.is_slow(now), lane.channel);
-            let ring = self.lanes.channel_mut(channel);
-            if slow {
-                ring.slow.push_back(id)
-            } else {
-                ring.good.push_back(id)
-            }
+        let ring = if lane.is_slow(now) { Ring::Slow } else { Ring::Good };
+        if ready && lane.queued.is_none_or(|(present, _)| present != ring) {
+            // One that became proven while it stood among the slow ones stands there no longer.
+            let (before, channel) = (lane.queued, lane.channel);
+            let place = self.lanes.channel_mut(channel).enter(ring, id, before);
+            self.lanes.lane_mut(id).queued = Some((ring, place));
             self.stir(channel);
         }
         self.set_timer(id, ready_at.filter(|_| !ready));
@@ -185,6 +182,21 @@ impl Scheduler {
             self.remove_held(turn, slot, id);
         }
         self.parts.forget_old(now.mono);
+        self.end_reservations(now);
+    }
+
+    /// Lets others have a worker again that was kept free for too long, and tries anew to keep one free.
+    fn end_reservations(&mut self, now: Now) {
+        let mut stirred = Vec::new();
+        for (id, channel) in self.lanes.channels_mut() {
+            if channel.alone_wake().is_some_and(|at| at <= now.mono) {
+                channel.end_reservation(now.mono);
+                stirred.push(id);
+            }
+        }
+        for id in stirred {
+            self.stir(id);
+        }
     }
 
     /// Plans when to look for those in a lane whose senders are to be told of the delay.
@@ -207,6 +219,9 @@ impl Scheduler {
     /// Owes a report of delay for those that wait in a lane for too long and were tried, or could not be because the lane failed.
     fn review(&mut self, turn: &mut Turn<'_>, id: LaneId) {
         let notice = retry::millis(self.settings.delay_notice);
+        if notice == 0 {
+            return;
+        }
         let lane = self.lanes.lane(id);
         let failing = lane.failures > 0;
         let mut late: Vec<(Slot, u32)> = Vec::new();
@@ -278,13 +293,12 @@ impl Scheduler {
         }
     }
 
-    /// Remembers when a message that is held, or has held recipients, is to be removed.
+    /// Remembers when a message that came held, or with held recipients, is to be removed. What an operator or a strike holds
+    /// is never removed by itself.
     pub(super) fn note_hold(&mut self, now: Now, slot: Slot) {
         let Some(span) = self.settings.quarantine_expire else { return };
         let message = self.backlog.message(slot);
-        let held = message.hold.is_some()
-            || message.recipients.iter().any(|r| matches!(r.stand, Stand::Held(_)));
-        if held {
+        if message.quarantined || message.recipients.iter().any(|r| r.quarantined) {
             let at = message.accepted_at.after(span.0);
             let wait = at.millis().saturating_sub(now.wall.millis());
             self.quarantine.insert((now.mono.saturating_add(wait), slot, message.id));
@@ -293,11 +307,18 @@ impl Scheduler {
 
     fn remove_held(&mut self, turn: &mut Turn<'_>, slot: Slot, id: MessageId) {
         let Some(message) = self.backlog.same(slot, &id) else { return };
-        let whole = message.hold.is_some();
+        let whole = message.hold.is_some() && message.quarantined;
+        if message.hold.is_some() && !whole {
+            return;
+        }
         let removed: Vec<(u32, State)> = message
             .recipients
             .iter()
-            .filter(|r| r.is_open() && (whole || matches!(r.stand, Stand::Held(_))))
+            .filter(|r| match r.stand {
+                Stand::Open => whole,
+                Stand::Held(_) => r.quarantined,
+                _ => false,
+            })
             .map(|recipient| (recipient.index, State::Removed))
             .collect();
         if removed.is_empty() {
@@ -384,6 +405,7 @@ impl Scheduler {
     /// When the next thing is due.
     pub(super) fn wake(&mut self) -> Option<u64> {
         let slow_after = retry::millis(self.settings.slow_after);
+        let alone = self.lanes.channels().filter_map(Channel::alone_wake).min();
         let (jobs, parts) = (&self.jobs, self.parts.first_forgotten());
         let slow = self.lanes.channels_mut().filter_map(|(_, channel)| {
             while channel.sent.front().is_some_and(|(_, job)| !jobs.contains_key(job)) {
@@ -393,6 +415,7 @@ impl Scheduler {
         });
         [
             slow.min(),
+            alone,
             self.timers.first().map(|(at, _)| *at),
             self.overdue.first().map(|(at, _)| *at),
             self.quarantine.first().map(|(at, ..)| *at),

@@ -168,7 +168,8 @@ impl Scheduler {
             self.reported(turn, slot, Record::Reported { id, kind, recipients: stale });
             return None;
         }
-        Some(said.into_iter().take(RECIPIENTS_MAX).collect())
+        let most = RECIPIENTS_MAX.min(self.lanes.lane(self.report_lane).job_recipients as usize);
+        Some(said.into_iter().take(most.max(1)).collect())
     }
 
     /// What is said about a recipient in a report.

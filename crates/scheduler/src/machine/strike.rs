@@ -142,7 +142,6 @@ impl Scheduler {
             self.place(turn.now, slot, index);
         }
         self.park_reports(turn, slot);
-        self.note_hold(turn.now, slot);
     }
 
     /// Any answer clears the strikes of the message that it is about.

@@ -16,13 +16,14 @@ use crate::machine::{Answer, ChannelId, Unanswered};
 
 /// Something that arrived.
 pub(super) enum Incoming {
-    Enqueue(EnqueueRequest, Responder<Enqueue>),
+    Enqueue(Box<EnqueueRequest>, Responder<Enqueue>),
     Known(KnownRequest, Responder<Known>),
     Strike(StrikeRequest, Responder<Strike>),
-    Admin(AdminRequest, Responder<Admin>),
+    Admin(Box<AdminRequest>, Responder<Admin>),
     Answered { job: u64, result: Result<DeliverAnswer, Unanswered> },
     Peers(ChannelId),
     Crashed { channel: ChannelId, pid: u32 },
+    Written { batch: u64, result: Result<(), LedgerError> },
     Synced { batch: u64, result: Result<(), LedgerError> },
     Checkpoint { batch: u64, result: Result<(), LedgerError> },
     Draining,
@@ -87,10 +88,16 @@ impl Inbox {
 
 /// Serves the scheduler's four conversations into the inbox.
 pub(super) fn serve(worker: &farm::Worker, inbox: &Rc<Inbox>) -> Result<(), farm::WorkerError> {
-    worker.serve("scheduler.enqueue", Door::<Enqueue>::to(inbox, Incoming::Enqueue))?;
+    worker.serve(
+        "scheduler.enqueue",
+        Door::<Enqueue>::to(inbox, |r, to| Incoming::Enqueue(Box::new(r), to)),
+    )?;
     worker.serve("scheduler.known", Door::<Known>::to(inbox, Incoming::Known))?;
     worker.serve("scheduler.strike", Door::<Strike>::to(inbox, Incoming::Strike))?;
-    worker.serve("scheduler.admin", Door::<Admin>::to(inbox, Incoming::Admin))
+    worker.serve(
+        "scheduler.admin",
+        Door::<Admin>::to(inbox, |r, to| Incoming::Admin(Box::new(r), to)),
+    )
 }
 
 /// How a request becomes something that arrived.

@@ -1,4 +1,4 @@
-//! The ledger as the shell uses it: one append and one wait a turn, one sync waited for at a time, checkpoints, and what
+//! The ledger as the shell uses it: one append a turn, one write and one sync waited for at a time, checkpoints, and what
 //! holds after a failure.
 //!
 //! ```text
@@ -7,6 +7,7 @@
 //! ```
 
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use queue::{Ledger, LedgerError, Mark, Record};
@@ -17,11 +18,16 @@ use crate::machine::Actions;
 /// The first and the longest wait before a failed ledger is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The most ends of messages appended at once: one append is one frame, and a frame has a limit.
+const UNWRITTEN_CHUNK: usize = 10_000;
+
 pub(super) struct Records {
     ledger: Rc<dyn Ledger>,
     inbox: Rc<Inbox>,
     last: Mark,
     last_batch: u64,
+    /// Whether a write is being waited for.
+    writing: bool,
     /// Whether a sync is being waited for, and what is to be waited for next.
     syncing: bool,
     wanted: Option<(Mark, u64)>,
@@ -54,6 +60,7 @@ impl Records {
             inbox,
             last: Mark::default(),
             last_batch: 0,
+            writing: false,
             syncing: false,
             wanted: None,
             checkpoint: Checkpoint::None,
@@ -77,14 +84,10 @@ impl Records {
         self.failure.as_ref().filter(|_| idle).map(|failure| failure.retry_at)
     }
 
-    /// Appends the records of a turn and waits until they are written.
-    pub(super) async fn write(&mut self, actions: &mut Actions) -> Result<(), LedgerError> {
+    /// Appends the records of a turn.
+    pub(super) fn write(&mut self, actions: &Actions) -> Result<(), LedgerError> {
         self.last_batch = actions.batch;
         self.append(&actions.records)?;
-        if !actions.records.is_empty() {
-            let written = self.ledger.written(self.last).await;
-            written.inspect_err(|_| self.fail())?;
-        }
         if self.checkpoint == Checkpoint::Ends {
             self.end_checkpoint();
         }
@@ -105,12 +108,37 @@ impl Records {
                 Ok(())
             }
             Err(error) => {
-                let ended = records.iter().filter(|one| matches!(one, Record::Retired { .. }));
+                let ended = records.iter().filter(|one| is_end(one));
                 self.unwritten.extend(ended.cloned());
                 self.fail();
                 Err(error)
             }
         }
+    }
+
+    /// Waits until everything appended so far is written, unless a write is being waited for.
+    pub(super) fn await_written(&mut self) {
+        if self.writing {
+            return;
+        }
+        self.writing = true;
+        let (inbox, batch) = (Rc::clone(&self.inbox), self.last_batch);
+        let written = self.ledger.written(self.last);
+        tokio::task::spawn_local(async move {
+            let result = written.await;
+            inbox.push(Incoming::Written { batch, result });
+        });
+    }
+
+    /// A write has ended.
+    pub(super) fn written(&mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
+        self.writing = false;
+        result.inspect_err(|_| self.fail())
+    }
+
+    /// Keeps the ends of messages of a turn that could not be written.
+    pub(super) fn keep_ends(&mut self, records: Vec<Record>) {
+        self.unwritten.extend(records.into_iter().filter(is_end));
     }
 
     /// Waits for the newest sync that is wanted, unless one is being waited for.
@@ -144,6 +172,22 @@ impl Records {
         }
     }
 
+    /// A failure that nobody waited for: a checkpoint that is due may be due for that reason, and then nothing is dispatched.
+    pub(super) fn unseen_failure(&mut self) -> Option<LedgerError> {
+        let well = self.checkpoint == Checkpoint::None && self.failure.is_none();
+        if !well || !self.ledger.checkpoint_due() {
+            return None;
+        }
+        let mut synced = self.ledger.synced(self.last);
+        match synced.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) => {
+                self.fail();
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+
     /// Begins a checkpoint when one is due and possible; says whether it did.
     pub(super) fn begin_checkpoint(&mut self) -> Result<bool, LedgerError> {
         let now = Instant::now();
@@ -157,9 +201,13 @@ impl Records {
         self.ledger.begin_checkpoint().inspect_err(|_| self.fail())?;
         self.checkpoint = Checkpoint::Open;
         let unwritten = std::mem::take(&mut self.unwritten);
-        if let Err(error) = self.append(&unwritten) {
-            self.checkpoint = Checkpoint::None;
-            return Err(error);
+        let mut chunks = unwritten.chunks(UNWRITTEN_CHUNK);
+        while let Some(chunk) = chunks.next() {
+            if let Err(error) = self.append(chunk) {
+                self.unwritten.extend(chunks.flatten().cloned());
+                self.checkpoint = Checkpoint::None;
+                return Err(error);
+            }
         }
         Ok(true)
     }
@@ -214,4 +262,9 @@ impl Records {
         }
         Ok(())
     }
+}
+
+/// Whether nothing else in memory tells of what a record says.
+pub(super) fn is_end(record: &Record) -> bool {
+    matches!(record, Record::Retired { .. })
 }

@@ -244,6 +244,118 @@ fn held_mail_is_removed_only_if_so_set() {
 }
 
 #[test]
+fn what_is_held_before_it_is_routed_can_be_seen_and_ended() {
+    let mut world = filled(&["a.test"]);
+    let strike = |world: &mut World, number: u64| {
+        for _ in 0..3 {
+            let token = world.token();
+            let request = job::strike::StrikeRequest {
+                handle: handle(id(number)),
+                id: id(number),
+                stage: "router".to_owned(),
+            };
+            let standing = queue::Standing::Unknown;
+            world.turn(vec![Event::Strike { token, request, standing }]);
+        }
+    };
+    (7..=9).for_each(|number| strike(&mut world, number));
+    let held = || "held".to_owned();
+    let all = [(id(0), "queued".to_owned()), (id(7), held()), (id(8), held()), (id(9), held())];
+    assert_eq!(list(&mut world, ListQuery::default()).0, all);
+    let query = ListQuery { cursor: Some(id(7).to_string()), ..ListQuery::default() };
+    assert_eq!(list(&mut world, query).0, all[2..]);
+    let select = Selection { held: true, ..Selection::default() };
+    let query = ListQuery { select: select.clone(), ..ListQuery::default() };
+    assert_eq!(list(&mut world, query).0, all[1..]);
+    let refused = try_ask(&mut world, AdminRequest::Bounce(ids(&[0, 7])));
+    assert!(
+        matches!(refused, Answer::Refused(error) if error.message.contains("release or remove"))
+    );
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Remove(ids(&[7])))), (1, 0));
+    assert_eq!(world.standing(&id(7)), queue::Standing::Retired);
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Release(ids(&[8])))), (1, 0));
+    assert_eq!(world.requeues, 2, "at the start and now");
+    let change = Change { select, reason: None };
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Remove(change))), (1, 0));
+    assert_eq!(list(&mut world, ListQuery::default()).0, all[..1]);
+}
+
+#[test]
+fn a_change_of_everything_goes_in_slices() {
+    let mut world = World::bare(Settings::default());
+    world.start();
+    let events = (0..25_000).map(|number| {
+        let request = Box::new(message(&world, id(number), &["a.test"]));
+        let standing = queue::Standing::Unknown;
+        Event::Enqueue { connection: 1, token: crate::machine::Token(0), request, standing }
+    });
+    let events = events.collect();
+    world.turn(events);
+    world.take_records();
+    let token = world.token();
+    let select = Selection { all: true, ..Selection::default() };
+    let request = Box::new(AdminRequest::Hold(Change { select, reason: None }));
+    world.turn(vec![Event::Admin { token, request }]);
+    assert_eq!(world.records.len(), 10_000);
+    assert!(!world.answers.contains_key(&token));
+    // What comes meanwhile is not changed.
+    let request = message(&world, id(99_999), &["a.test"]);
+    world.enqueue(request);
+    world.pass(10);
+    let Some(Answer::Admin(answer)) = world.answers.remove(&token) else { panic!("no answer") };
+    assert_eq!(changed(&answer), (25_000, 25_000));
+    assert_eq!(world.scheduler.held(), 25_000);
+}
+
+#[test]
+fn what_an_operator_or_a_strike_holds_is_never_removed() {
+    let settings =
+        Settings { quarantine_expire: Some(Span::seconds(86_400)), ..Settings::default() };
+    let mut world = World::bare(settings.clone());
+    world.start();
+    for number in 1..=5 {
+        let mut request = message(&world, id(number), &["a.test", "b.test"]);
+        request.hold = (number == 5).then(|| "quarantined".to_owned());
+        if number == 4 {
+            let reason = "quarantined".to_owned();
+            request.recipients[0].state = State::Held { reason, then: Default::default() };
+        }
+        if number == 3 {
+            for _ in 0..3 {
+                let token = world.token();
+                let (handle, id) = (handle(id(3)), id(3));
+                let request = job::strike::StrikeRequest { handle, id, stage: "router".to_owned() };
+                let standing = queue::Standing::Unknown;
+                world.turn(vec![Event::Strike { token, request, standing }]);
+            }
+        }
+        world.enqueue(request);
+    }
+    ask(&mut world, AdminRequest::Hold(ids(&[1])));
+    let mut some = lane("smtp/a.test");
+    some.select.ids = vec![id(2)];
+    ask(&mut world, AdminRequest::Hold(some));
+    // What is written down says so too, also by a checkpoint.
+    let mut actions = crate::machine::Actions::default();
+    world.scheduler.begin_checkpoint(&mut actions);
+    while !world.scheduler.checkpoint_slice(2, &mut actions) {}
+    let mut again = World::bare(settings.clone());
+    actions.records.iter().for_each(|record| again.scheduler.replay(record));
+    let mut replayed = World::bare(settings);
+    world.records.iter().for_each(|record| replayed.scheduler.replay(record));
+    again.start();
+    replayed.start();
+    for world in [&mut world, &mut again, &mut replayed] {
+        world.pass(2 * DAY);
+        let live = [1, 2, 3, 4, 5].map(|number| world.is_live(id(number)));
+        assert_eq!(live, [true, true, true, true, false]);
+        assert!(matches!(world.state(id(2), 0), State::Held { .. }));
+        assert_eq!(world.state(id(4), 0), State::Removed);
+        assert_eq!(world.scheduler.held(), 2);
+    }
+}
+
+#[test]
 fn summary_and_status_count() {
     let mut world = World::new();
     for (number, host) in [(0, "a.test"), (1, "a.test"), (2, "dead.test"), (3, "a.test")] {

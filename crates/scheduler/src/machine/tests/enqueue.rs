@@ -22,6 +22,21 @@ fn wanted(world: &mut World, ids: &[MessageId]) -> Vec<(u32, u32, u32)> {
 }
 
 #[test]
+fn what_failed_because_there_were_too_many_still_fits() {
+    let mut world = World::new();
+    let parts = job::ENQUEUE_RECIPIENTS_MAX / job::PART_RECIPIENTS_MAX;
+    for part in 0..parts {
+        let mut request = message(&world, id(1), &[]);
+        (request.part, request.more) = (part as u32, part + 1 < parts);
+        let first = (part * job::PART_RECIPIENTS_MAX) as u32;
+        let indexes = first..first + job::PART_RECIPIENTS_MAX as u32;
+        request.recipients = indexes.map(|index| recipient(index, "a.test")).collect();
+        assert_eq!(world.enqueue(request), Answer::Enqueued);
+    }
+    assert!(world.is_live(id(1)));
+}
+
+#[test]
 fn a_known_message_is_acknowledged_and_changes_nothing() {
     let mut world = World::new();
     let request = message(&world, id(1), &["a.test"]);

@@ -115,6 +115,30 @@ fn a_dead_lane_does_not_stop_a_good_one() {
 }
 
 #[test]
+fn a_lane_that_becomes_proven_leaves_the_slow_ring() {
+    let mut world = World::bare(Settings::default());
+    world.start();
+    world.connect("smtp", &[(1, 20)]);
+    enqueue_many(&mut world, 0, 20, "good.test");
+    for lane in 0..20 {
+        enqueue_many(&mut world, 1000 + lane * 100, 20, &format!("silent{lane}.test"));
+    }
+    // Half of the slots is held by lanes that connect; the others wait among the slow ones.
+    let jobs: Vec<_> = world.jobs.drain(..).collect();
+    assert_eq!(jobs.len(), 10);
+    let good = jobs.iter().find(|job| job.request.host == "good.test").expect("it was first");
+    world.deliver(good);
+    assert!(hosts(world.jobs.make_contiguous()).contains_key("good.test"));
+    let mut delivered = 1;
+    while let Some(at) = world.jobs.iter().position(|job| job.request.host == "good.test") {
+        let job = world.jobs.remove(at).expect("it is there");
+        world.deliver(&job);
+        delivered += 1;
+    }
+    assert!(delivered >= 16, "only {delivered} while silent lanes hold their half");
+}
+
+#[test]
 fn slow_lanes_hold_at_most_half() {
     let mut world = World::bare(Settings::default());
     world.start();

@@ -12,6 +12,7 @@ use queue::{Record, ReportKind, Standing, State};
 use super::world::*;
 use crate::Settings;
 use crate::machine::backlog::{Place, Stand};
+use crate::machine::channel::Ring;
 use crate::machine::{Actions, Event, Scheduler, Send, Unanswered};
 use config::Span;
 
@@ -134,6 +135,7 @@ impl History {
                 throttle: None,
             }),
             8 => Err(Unanswered::Lost),
+            9 if how.is_multiple_of(2) => Err(Unanswered::Full),
             9 => Err(Unanswered::NotSent),
             10 => Err(Unanswered::Refused("no".to_owned())),
             _ => Err(Unanswered::TooLong),
@@ -298,6 +300,7 @@ impl History {
         let (live, again) = (&self.world.scheduler.backlog, &replayed.backlog);
         assert_eq!((live.open, live.held), (again.open, again.held));
         assert_eq!(live.struck, again.struck);
+        assert_eq!(quarantined(&self.world.scheduler), quarantined(&replayed));
         let lasting = |scheduler: &Scheduler| -> BTreeMap<_, _> {
             let now = self.world.now.wall;
             let all = scheduler.backlog.suspended.iter();
@@ -360,6 +363,16 @@ fn replayed(records: &[Record]) -> Scheduler {
 }
 
 /// Everything that waits stands in its lane and nothing else does; every count is right; nothing is forgotten.
+/// What may end by itself because it came held.
+fn quarantined(scheduler: &Scheduler) -> Vec<(MessageId, bool, Vec<u32>)> {
+    let of = |slot| scheduler.backlog.message(slot);
+    let all = scheduler.backlog.after(None).map(|(id, slot)| {
+        let some = of(slot).recipients.iter().filter(|one| one.quarantined);
+        (id, of(slot).quarantined, some.map(|one| one.index).collect())
+    });
+    all.collect()
+}
+
 fn check_books(scheduler: &Scheduler) {
     let mut waiting = 0;
     for (_, slot) in scheduler.backlog.after(None) {
@@ -402,7 +415,14 @@ fn check_books(scheduler: &Scheduler) {
     assert_eq!(in_lanes, waiting);
     for (id, lane) in scheduler.lanes.iter() {
         let jobs = scheduler.jobs.values().filter(|job| job.lane == id && !job.given_up);
-        assert_eq!(lane.active as usize, jobs.count());
+        assert_eq!(lane.active as usize, jobs.clone().count());
+        let recipients: usize = jobs.map(|job| job.recipients.len()).sum();
+        assert_eq!(lane.active_recipients as usize, recipients);
+        if let Some((ring, place)) = lane.queued {
+            let channel = scheduler.lanes.channel(lane.channel);
+            let ring = if ring == Ring::Good { &channel.good } else { &channel.slow };
+            assert_eq!(ring.get(&place), Some(&id), "a lane stands where it says");
+        }
         if let Some(timer) = lane.timer {
             assert!(scheduler.timers.contains(&(timer, id)));
         }
@@ -418,6 +438,14 @@ fn check_books(scheduler: &Scheduler) {
         assert_eq!(channel.slow_in_use as usize, of_channel.filter(|job| job.slow).count());
         for connected in &channel.peers {
             assert!(connected.outstanding <= connected.peer.window);
+            let given_up = sent.clone().filter(|job| job.channel == id && job.given_up);
+            let its = given_up.filter(|job| job.peer == Some(connected.peer.id));
+            assert_eq!(connected.given_up as usize, its.count());
+        }
+        for (ring, lanes) in [(Ring::Good, &channel.good), (Ring::Slow, &channel.slow)] {
+            for (place, lane) in lanes {
+                assert_eq!(scheduler.lanes.lane(*lane).queued, Some((ring, *place)), "once");
+            }
         }
     }
 }

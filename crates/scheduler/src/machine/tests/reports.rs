@@ -4,7 +4,9 @@ use mail::{Delivered, Notify, Outcome, Reply, StatusCode, SuccessReport};
 use queue::{Record, ReportKind, State};
 
 use super::world::*;
-use crate::machine::{Event, Send};
+use crate::Settings;
+use crate::machine::{Event, Send, Unanswered};
+use config::Span;
 
 /// Takes the jobs that write reports out.
 fn reports(world: &mut World) -> Vec<Send> {
@@ -170,6 +172,43 @@ fn a_delay_is_reported_once_after_four_hours() {
             assert_eq!(words, expected);
         }
     }
+}
+
+#[test]
+fn a_report_too_long_for_a_frame_is_told_in_parts() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"; 8]);
+    world.enqueue(request);
+    let job = world.job();
+    world.answer_all(&job, &failed());
+    let mut sizes = Vec::new();
+    for _ in 0..3 {
+        let job = world.job();
+        sizes.push(job.request.recipients.len());
+        world.unanswered(&job, Unanswered::TooLong);
+    }
+    assert_eq!(sizes, [8, 4, 2]);
+    // One recipient that does not fit is tried again by the schedule, not at once.
+    let job = world.job();
+    assert_eq!(job.request.recipients.len(), 1);
+    world.unanswered(&job, Unanswered::TooLong);
+    assert!(world.jobs.is_empty());
+    world.pass(MINUTE);
+    assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn a_reload_without_delay_notices_sends_none() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    let job = world.job();
+    world.answer_all(&job, &deferred());
+    world.pass(SECOND);
+    let settings = Settings { delay_notice: Span::seconds(0), ..Settings::default() };
+    world.turn(vec![Event::Settings { settings: Box::new(settings), channels: Vec::new() }]);
+    world.pass(DAY);
+    assert_eq!(reports(&mut world).len(), 0);
 }
 
 #[test]

@@ -164,16 +164,106 @@ fn a_lost_connection_sends_at_once_and_costs_no_attempt() {
     let mut world = World::new();
     let request = message(&world, id(1), &["a.test"]);
     world.enqueue(request);
-    for why in [Unanswered::Lost, Unanswered::Lost] {
-        let job = world.job();
-        world.unanswered(&job, why);
-        assert_eq!(world.jobs.front().map(|job| job.request.attempt), Some(1));
-    }
+    let job = world.job();
+    world.unanswered(&job, Unanswered::Lost);
+    assert_eq!(world.jobs.front().map(|job| job.request.attempt), Some(1));
     let job = world.job();
     world.unanswered(&job, Unanswered::NotSent);
     assert!(world.jobs.is_empty());
     world.pass(SECOND);
     assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn connections_lost_again_and_again_wait_longer_and_become_attempts() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    for pause in [0, SECOND, 4 * SECOND] {
+        let job = world.job();
+        world.unanswered(&job, Unanswered::Lost);
+        if pause > 0 {
+            world.pass(pause - 1);
+            assert!(world.jobs.is_empty(), "not before {pause} ms");
+            world.pass(1);
+        }
+        assert_eq!(world.jobs.front().map(|job| job.request.attempt), Some(1));
+    }
+    // From now on it follows the schedule, and expires by it.
+    let mut losses = 0;
+    while !matches!(world.state_or_none(id(1)), Some(State::Failed(_))) {
+        let job = world.jobs.drain(..).find(|job| report(job).is_none());
+        if let Some(job) = job {
+            world.unanswered(&job, Unanswered::Lost);
+            losses += 1;
+        } else {
+            world.pass(HOUR);
+        }
+        assert!(losses < 100);
+    }
+    assert!(world.now.mono <= 5 * DAY + HOUR, "given up when its time has come");
+}
+
+#[test]
+fn an_answer_makes_the_next_lost_connection_free_again() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    let job = world.job();
+    world.unanswered(&job, Unanswered::Lost);
+    let job = world.job();
+    world.answer_all(&job, &deferred());
+    world.pass(MINUTE);
+    let job = world.job();
+    world.unanswered(&job, Unanswered::Lost);
+    assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn a_full_worker_gets_nothing_until_its_next_answer() {
+    let mut world = World::bare(Settings::default());
+    world.start();
+    world.connect("smtp", &[(1, 1000)]);
+    for number in 0..10 {
+        let request = message(&world, id(number), &[&format!("h{number}.test")]);
+        world.enqueue(request);
+    }
+    let mut jobs: Vec<_> = world.jobs.drain(..).collect();
+    let last = jobs.pop().expect("a job");
+    world.unanswered(&last, Unanswered::Full);
+    assert!(world.jobs.is_empty());
+    world.pass(10 * SECOND);
+    assert!(world.jobs.is_empty(), "time alone makes no room");
+    assert_eq!(world.scheduler.in_hand(), 9);
+    let first = jobs.pop().expect("a job");
+    world.deliver(&first);
+    assert_eq!(world.jobs.len(), 1);
+    // One that says so with nothing in hand is asked again a little later.
+    for job in &jobs {
+        world.deliver(job);
+    }
+    let job = world.job();
+    world.unanswered(&job, Unanswered::Full);
+    assert!(world.jobs.is_empty());
+    world.pass(SECOND);
+    assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn what_an_agent_says_is_kept_up_to_a_kibibyte() {
+    let mut world = World::new();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    let job = world.job();
+    let text = "é".repeat(100_000);
+    let reply = mail::Reply {
+        remote: Some(text.clone()),
+        ..mail::Reply::ours(mail::StatusCode::new(4, 2, 0), text)
+    };
+    world.answer_all(&job, &mail::Outcome::Deferred(reply));
+    let State::Open(attempt) = world.state(id(1), 0) else { panic!("deferred") };
+    let last = attempt.last.expect("a reply");
+    assert_eq!((last.text.len(), last.remote.map(|remote| remote.len())), (1024, Some(254)));
 }
 
 #[test]
