@@ -170,16 +170,15 @@ impl<C: Conversation> Connection<C> {
         if self.outstanding.get() == 0 {
             return None;
         }
-        let mut next = self.heard.get() + SILENCE * if self.pinged.get() { 2 } else { 1 };
         let mut expired = Vec::new();
+        let mut next_expires = None;
         for pending in self.pending.borrow_mut().values_mut() {
             match pending.expires {
                 Some(expires) if expires <= now => {
                     pending.expires = None;
                     expired.extend(pending.on_answer.take());
                 }
-                Some(expires) => next = next.min(expires),
-                None => {}
+                expires => next_expires = next_expires.into_iter().chain(expires).min(),
             }
         }
         for on_answer in expired {
@@ -195,9 +194,9 @@ impl<C: Conversation> Connection<C> {
             let ping = Pending { on_answer: None, bytes: 0, expires: None, is_ping: true };
             self.pending.borrow_mut().insert(id, ping);
             self.link.append(|out| frame::write_request(out, id, "ping", None, b"{}"));
-            next = next.max(self.heard.get() + SILENCE * 2);
         }
-        Some(next)
+        let silent = self.heard.get() + SILENCE * if self.pinged.get() { 2 } else { 1 };
+        next_expires.into_iter().chain([silent]).min()
     }
 
     /// Fails everything that is unanswered; the connection is over.
@@ -249,7 +248,7 @@ impl<C: Conversation> Connection<C> {
         match method {
             "drain" => {
                 self.draining.set(true);
-                pool.want();
+                pool.lost_one();
                 pool.changed();
                 self.close_if_drained();
             }

@@ -30,7 +30,7 @@ pub(super) struct Pool<C: Conversation> {
     /// How many workers the farm has ready, as last heard; one before that.
     workers: Cell<u32>,
     dialling: Cell<bool>,
-    /// Wakes the dialling task from its pause, when something has changed.
+    /// Wakes the dialling task from its pause, when something has changed; also from the next one, if it is just connecting.
     pub(super) redial: Rc<Notify>,
     /// Wakes the timekeeper, when something is due before it would look.
     due: Rc<Notify>,
@@ -85,6 +85,16 @@ impl<C: Conversation> Pool<C> {
         }
     }
 
+    /// A connection takes no more requests. If it was the last, the dialling task does not finish its pause first: whoever has
+    /// something to send waits for it.
+    pub(super) fn lost_one(&self) {
+        self.want();
+        let connections = self.connections.borrow();
+        if !connections.iter().any(|connection| connection.takes_requests()) {
+            self.redial.notify_one();
+        }
+    }
+
     /// Whether a worker is without a connection of ours.
     pub(super) fn lacks(&self) -> bool {
         let connections = self.connections.borrow();
@@ -118,13 +128,13 @@ impl<C: Conversation> Pool<C> {
     pub(super) fn gone(&self, connection: &Rc<Connection<C>>) {
         self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
         connection.lose_all();
-        self.want();
+        self.lost_one();
         self.changed();
     }
 
     pub(super) fn farm_changed(&self, state: &FarmState) {
         if self.workers.replace(state.workers()) < state.workers() {
-            self.redial.notify_waiters();
+            self.redial.notify_one();
         }
         for pid in &state.crashed {
             let is_new = {
@@ -344,7 +354,7 @@ impl<C: Conversation> Drop for Pool<C> {
             connection.link.close_when_flushed();
             connection.lose_all();
         }
-        self.redial.notify_waiters();
+        self.redial.notify_one();
         self.due.notify_one();
     }
 }
