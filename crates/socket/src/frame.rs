@@ -13,6 +13,8 @@ use crate::{ErrorObject, codes};
 
 /// The most bytes of a frame, its line feed included.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// A request's frame around its parameters takes at most so many bytes.
+pub(crate) const FRAME_BYTES: usize = 256;
 /// The most bytes of an id that is a text.
 const ID_BYTES_MAX: usize = 128;
 /// The longest deadline a request may name; a longer one counts as this.

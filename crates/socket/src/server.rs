@@ -413,6 +413,10 @@ fn take_request<C: Conversation>(
 
 impl<C: Conversation> Sink for Rc<Connection<C>> {
     fn line(&self, line: &[u8], now: Instant) -> bool {
+        if !self.link.is_up() {
+            // It takes no answers any more: what it asked has nobody to wait for it.
+            return false;
+        }
         match frame::parse(line) {
             Ok(Frame::Request { id, method, deadline, params }) => match &*method {
                 "ping" => {

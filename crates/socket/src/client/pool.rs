@@ -10,13 +10,11 @@ use tokio::sync::{Notify, oneshot};
 
 use super::connection::{Connection, FarmState, OnAnswer};
 use super::{CallError, ClientSettings, GIVE_UP_LATER, Peer, PeerId, SendError, SendOptions, dial};
-use crate::frame::LINE_BYTES_MAX;
+use crate::frame::{FRAME_BYTES, LINE_BYTES_MAX};
 use crate::{Conversation, Request};
 
 /// Deadlines are looked at this often at most.
 const TICK: Duration = Duration::from_millis(50);
-/// A request's frame around its parameters takes at most so many bytes.
-const FRAME_BYTES: usize = 256;
 /// So many crashes are remembered, not to be told twice.
 const CRASHES_KEPT: usize = 256;
 

@@ -549,3 +549,51 @@ fn what_expires_soon_is_given_up_in_time_although_the_server_was_pinged() {
         assert_eq!(*answers.0.borrow(), [Err(CallError::Deadline)]);
     });
 }
+
+#[test]
+fn an_answer_that_came_before_a_failing_write_counts() {
+    run(async {
+        let place = Place::new();
+        let listener = place.listen();
+        let client = place.client(Duration::from_secs(5));
+        client.connect();
+        let mut peer = accept(&listener).await;
+        peer.write(HELLO).await;
+        until(|| client.peers().len() == 1).await;
+        let answers = Answers::default();
+        client.send(&say("one"), SendOptions::default(), answers.take()).unwrap();
+        peer.line().await;
+        assert!(peer.line().await.contains("one"));
+        // No turn of the runtime lies between these: the write fails while the answer waits to be read.
+        peer.write("{\"id\":1,\"result\":{\"text\":\"done\"}}\n").await;
+        drop(peer);
+        client.send(&say("two"), SendOptions::default(), answers.take()).unwrap();
+        until(|| answers.len() == 2).await;
+        assert_eq!(answers.0.borrow()[0], Ok("done".into()));
+        assert!(matches!(answers.0.borrow()[1], Err(CallError::Lost { .. })));
+        until(|| client.peers().is_empty()).await;
+    });
+}
+
+#[test]
+fn the_window_of_bytes_is_never_overrun() {
+    run(async {
+        let place = Place::new();
+        let echoer = Echoer::holding();
+        place.serve(echoer.clone(), ServerSettings { window_bytes: 10_000, ..Default::default() });
+        let client = place.connected(1).await;
+        let answers = Answers::default();
+        // Their parameters alone would just fit.
+        let sent = (0..10)
+            .filter(|_| {
+                let text = say("x".repeat(985));
+                client.send(&text, SendOptions::default(), answers.take()).is_ok()
+            })
+            .count();
+        assert!((7..10).contains(&sent), "{sent}");
+        until(|| echoer.held.borrow().len() + answers.len() == sent).await;
+        echoer.answer_all();
+        until(|| answers.len() == sent).await;
+        assert!(answers.0.borrow().iter().all(Result::is_ok));
+    });
+}
