@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::Notify;
 
-use crate::frame::{self, Frame, Id};
+use crate::frame::{self, Frame, Id, PlainRequest};
 use crate::link::{self, Link, Sink};
 use crate::{Access, Conversation, ErrorObject, Request, RequestError, codes};
 
@@ -398,17 +398,43 @@ fn take_request<C: Conversation>(
     match C::Request::read(method, params) {
         Err(RequestError::Method) => this.refuse(Some(&id), codes::METHOD, "no such method"),
         Err(RequestError::Params(what)) => this.refuse(Some(&id), codes::PARAMS, what),
-        Ok(request) => {
-            this.outstanding.set(this.outstanding.get() + 1);
-            this.outstanding_bytes.set(this.outstanding_bytes.get() + bytes);
-            this.server.outstanding.set(this.server.outstanding.get() + 1);
-            if let Some(gauge) = &this.server.settings.gauge {
-                gauge.begun();
-            }
-            let responder = Responder { connection: this.clone(), id, deadline, bytes, open: true };
-            this.server.service.call(request, responder);
-        }
+        Ok(request) => begin_request(this, id, deadline, request, bytes),
     }
+}
+
+/// Takes a request that can be taken as it stands; else nothing happens, and what is wrong with it is to be found out.
+fn take_plain<C: Conversation>(
+    this: &Rc<Connection<C>>,
+    plain: &PlainRequest<'_>,
+    now: Instant,
+    bytes: usize,
+) -> bool {
+    if this.obstacle(bytes).is_some() {
+        return false;
+    }
+    let Ok(request) = C::Request::read_text(plain.method, plain.params) else {
+        return false;
+    };
+    let deadline = plain.deadline.map(|deadline| now + deadline);
+    begin_request(this, Id::Number(plain.id), deadline, request, bytes);
+    true
+}
+
+fn begin_request<C: Conversation>(
+    this: &Rc<Connection<C>>,
+    id: Id,
+    deadline: Option<Instant>,
+    request: C::Request,
+    bytes: usize,
+) {
+    this.outstanding.set(this.outstanding.get() + 1);
+    this.outstanding_bytes.set(this.outstanding_bytes.get() + bytes);
+    this.server.outstanding.set(this.server.outstanding.get() + 1);
+    if let Some(gauge) = &this.server.settings.gauge {
+        gauge.begun();
+    }
+    let responder = Responder { connection: this.clone(), id, deadline, bytes, open: true };
+    this.server.service.call(request, responder);
 }
 
 impl<C: Conversation> Sink for Rc<Connection<C>> {
@@ -416,6 +442,10 @@ impl<C: Conversation> Sink for Rc<Connection<C>> {
         if !self.link.is_up() {
             // It takes no answers any more: what it asked has nobody to wait for it.
             return false;
+        }
+        if frame::plain_request(line).is_some_and(|plain| take_plain(self, &plain, now, line.len()))
+        {
+            return true;
         }
         match frame::parse(line) {
             Ok(Frame::Request { id, method, deadline, params }) => match &*method {

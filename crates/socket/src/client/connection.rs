@@ -270,6 +270,11 @@ impl<C: Conversation> Sink for Connection<C> {
     fn line(&self, line: &[u8], now: Instant) -> bool {
         self.heard.set(now);
         self.pinged.set(false);
+        if let Some((id, result)) = frame::plain_answer(line)
+            && let Ok(answer) = serde_json::from_str(result)
+        {
+            return self.answered(&Id::Number(id), || Ok(answer));
+        }
         match frame::parse(line) {
             Ok(Frame::Answer { id, result }) => self.answered(&id, || read_answer::<C>(result)),
             Ok(Frame::Error { id: Some(id), error }) => {

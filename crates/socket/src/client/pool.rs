@@ -180,12 +180,12 @@ impl<C: Conversation> Pool<C> {
         self.want();
         let mut params = self.params.take();
         params.clear();
-        // Looked at before anything is written out as JSON: a hint without room costs nothing.
+        // Chosen before anything is written out as JSON: a hint without room costs nothing.
         let result = match self.choose(options.to, 0) {
             Err(error) => Err((error, on_answer)),
-            Ok(_) => {
+            Ok(chosen) => {
                 request.write_params(&mut params);
-                self.send_params(request.method(), &params, options, on_answer)
+                self.send_params(chosen, request.method(), &params, options, on_answer)
             }
         };
         self.params.set(params);
@@ -194,6 +194,7 @@ impl<C: Conversation> Pool<C> {
 
     fn send_params(
         &self,
+        chosen: Rc<Connection<C>>,
         method: &str,
         params: &[u8],
         options: &SendOptions,
@@ -202,10 +203,15 @@ impl<C: Conversation> Pool<C> {
         if params.len() + FRAME_BYTES > LINE_BYTES_MAX {
             return Err((SendError::TooLong, on_answer));
         }
-        let connection = match self.choose(options.to, params.len()) {
-            Ok(connection) => connection,
-            Err(error) => return Err((error, on_answer)),
+        let connection = if chosen.has_room(params.len()) {
+            chosen
+        } else {
+            match self.choose(options.to, params.len()) {
+                Ok(connection) => connection,
+                Err(error) => return Err((error, on_answer)),
+            }
         };
+        self.rotation.set(self.rotation.get().wrapping_add(1));
         let deadline = options.deadline.unwrap_or(self.settings.deadline);
         let now = Instant::now();
         let expires = options.give_up.then(|| now + deadline + GIVE_UP_LATER);
@@ -218,12 +224,17 @@ impl<C: Conversation> Pool<C> {
     /// The connection with the fewest unanswered requests, equals by turns.
     fn choose(&self, to: Option<PeerId>, bytes: usize) -> Result<Rc<Connection<C>>, SendError> {
         let connections = self.connections.borrow();
+        if let Some(to) = to {
+            let is_it = |one: &&Rc<Connection<C>>| one.id == to && one.takes_requests();
+            let only = connections.iter().find(is_it).ok_or(SendError::Disconnected)?;
+            return if only.has_room(bytes) { Ok(only.clone()) } else { Err(SendError::Full) };
+        }
         let mut best: Option<&Rc<Connection<C>>> = None;
         let mut any_up = false;
         let start = self.rotation.get() % connections.len().max(1);
         let rotated = connections.iter().skip(start).chain(connections.iter().take(start));
         for connection in rotated {
-            if !connection.takes_requests() || to.is_some_and(|to| to != connection.id) {
+            if !connection.takes_requests() {
                 continue;
             }
             any_up = true;
@@ -231,9 +242,6 @@ impl<C: Conversation> Pool<C> {
             if is_better && connection.has_room(bytes) {
                 best = Some(connection);
             }
-        }
-        if bytes > 0 {
-            self.rotation.set(start + 1);
         }
         match best {
             Some(best) => Ok(best.clone()),
