@@ -25,8 +25,8 @@ const CONNECTIONS_MAX: usize = 4096;
 const MALFORMED_MAX: u32 = 16;
 /// A client that was told `drain` and has all its answers is given so long to close.
 const DRAIN_CLOSE: Duration = Duration::from_secs(1);
-/// How often a draining server looks for connections to close.
-const DRAIN_TICK: Duration = Duration::from_millis(50);
+/// A draining server looks for connections to close when something has ended, and this often.
+const DRAIN_TICK: Duration = Duration::from_secs(1);
 
 /// What a worker does with the requests of a conversation.
 ///
@@ -115,7 +115,8 @@ struct Inner<C: Conversation> {
     workers: Cell<u32>,
     crashed: RefCell<Vec<u32>>,
     draining: Cell<bool>,
-    closed: Notify,
+    /// A connection has gone, or, while it drains, a request was answered.
+    ended: Notify,
     count: Cell<u64>,
 }
 
@@ -173,7 +174,7 @@ impl<C: Conversation> Server<C> {
             workers: Cell::new(settings.workers),
             crashed: RefCell::new(settings.crashed.clone()),
             draining: Cell::new(false),
-            closed: Notify::new(),
+            ended: Notify::new(),
             count: Cell::new(0),
             settings,
         };
@@ -230,14 +231,14 @@ impl<C: Conversation> Server<C> {
                 "a peer has gone"
             );
             server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
-            server.closed.notify_waiters();
+            server.ended.notify_waiters();
         });
     }
 
     /// Resolves when no connection is left.
     pub async fn emptied(&self) {
         while !self.inner.connections.borrow().is_empty() {
-            self.inner.closed.notified().await;
+            self.inner.ended.notified().await;
         }
     }
 }
@@ -275,7 +276,7 @@ impl<C: Conversation> Serving for Server<C> {
                 for connection in server.all() {
                     connection.close_if_done(now);
                 }
-                tokio::time::sleep(DRAIN_TICK).await;
+                let _ = tokio::time::timeout(DRAIN_TICK, server.ended.notified()).await;
             }
         });
     }
@@ -549,6 +550,9 @@ impl<C: Conversation> Responder<C> {
         connection.server.outstanding.set(connection.server.outstanding.get() - 1);
         if let Some(gauge) = &connection.server.settings.gauge {
             gauge.ended();
+        }
+        if connection.server.draining.get() {
+            connection.server.ended.notify_waiters();
         }
     }
 }
