@@ -55,6 +55,10 @@ const SLOT_COUNTERS: usize = 128;
 
 /// Gauges of connections by listener: one for TCP together, one for each named socket.
 pub(crate) const LISTENERS_MAX: usize = 16;
+/// A worker that was running for more than so many thousandths of the last second is busy.
+pub(crate) const BUSY_LOAD: u32 = 750;
+/// TCP connections are even enough when the difference is at most one in so many.
+const SLACK: u32 = 8;
 /// The gauge of TCP connections.
 pub(crate) const TCP_GAUGE: usize = 0;
 /// Keys that the tally of a farm with TCP listeners holds.
@@ -361,13 +365,19 @@ impl Slot<'_> {
     }
 
     /// Whether a ready worker of the same generation, with room, holds fewer connections of that listener than this one.
+    ///
+    /// Of TCP connections, which may come by the thousand a second, the other must also have time to take one, and hold fewer by
+    /// more than a small part. A farm's senders are few, and count on the worker with the fewest.
     pub(crate) fn should_wait(&self, listener: usize) -> bool {
         let ours = self.gauge(listener).load(Relaxed);
+        let is_tcp = listener == TCP_GAUGE;
+        let slack = if is_tcp { ours / SLACK } else { 0 };
         let generation = self.half(SLOT_GENERATION).load(Relaxed);
         self.board.slots().any(|other| {
             other.index != self.index
-                && other.gauge(listener).load(Relaxed) < ours
+                && other.gauge(listener).load(Relaxed).saturating_add(slack) < ours
                 && other.is_ready_of(generation)
+                && !(is_tcp && other.load().load(Relaxed) > BUSY_LOAD)
                 && other.gauge(TCP_GAUGE).load(Relaxed) < other.half(SLOT_CAPACITY).load(Relaxed)
         })
     }

@@ -129,6 +129,30 @@ fn a_worker_waits_only_for_ready_ones_with_room_and_fewer() {
 }
 
 #[test]
+fn who_has_no_time_or_hardly_fewer_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let board = board(directory.path(), 2, 0);
+    let (us, other) = (board.slot(0), board.slot(1));
+    for slot in [us, other] {
+        slot.take(1, 100);
+        slot.set_state(WorkerState::Ready);
+    }
+    let named = 1;
+    for (ours, theirs, tcp, of_named) in
+        [(1, 0, true, true), (9, 8, false, true), (9, 7, true, true)]
+    {
+        for gauge in [TCP_GAUGE, named] {
+            us.gauge(gauge).store(ours, Relaxed);
+            other.gauge(gauge).store(theirs, Relaxed);
+        }
+        assert_eq!(us.should_wait(TCP_GAUGE), tcp, "{ours}:{theirs}");
+        assert_eq!(us.should_wait(named), of_named, "{ours}:{theirs}");
+    }
+    other.load().store(BUSY_LOAD + 1, Relaxed);
+    assert!(!us.should_wait(TCP_GAUGE) && us.should_wait(named));
+}
+
+#[test]
 fn what_is_no_scoreboard_or_has_no_manager_is_left_out() {
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(read_all(directory.path()).unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -81,11 +81,17 @@ impl Accept {
                 inner.room.notified().await;
             }
             let mut ready = listener.readable().await?;
-            for _ in 0..LOOKS {
-                if !inner.slot().should_wait(gauge) {
-                    break;
-                }
+            let mut looks = 0;
+            let mut waits = true;
+            while waits && looks < LOOKS && inner.slot().should_wait(gauge) {
                 tokio::time::sleep(LOOK_AGAIN).await;
+                looks += 1;
+                waits = sys::is_readable(listener.get_ref());
+            }
+            if !waits {
+                // Another worker took it.
+                ready.clear_ready();
+                continue;
             }
             if limited && inner.tcp_connections.get() >= inner.given.concurrency {
                 continue;

@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 use super::NamedTcp;
 use super::tally::Tally;
 use crate::handover::{self, DrainReason, ToManager, WorkerHandover};
-use crate::scoreboard::{Board, LISTENERS_MAX, Slot, TCP_GAUGE, WorkerState};
+use crate::scoreboard::{BUSY_LOAD, Board, LISTENERS_MAX, Slot, TCP_GAUGE, WorkerState};
 
 /// While draining, answers that others owe us, which come without telling, are looked for this often …
 const DRAIN_TICK: Duration = Duration::from_millis(20);
@@ -78,6 +78,10 @@ impl Inner {
             // Asked of the socket: a configured port 0 is a real one here.
             if let Ok(address) = listener.local_addr() {
                 addresses.push((name.clone(), address));
+            }
+            // Accepted connections have it from their listener, so that none needs a call for it.
+            if let Err(error) = sys::send_at_once(&listener) {
+                tracing::warn!(listener = %name, %error, "cannot set TCP_NODELAY");
             }
             listeners.push((name, OwnedFd::from(listener)));
         }
@@ -282,7 +286,7 @@ impl Inner {
         let busy = if self.busy.get() {
             taken * 2 > slots || load > 500
         } else {
-            taken * 4 > slots * 3 || load > 750
+            taken * 4 > slots * 3 || load > BUSY_LOAD
         };
         if self.busy.replace(busy) != busy && self.is_ready.get() {
             self.tell(&ToManager::Busy(busy));

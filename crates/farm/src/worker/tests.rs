@@ -96,6 +96,7 @@ fn it_serves_accepts_and_drains() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!((held.borrow().len(), worker.connections_in_farm()), (2, 2));
+        assert!(held.borrow()[0].0.nodelay().unwrap());
         held.borrow_mut().remove(0);
         while held.borrow().len() < 2 {
             tokio::task::yield_now().await;
