@@ -29,6 +29,7 @@ pub(crate) const ALL: &[Test] = &[
     ("repeated_crashes_are_backed_off", repeated_crashes_are_backed_off),
     ("a_terminated_worker_drains", a_terminated_worker_drains),
     ("a_reload_loses_no_request", a_reload_loses_no_request),
+    ("many_reloads_find_room", many_reloads_find_room),
     ("a_bad_reload_changes_nothing", a_bad_reload_changes_nothing),
     ("a_stop_answers_what_was_taken", a_stop_answers_what_was_taken),
     ("a_stop_does_not_wait_for_ever", a_stop_does_not_wait_for_ever),
@@ -285,6 +286,28 @@ fn a_reload_loses_no_request() {
     drop(held);
     until(|| old.iter().all(|pid| !is_alive(*pid)));
     until(|| place.view("echo").unwrap().workers.len() == 2);
+}
+
+fn many_reloads_find_room() {
+    let mut place = Place::new(1);
+    let address = free_address();
+    place.config.farms[0].tcp = Some(address);
+    place.config.farms[0].drain_ms = 100;
+    place.manage();
+    let first = place.until_ready("echo", 1);
+    // Each generation holds a session, and there are six slots.
+    let mut held = vec![connect(address)];
+    for generation in 2..=8 {
+        place.signal(Signal::Hangup);
+        until(|| {
+            let view = place.view("echo").unwrap();
+            let mut ready = view.workers.iter().filter(|line| line.state == WorkerState::Ready);
+            ready.next().is_some_and(|line| line.generation == generation) && ready.next().is_none()
+        });
+        held.push(connect(address));
+    }
+    assert!(!is_alive(first[0]));
+    assert_eq!(place.view("echo").unwrap().crashes, 0);
 }
 
 fn a_bad_reload_changes_nothing() {
