@@ -20,6 +20,9 @@ const SURPLUS: Duration = Duration::from_secs(10);
 /// Passes of an on-demand farm begin at least so far apart, whoever asks.
 const PASS_SPACING: Duration = Duration::from_secs(1);
 
+/// A worker that is not ready after so long is told of; it may have much to read, so nothing else is done about it.
+const START_LONG: Duration = Duration::from_secs(600);
+
 /// A worker process.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -38,6 +41,9 @@ pub(super) struct Child {
     pub(super) kill_at: Option<Instant>,
     pub(super) killed: bool,
     pub(super) told: Option<(u32, Vec<u32>)>,
+    pub(super) started: Instant,
+    /// It was told of, because its start takes long.
+    pub(super) is_late: bool,
 }
 
 impl Child {
@@ -93,11 +99,24 @@ impl Manager<'_> {
                 wake.at(poke.until);
             }
         }
+        self.tell_of_late(now, &mut wake);
         // Also of those that were told to drain just now.
         let kills = self.children.iter().filter(|child| !child.killed);
         kills.filter_map(|child| child.kill_at).for_each(|kill_at| wake.at(kill_at));
         self.tell_workers();
         wake.0
+    }
+
+    fn tell_of_late(&mut self, now: Instant, wake: &mut Wake) {
+        let starting = |child: &&mut Child| child.state == WorkerState::Starting && !child.is_late;
+        for child in self.children.iter_mut().filter(starting) {
+            child.is_late = now >= child.started + START_LONG;
+            if child.is_late {
+                tracing::warn!(worker = %child.name(), pid = child.pid(), after_s = START_LONG.as_secs(), "a worker is still not ready");
+            } else {
+                wake.at(child.started + START_LONG);
+            }
+        }
     }
 
     fn kill_overdue(&mut self, now: Instant) {
@@ -293,6 +312,8 @@ impl Manager<'_> {
             kill_at: None,
             killed: false,
             told: None,
+            started: Instant::now(),
+            is_late: false,
         })
     }
 

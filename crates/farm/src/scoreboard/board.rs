@@ -239,16 +239,23 @@ impl Board {
         kept.map(|pid| pid.load(Relaxed)).filter(|pid| *pid != 0).collect()
     }
 
-    /// Takes the history of the board that this one replaces, as far as its counters are the same.
+    /// Takes the history of the board that this one replaces, as far as its counters have the same names.
     pub(crate) fn continue_from(&self, old: &Board) {
         self.map.word(AT_CRASHES).store(old.map.word(AT_CRASHES).load(Relaxed), Relaxed);
         for pid in old.recent_crashes() {
             let cursor = self.map.half(AT_CRASH_CURSOR).fetch_add(1, Relaxed) as usize;
             self.map.half(AT_CRASHED + cursor % CRASHED_KEPT * 4).store(pid, Relaxed);
         }
-        for counter in 0..self.counters.min(old.counters) {
-            self.ended(counter).store(old.ended(counter).load(Relaxed), Relaxed);
+        for (counter, place) in self.places_of(old) {
+            self.ended(place).store(old.ended(counter).load(Relaxed), Relaxed);
         }
+    }
+
+    /// The counters of another board that this one has too: their numbers there, and here.
+    fn places_of(&self, other: &Board) -> impl Iterator<Item = (usize, usize)> {
+        other.counter_names.iter().enumerate().filter_map(|(counter, name)| {
+            Some((counter, self.counter_names.iter().position(|own| own == name)?))
+        })
     }
 
     fn ended(&self, counter: usize) -> &AtomicU64 {
@@ -257,11 +264,9 @@ impl Board {
 
     /// Adds an ended worker's counters to the totals of `self`, and frees its slot, which may be on an older board.
     pub(crate) fn retire(&self, slot: &Slot<'_>) {
-        for counter in 0..slot.board.counters {
+        for (counter, place) in self.places_of(slot.board) {
             let value = slot.word(SLOT_COUNTERS + counter * 8).load(Relaxed);
-            if counter < self.counters {
-                self.ended(counter).fetch_add(value, Relaxed);
-            }
+            self.ended(place).fetch_add(value, Relaxed);
         }
         for bucket in 0..slot.board.tally_buckets() {
             slot.board.tally_count(slot.index, bucket).store(0, Relaxed);
