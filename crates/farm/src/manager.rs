@@ -52,6 +52,9 @@ pub struct Farm {
     /// TCP listeners to bind, or to take over from the supervisor by name.
     pub tcp: Vec<TcpListen>,
     /// The settings handed to each worker, as JSON, in a sealed memfd.
+    ///
+    /// In a farm of one they are taken in place at a reload. If they are an object with a member `in_place`, it names the one
+    /// member that may change so; when another differs the worker is replaced.
     pub settings: Vec<u8>,
     /// Names of the counters in the scoreboard, in order.
     pub counters: Vec<String>,
@@ -292,11 +295,7 @@ impl<'a> Manager<'a> {
             Source::Control(pid) => self.hear_worker(pid),
             Source::Ended(pid) => self.reap(pid),
             Source::Demand => self.next_pass = self.next_pass.min(Instant::now()),
-            Source::Poke => {
-                if self.poke.as_mut().is_some_and(Poke::is_done) {
-                    self.poke = None;
-                }
-            }
+            Source::Poke => self.poke = self.poke.take().and_then(Poke::hear),
         }
     }
 

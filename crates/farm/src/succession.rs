@@ -24,6 +24,7 @@ use sys::{Ended, Interest, Replacement, Signal, Spawn};
 
 use crate::handover::{HandedTcp, MANAGER_VARIABLE};
 use crate::manager::ManagerError;
+use crate::notify::Notifier;
 
 /// Names the descriptor of the memory file in which the program before says what it left.
 pub(crate) const STATE_VARIABLE: &str = "GRANGE_UPGRADE_FD";
@@ -186,8 +187,13 @@ struct Place {
 }
 
 /// Starts the program as this one was started, up to the point where it would begin to work: it runs here, and finds the
-/// configuration right.
-pub(crate) fn rehearse(program: &File, run_dir: &Path, data_dir: &Path) -> Result<(), String> {
+/// configuration right. Nothing else is done meanwhile, but the service manager is told that this process lives.
+pub(crate) fn rehearse(
+    program: &File,
+    run_dir: &Path,
+    data_dir: &Path,
+    notifier: &mut Notifier,
+) -> Result<(), String> {
     let place = Place { run_dir: run_dir.to_owned(), data_dir: data_dir.to_owned() };
     let begin = || {
         Spawn::new(std::env::args_os())
@@ -202,8 +208,10 @@ pub(crate) fn rehearse(program: &File, run_dir: &Path, data_dir: &Path) -> Resul
     let process = begin().map_err(failed)?;
     let end = Instant::now() + REHEARSAL_MAX;
     loop {
-        let left = end.saturating_duration_since(Instant::now());
-        sys::poll(&mut [Interest::new(process.as_fd())], Some(left)).map_err(failed)?;
+        let now = Instant::now();
+        let left = end.saturating_duration_since(now);
+        let ping = notifier.ping(now).map_or(left, |next| next.saturating_duration_since(now));
+        sys::poll(&mut [Interest::new(process.as_fd())], Some(left.min(ping))).map_err(failed)?;
         match process.ended().map_err(failed)? {
             Some(Ended::Exit(0)) => return Ok(()),
             Some(ended) => {

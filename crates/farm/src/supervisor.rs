@@ -362,21 +362,13 @@ impl Supervisor {
 
     /// Lets the farms be those of the plan: others leave, new ones are added.
     fn arrange_farms(&mut self) {
-        let names = self.plan.farms.clone();
-        for farm in &mut self.farms {
-            farm.leaves = !names.contains(&farm.name);
-            if farm.leaves
-                && let Some(manager) = &mut farm.manager
-            {
+        arrange(&mut self.farms, &self.plan.farms);
+        for farm in self.farms.iter_mut().filter(|farm| farm.leaves) {
+            if let Some(manager) = &mut farm.manager {
                 manager.terminate(&farm.name);
             }
         }
         self.farms.retain(|farm| !farm.leaves || farm.manager.is_some());
-        for name in &names {
-            if !self.farms.iter().any(|farm| farm.name == *name) {
-                self.farms.push(Farm::new(name));
-            }
-        }
     }
 
     /// Tells managers to read the configuration anew, or to go on as another program, which does so too.
@@ -484,6 +476,20 @@ impl Supervisor {
     }
 }
 
+/// Puts farms in the plan's order, in which they start and, backwards, stop. Those that leave come last: they hold up nobody.
+fn arrange(farms: &mut Vec<Farm>, names: &[String]) {
+    for name in names {
+        if !farms.iter().any(|farm| farm.name == *name) {
+            farms.push(Farm::new(name));
+        }
+    }
+    let place = |farm: &Farm| names.iter().position(|name| *name == farm.name);
+    for farm in farms.iter_mut() {
+        farm.leaves = place(farm).is_none();
+    }
+    farms.sort_by_key(|farm| place(farm).unwrap_or(usize::MAX));
+}
+
 fn failed(what: &'static str) -> impl Fn(io::Error) -> ManagerError {
     move |error| ManagerError::Setup(format!("cannot {what}: {error}"))
 }
@@ -496,3 +502,6 @@ impl Manager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,7 +219,7 @@ impl Worker {
     pub async fn drained(&self) {
         self.draining().await;
         while !self.inner.is_idle() {
-            self.inner.wait_a_little().await;
+            self.inner.wait_for_an_end().await;
         }
     }
 

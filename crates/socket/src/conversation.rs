@@ -24,6 +24,10 @@ pub trait Request: Sized + 'static {
     fn write_params(&self, out: &mut Vec<u8>);
     /// Takes a request from the wire. Unknown fields are ignored; a missing or malformed one is an error.
     fn read(method: &str, params: &RawValue) -> Result<Self, RequestError>;
+    /// Takes a request as [`Request::read`] does, from a text that need not be JSON: then it is an error too.
+    fn read_text(method: &str, params: &str) -> Result<Self, RequestError> {
+        Self::read(method, read_text(params)?)
+    }
 }
 
 /// Why a request on the wire could not be taken.
@@ -90,8 +94,11 @@ macro_rules! single_request {
                 $crate::write_json(self, out);
             }
             fn read(method: &str, params: &$crate::RawValue) -> Result<Self, $crate::RequestError> {
+                Self::read_text(method, params.get())
+            }
+            fn read_text(method: &str, params: &str) -> Result<Self, $crate::RequestError> {
                 match method {
-                    $method => $crate::read_json(params),
+                    $method => $crate::read_text(params),
                     _ => Err($crate::RequestError::Method),
                 }
             }
@@ -115,8 +122,11 @@ macro_rules! requests {
                 match self { $(Self::$variant(params) => $crate::write_json(params, out)),+ }
             }
             fn read(method: &str, params: &$crate::RawValue) -> Result<Self, $crate::RequestError> {
+                Self::read_text(method, params.get())
+            }
+            fn read_text(method: &str, params: &str) -> Result<Self, $crate::RequestError> {
                 match method {
-                    $($method => $crate::read_json(params).map(Self::$variant),)+
+                    $($method => $crate::read_text(params).map(Self::$variant),)+
                     _ => Err($crate::RequestError::Method),
                 }
             }
@@ -133,6 +143,6 @@ pub fn write_json<T: Serialize>(value: &T, out: &mut Vec<u8>) {
 
 /// Reads parameters.
 #[doc(hidden)]
-pub fn read_json<T: DeserializeOwned>(params: &RawValue) -> Result<T, RequestError> {
-    serde_json::from_str(params.get()).map_err(|error| RequestError::Params(error.to_string()))
+pub fn read_text<'a, T: Deserialize<'a>>(params: &'a str) -> Result<T, RequestError> {
+    serde_json::from_str(params).map_err(|error| RequestError::Params(error.to_string()))
 }

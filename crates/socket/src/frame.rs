@@ -1,8 +1,9 @@
 //! Frames: one JSON-RPC 2.0 object a line, at most [`LINE_BYTES_MAX`] bytes with its line feed.
 
+mod plain;
+
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Write;
 use std::time::Duration;
 
 use serde::de::{Deserializer, Visitor};
@@ -11,8 +12,12 @@ use serde_json::value::RawValue;
 
 use crate::{ErrorObject, codes};
 
+pub(crate) use plain::{PlainRequest, plain_answer, plain_request};
+
 /// The most bytes of a frame, its line feed included.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// A request's frame around its parameters takes at most so many bytes.
+pub(crate) const FRAME_BYTES: usize = 256;
 /// The most bytes of an id that is a text.
 const ID_BYTES_MAX: usize = 128;
 /// The longest deadline a request may name; a longer one counts as this.
@@ -165,14 +170,14 @@ impl Id {
 
     fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Number(number) => push(out, format_args!("{number}")),
+            Self::Number(number) => crate::write_json(number, out),
             Self::Text(text) => out.extend_from_slice(text.as_bytes()),
         }
     }
 }
 
-fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a vector takes every byte");
+fn push(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// Appends a request. `params` is JSON already; `method` is a plain word of ours.
@@ -183,11 +188,16 @@ pub(crate) fn write_request(
     deadline: Option<Duration>,
     params: &[u8],
 ) {
-    push(out, format_args!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\""));
+    push(out, plain::BEGIN);
+    crate::write_json(&id, out);
+    push(out, plain::METHOD);
+    push(out, method);
+    push(out, "\"");
     if let Some(deadline) = deadline {
-        push(out, format_args!(",\"deadline_ms\":{}", deadline.as_millis()));
+        push(out, plain::DEADLINE);
+        crate::write_json(&u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX), out);
     }
-    out.extend_from_slice(b",\"params\":");
+    push(out, plain::PARAMS);
     out.extend_from_slice(params);
     out.extend_from_slice(b"}\n");
 }
@@ -195,9 +205,9 @@ pub(crate) fn write_request(
 /// Appends an answer; one that is too long for a frame becomes an error.
 pub(crate) fn write_answer<T: Serialize>(out: &mut Vec<u8>, id: &Id, answer: &T) {
     let begin = out.len();
-    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    push(out, plain::BEGIN);
     id.write(out);
-    out.extend_from_slice(b",\"result\":");
+    push(out, plain::RESULT);
     crate::write_json(answer, out);
     out.extend_from_slice(b"}\n");
     if out.len() - begin > LINE_BYTES_MAX {
@@ -209,7 +219,7 @@ pub(crate) fn write_answer<T: Serialize>(out: &mut Vec<u8>, id: &Id, answer: &T)
 
 /// Appends an error reply.
 pub(crate) fn write_error(out: &mut Vec<u8>, id: Option<&Id>, error: &ErrorObject) {
-    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    push(out, plain::BEGIN);
     match id {
         Some(id) => id.write(out),
         None => out.extend_from_slice(b"null"),
@@ -222,7 +232,10 @@ pub(crate) fn write_error(out: &mut Vec<u8>, id: Option<&Id>, error: &ErrorObjec
 
 /// Appends a notification.
 pub(crate) fn write_notification<T: Serialize>(out: &mut Vec<u8>, method: &str, params: &T) {
-    push(out, format_args!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\",\"params\":"));
+    push(out, "{\"jsonrpc\":\"2.0\",\"method\":\"");
+    push(out, method);
+    push(out, "\"");
+    push(out, plain::PARAMS);
     crate::write_json(params, out);
     out.extend_from_slice(b"}\n");
 }

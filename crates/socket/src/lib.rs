@@ -33,7 +33,7 @@ mod testing;
 
 pub use client::{CallError, Client, ClientSettings, Peer, PeerId, SendError, SendOptions};
 pub use conversation::{
-    Conversation, ErrorObject, Request, RequestError, codes, read_json, write_json,
+    Conversation, ErrorObject, Request, RequestError, codes, read_text, write_json,
 };
 pub use frame::LINE_BYTES_MAX;
 pub use listener::{Access, BindError, Ownership, bind, serve_listener};

@@ -55,6 +55,8 @@ pub(crate) struct Link {
     out: RefCell<Vec<u8>>,
     dirty: Cell<bool>,
     blocked: Cell<bool>,
+    /// Ended here: what the peer may still have said is not read.
+    closed: Cell<bool>,
     close_when_flushed: Cell<bool>,
     /// Wakes the reading task: it also waits for room to write, and for the end.
     waker: RefCell<Option<Waker>>,
@@ -70,6 +72,7 @@ impl Link {
             out: RefCell::default(),
             dirty: Cell::new(false),
             blocked: Cell::new(false),
+            closed: Cell::new(false),
             close_when_flushed: Cell::new(false),
             waker: RefCell::default(),
             flusher: Flusher::current(),
@@ -77,7 +80,7 @@ impl Link {
         (Rc::new(link), read)
     }
 
-    /// Whether the connection is up, as far as this process has looked.
+    /// Whether the connection is up, as far as this process has looked: whether something can be sent.
     pub(crate) fn is_up(&self) -> bool {
         self.write.borrow().is_some()
     }
@@ -118,9 +121,16 @@ impl Link {
 
     /// Ends the connection now.
     pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.stop_writing();
+        self.wake();
+    }
+
+    /// The peer takes nothing any more, but what it said before it closed still counts: [`run`] reads to its end.
+    fn stop_writing(&self) {
         self.write.borrow_mut().take();
         self.out.take();
-        self.wake();
+        self.blocked.set(false);
     }
 
     /// Ends the connection when all that was appended has been written.
@@ -150,7 +160,8 @@ impl Link {
                 self.blocked.set(true);
                 self.wake();
             }
-            Err(_) => self.close(),
+            Err(_) if self.close_when_flushed.get() => self.close(),
+            Err(_) => self.stop_writing(),
         }
     }
 
@@ -191,7 +202,7 @@ impl Link {
                     self.blocked.set(false);
                     self.flush();
                 }
-                Poll::Ready(Err(_)) => self.close(),
+                Poll::Ready(Err(_)) => self.stop_writing(),
             }
         }
     }
@@ -213,7 +224,7 @@ pub(crate) async fn run(
         remember(&link.waker, cx);
         link.poll_room(cx);
         for _ in 0..READS_PER_TURN {
-            if !link.is_up() {
+            if link.closed.get() {
                 return Poll::Ready(End::Closed);
             }
             if link.blocked.get() && link.out.borrow().len() > PAUSE_BYTES {

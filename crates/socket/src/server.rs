@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::Notify;
 
-use crate::frame::{self, Frame, Id};
+use crate::frame::{self, Frame, Id, PlainRequest};
 use crate::link::{self, Link, Sink};
 use crate::{Access, Conversation, ErrorObject, Request, RequestError, codes};
 
@@ -25,8 +25,8 @@ const CONNECTIONS_MAX: usize = 4096;
 const MALFORMED_MAX: u32 = 16;
 /// A client that was told `drain` and has all its answers is given so long to close.
 const DRAIN_CLOSE: Duration = Duration::from_secs(1);
-/// How often a draining server looks for connections to close.
-const DRAIN_TICK: Duration = Duration::from_millis(50);
+/// A draining server looks for connections to close when something has ended, and this often.
+const DRAIN_TICK: Duration = Duration::from_secs(1);
 
 /// What a worker does with the requests of a conversation.
 ///
@@ -115,7 +115,8 @@ struct Inner<C: Conversation> {
     workers: Cell<u32>,
     crashed: RefCell<Vec<u32>>,
     draining: Cell<bool>,
-    closed: Notify,
+    /// A connection has gone, or, while it drains, a request was answered.
+    ended: Notify,
     count: Cell<u64>,
 }
 
@@ -173,7 +174,7 @@ impl<C: Conversation> Server<C> {
             workers: Cell::new(settings.workers),
             crashed: RefCell::new(settings.crashed.clone()),
             draining: Cell::new(false),
-            closed: Notify::new(),
+            ended: Notify::new(),
             count: Cell::new(0),
             settings,
         };
@@ -230,14 +231,14 @@ impl<C: Conversation> Server<C> {
                 "a peer has gone"
             );
             server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
-            server.closed.notify_waiters();
+            server.ended.notify_waiters();
         });
     }
 
     /// Resolves when no connection is left.
     pub async fn emptied(&self) {
         while !self.inner.connections.borrow().is_empty() {
-            self.inner.closed.notified().await;
+            self.inner.ended.notified().await;
         }
     }
 }
@@ -275,7 +276,7 @@ impl<C: Conversation> Serving for Server<C> {
                 for connection in server.all() {
                     connection.close_if_done(now);
                 }
-                tokio::time::sleep(DRAIN_TICK).await;
+                let _ = tokio::time::timeout(DRAIN_TICK, server.ended.notified()).await;
             }
         });
     }
@@ -398,21 +399,55 @@ fn take_request<C: Conversation>(
     match C::Request::read(method, params) {
         Err(RequestError::Method) => this.refuse(Some(&id), codes::METHOD, "no such method"),
         Err(RequestError::Params(what)) => this.refuse(Some(&id), codes::PARAMS, what),
-        Ok(request) => {
-            this.outstanding.set(this.outstanding.get() + 1);
-            this.outstanding_bytes.set(this.outstanding_bytes.get() + bytes);
-            this.server.outstanding.set(this.server.outstanding.get() + 1);
-            if let Some(gauge) = &this.server.settings.gauge {
-                gauge.begun();
-            }
-            let responder = Responder { connection: this.clone(), id, deadline, bytes, open: true };
-            this.server.service.call(request, responder);
-        }
+        Ok(request) => begin_request(this, id, deadline, request, bytes),
     }
+}
+
+/// Takes a request that can be taken as it stands; else nothing happens, and what is wrong with it is to be found out.
+fn take_plain<C: Conversation>(
+    this: &Rc<Connection<C>>,
+    plain: &PlainRequest<'_>,
+    now: Instant,
+    bytes: usize,
+) -> bool {
+    if this.obstacle(bytes).is_some() {
+        return false;
+    }
+    let Ok(request) = C::Request::read_text(plain.method, plain.params) else {
+        return false;
+    };
+    let deadline = plain.deadline.map(|deadline| now + deadline);
+    begin_request(this, Id::Number(plain.id), deadline, request, bytes);
+    true
+}
+
+fn begin_request<C: Conversation>(
+    this: &Rc<Connection<C>>,
+    id: Id,
+    deadline: Option<Instant>,
+    request: C::Request,
+    bytes: usize,
+) {
+    this.outstanding.set(this.outstanding.get() + 1);
+    this.outstanding_bytes.set(this.outstanding_bytes.get() + bytes);
+    this.server.outstanding.set(this.server.outstanding.get() + 1);
+    if let Some(gauge) = &this.server.settings.gauge {
+        gauge.begun();
+    }
+    let responder = Responder { connection: this.clone(), id, deadline, bytes, open: true };
+    this.server.service.call(request, responder);
 }
 
 impl<C: Conversation> Sink for Rc<Connection<C>> {
     fn line(&self, line: &[u8], now: Instant) -> bool {
+        if !self.link.is_up() {
+            // It takes no answers any more: what it asked has nobody to wait for it.
+            return false;
+        }
+        if frame::plain_request(line).is_some_and(|plain| take_plain(self, &plain, now, line.len()))
+        {
+            return true;
+        }
         match frame::parse(line) {
             Ok(Frame::Request { id, method, deadline, params }) => match &*method {
                 "ping" => {
@@ -515,6 +550,9 @@ impl<C: Conversation> Responder<C> {
         connection.server.outstanding.set(connection.server.outstanding.get() - 1);
         if let Some(gauge) = &connection.server.settings.gauge {
             gauge.ended();
+        }
+        if connection.server.draining.get() {
+            connection.server.ended.notify_waiters();
         }
     }
 }

@@ -28,11 +28,11 @@ pub use file::{
     Lock, fallocate, fallocate_keep_size, fdatasync, flock, read_nowait, sync_directory, unlock,
 };
 pub use memory::{MEMFD_BYTES_MAX, SharedMap, give_back_text, read_memfd, sealed_memfd};
-pub use poll::{Interest, hung_up, poll};
+pub use poll::{Interest, hung_up, is_readable, poll};
 pub use process::{
     Ended, Process, accept_tcp, accept_unix, become_subreaper, bind_unix, connect_unix, cpu_time,
-    listen_tcp, name_process, open_directory, raise_open_files, reap_any, send_signal,
-    take_descriptor,
+    listen_tcp, name_process, open_directory, raise_open_files, reap_any, send_at_once,
+    send_signal, take_descriptor,
 };
 pub use signal::{Signal, SignalFd};
 pub use spawn::Spawn;

@@ -13,8 +13,8 @@ use rustix::net::{
 
 /// The most bytes of one packet.
 pub const PACKET_BYTES_MAX: usize = 64 << 10;
-/// The most descriptors in one packet.
-pub const PACKET_DESCRIPTORS_MAX: usize = 64;
+/// The most descriptors in one packet: the kernel's own limit.
+pub const PACKET_DESCRIPTORS_MAX: usize = 253;
 
 /// What [`receive`] found.
 #[derive(Debug)]

@@ -44,10 +44,18 @@ pub fn poll(interests: &mut [Interest<'_>], timeout: Option<Duration>) -> io::Re
     Ok(count)
 }
 
+/// Whether reading, or accepting, will not wait at this moment.
+pub fn is_readable(fd: impl AsFd) -> bool {
+    looks(fd.as_fd(), PollFlags::IN)
+}
+
 /// Whether the other end of a stream socket has closed or the connection has failed, as the kernel knows at this moment.
 pub fn hung_up(socket: impl AsFd) -> bool {
-    let fd = socket.as_fd();
-    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
+    looks(socket.as_fd(), PollFlags::RDHUP)
+}
+
+fn looks(fd: BorrowedFd<'_>, flags: PollFlags) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(fd, flags)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     match rustix::event::poll(&mut polled, Some(&now)) {
         Ok(_) => polled.iter().any(|polled| !polled.revents().is_empty()),
@@ -76,7 +84,8 @@ mod tests {
     fn a_closed_peer_has_hung_up() {
         let (one, two) = UnixStream::pair().unwrap();
         assert!(!hung_up(&one));
+        assert!(!is_readable(&one));
         drop(two);
-        assert!(hung_up(&one));
+        assert!(hung_up(&one) && is_readable(&one));
     }
 }

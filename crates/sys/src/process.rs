@@ -214,6 +214,11 @@ pub fn connect_unix(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
     Ok(fd.into())
 }
 
+/// Lets a TCP socket, or every connection that is accepted from a listening one, send what is written at once (TCP_NODELAY).
+pub fn send_at_once(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_tcp_nodelay(socket, true)?)
+}
+
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 4096;
 

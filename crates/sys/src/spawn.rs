@@ -165,8 +165,12 @@ impl Plan {
     unsafe fn execute(&self, error_pipe: RawFd) -> ! {
         // SAFETY: only async-signal-safe calls on prepared memory, see each below.
         unsafe {
-            let code = self.prepare_and_exec(error_pipe).to_ne_bytes();
-            libc::write(self.above, code.as_ptr().cast(), code.len());
+            let (pipe, code) = match libc::dup3(error_pipe, self.above, libc::O_CLOEXEC) {
+                moved if moved < 0 => (error_pipe, errno()),
+                moved => (moved, self.prepare_and_exec()),
+            };
+            let code = code.to_ne_bytes();
+            libc::write(pipe, code.as_ptr().cast(), code.len());
             libc::_exit(127)
         }
     }
@@ -176,12 +180,9 @@ impl Plan {
     /// # Safety
     ///
     /// Only in a freshly forked child.
-    unsafe fn prepare_and_exec(&self, error_pipe: RawFd) -> i32 {
+    unsafe fn prepare_and_exec(&self) -> i32 {
         // SAFETY: raw system calls and libc's async-signal-safe wrappers; pointers are to memory of `self`, which is whole.
         unsafe {
-            if libc::dup3(error_pipe, self.above, libc::O_CLOEXEC) < 0 {
-                return errno();
-            }
             if libc::dup2(self.null.as_raw_fd(), 0) < 0 {
                 return errno();
             }

@@ -20,6 +20,9 @@ const SURPLUS: Duration = Duration::from_secs(10);
 /// Passes of an on-demand farm begin at least so far apart, whoever asks.
 const PASS_SPACING: Duration = Duration::from_secs(1);
 
+/// A worker that is not ready after so long is told of; it may have much to read, so nothing else is done about it.
+const START_LONG: Duration = Duration::from_secs(600);
+
 /// A worker process.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -38,6 +41,9 @@ pub(super) struct Child {
     pub(super) kill_at: Option<Instant>,
     pub(super) killed: bool,
     pub(super) told: Option<(u32, Vec<u32>)>,
+    pub(super) started: Instant,
+    /// It was told of, because its start takes long.
+    pub(super) is_late: bool,
 }
 
 impl Child {
@@ -78,7 +84,7 @@ impl Manager<'_> {
     /// Does what is due now; returns when to look again if nothing happens before.
     pub(super) fn adjust(&mut self, now: Instant) -> Option<Instant> {
         let mut wake = Wake::default();
-        self.kill_overdue(now, &mut wake);
+        self.kill_overdue(now);
         if !self.stopping {
             match self.farm.mode {
                 Mode::Elastic => self.adjust_elastic(now, &mut wake),
@@ -93,17 +99,29 @@ impl Manager<'_> {
                 wake.at(poke.until);
             }
         }
+        self.tell_of_late(now, &mut wake);
+        // Also of those that were told to drain just now.
+        let kills = self.children.iter().filter(|child| !child.killed);
+        kills.filter_map(|child| child.kill_at).for_each(|kill_at| wake.at(kill_at));
         self.tell_workers();
         wake.0
     }
 
-    fn kill_overdue(&mut self, now: Instant, wake: &mut Wake) {
+    fn tell_of_late(&mut self, now: Instant, wake: &mut Wake) {
+        let starting = |child: &&mut Child| child.state == WorkerState::Starting && !child.is_late;
+        for child in self.children.iter_mut().filter(starting) {
+            child.is_late = now >= child.started + START_LONG;
+            if child.is_late {
+                tracing::warn!(worker = %child.name(), pid = child.pid(), after_s = START_LONG.as_secs(), "a worker is still not ready");
+            } else {
+                wake.at(child.started + START_LONG);
+            }
+        }
+    }
+
+    fn kill_overdue(&mut self, now: Instant) {
         for child in &mut self.children {
-            let Some(kill_at) = child.kill_at.filter(|_| !child.killed) else {
-                continue;
-            };
-            if kill_at > now {
-                wake.at(kill_at);
+            if child.killed || child.kill_at.is_none_or(|kill_at| kill_at > now) {
                 continue;
             }
             child.killed = true;
@@ -184,7 +202,7 @@ impl Manager<'_> {
         }
         let slot = self.board.slots().find(|slot| slot.is_free()).map(|slot| slot.index());
         let Some(slot) = slot else {
-            // Workers of old generations have all slots; the next end frees one.
+            self.make_room(now);
             return false;
         };
         match self.start(slot) {
@@ -199,6 +217,35 @@ impl Manager<'_> {
                 tracing::error!(farm = %self.farm.name, %error, pause_ms = pause.as_millis() as u64, "cannot start a worker");
                 wake.at(now + pause);
                 false
+            }
+        }
+    }
+
+    /// Workers of old generations have all slots, as after many reloads with sessions that last: the oldest generation is to end
+    /// as at a stop, so that the new one need not wait for the end of its time. The one that serves now is left alone.
+    fn make_room(&mut self, now: Instant) {
+        let soon = now + self.farm.drain;
+        let ready = self.children.iter().filter(|child| child.state == WorkerState::Ready);
+        let serving = ready.map(|child| child.generation).max();
+        let board = self.board.clone();
+        let is_old = |child: &Child| {
+            Rc::ptr_eq(&child.board, &board)
+                && (child.superseded || child.state == WorkerState::Draining)
+                && Some(child.generation) != serving
+        };
+        let ends_soon = |child: &Child| child.kill_at.is_some_and(|kill_at| kill_at <= soon);
+        if self.children.iter().any(|child| is_old(child) && ends_soon(child)) {
+            return;
+        }
+        let old = self.children.iter().filter(|child| is_old(child));
+        let Some(oldest) = old.map(|child| child.generation).min() else {
+            return;
+        };
+        tracing::warn!(farm = %self.farm.name, generation = oldest, "old generations leave no room for a new worker: the oldest must end");
+        for index in 0..self.children.len() {
+            let is_it = |child: &&Child| is_old(child) && child.generation == oldest;
+            if self.children.get(index).filter(is_it).is_some() {
+                self.drain(index, DrainReason::Stop, now);
             }
         }
     }
@@ -265,6 +312,8 @@ impl Manager<'_> {
             kill_at: None,
             killed: false,
             told: None,
+            started: Instant::now(),
+            is_late: false,
         })
     }
 

@@ -1,10 +1,17 @@
 //! SIGHUP: a new generation of workers with new settings, or new settings for the one worker there is.
 
+use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::rc::Rc;
 
+use serde_json::value::RawValue;
+
 use super::{
-    Farm, Manager, ManagerError, Mode, owners, settings_json, slots_needed, tally_buckets,
+    Farm, Manager, ManagerError, Mode, NamedSocket, TcpListen, owners, settings_json, slots_needed,
+    tally_buckets,
 };
 use crate::handover::{self, ToWorker};
 use crate::setup;
@@ -40,9 +47,10 @@ impl Manager<'_> {
             return Err(ManagerError::Setup(what.to_owned()));
         }
         let settings = settings_json(&farm.settings)?;
-        let in_place = farm.mode == Mode::One && is_same_but_settings(&farm, &self.farm);
-        self.rebind(&farm)?;
-        self.renew_board(&farm)?;
+        let in_place = farm.mode == Mode::One
+            && is_same_but_settings(&farm, &self.farm)
+            && change_in_place(&self.settings, &settings);
+        self.renew(&farm)?;
         self.settings = settings;
         self.farm = farm;
         if in_place && self.hand_settings() {
@@ -63,8 +71,23 @@ impl Manager<'_> {
         }
     }
 
-    /// Takes up new sockets and listeners before it lets go of any old one, so that failure changes nothing.
-    pub(super) fn rebind(&mut self, farm: &Farm) -> Result<(), ManagerError> {
+    /// Takes up new sockets, listeners and scoreboard before it lets go of any old one, so that failure changes nothing.
+    pub(super) fn renew(&mut self, farm: &Farm) -> Result<(), ManagerError> {
+        let tcp = self.listeners_of(farm)?;
+        let mut new = Vec::new();
+        let made = self.bind_new(farm, &mut new).and_then(|()| self.renew_board(farm));
+        if let Err(error) = made {
+            unbind(&farm.run_dir, new.iter().map(|(socket, _)| socket));
+            return Err(error);
+        }
+        let gone = self.sockets.extract_if(.., |(socket, _)| !farm.sockets.contains(socket));
+        unbind(&farm.run_dir, gone.collect::<Vec<_>>().iter().map(|(socket, _)| socket));
+        self.sockets.extend(new);
+        self.tcp = tcp;
+        Ok(())
+    }
+
+    fn listeners_of(&self, farm: &Farm) -> Result<Vec<(TcpListen, Rc<TcpListener>)>, ManagerError> {
         let mut tcp = Vec::new();
         for listen in &farm.tcp {
             let kept = self.tcp.iter().find(|(old, _)| old.address == listen.address);
@@ -77,28 +100,25 @@ impl Manager<'_> {
             };
             tcp.push((listen.clone(), listener));
         }
-        let mut new_sockets = Vec::new();
+        Ok(tcp)
+    }
+
+    fn bind_new(
+        &self,
+        farm: &Farm,
+        new: &mut Vec<(NamedSocket, UnixListener)>,
+    ) -> Result<(), ManagerError> {
         for socket in &farm.sockets {
             if !self.sockets.iter().any(|(old, _)| old == socket) {
                 let listener = setup::bind_named(&farm.run_dir, socket, owners(farm))?;
-                new_sockets.push((socket.clone(), listener));
+                new.push((socket.clone(), listener));
             }
         }
-        let run_dir = &self.farm.run_dir;
-        self.sockets.retain(|(socket, _)| {
-            let stays = farm.sockets.contains(socket);
-            if !stays {
-                let _ = std::fs::remove_file(setup::socket_path(run_dir, socket));
-            }
-            stays
-        });
-        self.sockets.extend(new_sockets);
-        self.tcp = tcp;
         Ok(())
     }
 
     /// A farm that has grown, or counts other things, gets a new scoreboard; the old generation keeps its own.
-    pub(super) fn renew_board(&mut self, farm: &Farm) -> Result<(), ManagerError> {
+    fn renew_board(&mut self, farm: &Farm) -> Result<(), ManagerError> {
         if slots_needed(farm) <= self.board.slot_count()
             && tally_buckets(farm) == self.board.tally_buckets()
             && farm.counters == self.board.counter_names()
@@ -106,9 +126,7 @@ impl Manager<'_> {
             return Ok(());
         }
         let board = super::make_board(farm)?;
-        if farm.counters == self.board.counter_names() {
-            board.continue_from(&self.board);
-        }
+        board.continue_from(&self.board);
         self.board = Rc::new(board);
         Ok(())
     }
@@ -127,6 +145,27 @@ impl Manager<'_> {
         }
         given.is_ok()
     }
+}
+
+fn unbind<'a>(run_dir: &Path, sockets: impl Iterator<Item = &'a NamedSocket>) {
+    for socket in sockets {
+        let _ = std::fs::remove_file(setup::socket_path(run_dir, socket));
+    }
+}
+
+/// Whether settings differ only in what a worker can take while it runs, as far as the composer says what that is.
+fn change_in_place(old: &RawValue, new: &RawValue) -> bool {
+    type Members = BTreeMap<String, serde_json::Value>;
+    let members = |settings: &RawValue| serde_json::from_str::<Members>(settings.get()).ok();
+    let (Some(mut old), Some(mut new)) = (members(old), members(new)) else {
+        return true;
+    };
+    let Some(name) = new.get("in_place").and_then(|name| name.as_str()).map(str::to_owned) else {
+        return true;
+    };
+    old.remove(&name);
+    new.remove(&name);
+    old == new
 }
 
 fn is_same_but_settings(one: &Farm, other: &Farm) -> bool {

@@ -68,7 +68,7 @@ impl Manager<'_> {
     pub(super) fn upgrade_as_requested(&mut self) {
         let (run_dir, data_dir) = (&self.farm.run_dir, &self.farm.data_dir);
         let program = succession::requested(run_dir).and_then(|program| {
-            succession::rehearse(&program, run_dir, data_dir).map(|()| program)
+            succession::rehearse(&program, run_dir, data_dir, &mut self.notifier).map(|()| program)
         });
         match program {
             Ok(program) => self.upgrade(&program),
@@ -161,8 +161,7 @@ impl Manager<'_> {
     /// After an upgrade the farm is as after a reload: a new generation, from this program, takes over from the old one.
     pub(super) fn begin_generation(&mut self) -> Result<(), ManagerError> {
         let farm = self.farm.clone();
-        self.rebind(&farm)?;
-        self.renew_board(&farm)?;
+        self.renew(&farm)?;
         self.supersede();
         if self.told_ready {
             setup::settle();
@@ -272,6 +271,8 @@ fn take_up_child(held: HeldChild, boards: &[Rc<Board>], now: Instant) -> io::Res
         kill_at: held.kill_in_ms.map(|ms| now + Duration::from_millis(ms)),
         killed: held.killed,
         told: None,
+        started: now,
+        is_late: false,
     })
 }
 

@@ -60,6 +60,8 @@ const SLOT_COUNTERS: usize = 128;
 
 /// Gauges of connections by listener: one for TCP together, one for each named socket.
 pub(crate) const LISTENERS_MAX: usize = 16;
+/// A worker that was running for more than so many thousandths of the last second is busy.
+pub(crate) const BUSY_LOAD: u32 = 750;
 /// The gauge of TCP connections.
 pub(crate) const TCP_GAUGE: usize = 0;
 /// Keys that the tally of a farm with TCP listeners holds.
@@ -240,16 +242,23 @@ impl Board {
         kept.map(|pid| pid.load(Relaxed)).filter(|pid| *pid != 0).collect()
     }
 
-    /// Takes the history of the board that this one replaces, as far as its counters are the same.
+    /// Takes the history of the board that this one replaces, as far as its counters have the same names.
     pub(crate) fn continue_from(&self, old: &Board) {
         self.map.word(AT_CRASHES).store(old.map.word(AT_CRASHES).load(Relaxed), Relaxed);
         for pid in old.recent_crashes() {
             let cursor = self.map.half(AT_CRASH_CURSOR).fetch_add(1, Relaxed) as usize;
             self.map.half(AT_CRASHED + cursor % CRASHED_KEPT * 4).store(pid, Relaxed);
         }
-        for counter in 0..self.counters.min(old.counters) {
-            self.ended(counter).store(old.ended(counter).load(Relaxed), Relaxed);
+        for (counter, place) in self.places_of(old) {
+            self.ended(place).store(old.ended(counter).load(Relaxed), Relaxed);
         }
+    }
+
+    /// The counters of another board that this one has too: their numbers there, and here.
+    fn places_of(&self, other: &Board) -> impl Iterator<Item = (usize, usize)> {
+        other.counter_names.iter().enumerate().filter_map(|(counter, name)| {
+            Some((counter, self.counter_names.iter().position(|own| own == name)?))
+        })
     }
 
     fn ended(&self, counter: usize) -> &AtomicU64 {
@@ -258,11 +267,9 @@ impl Board {
 
     /// Adds an ended worker's counters to the totals of `self`, and frees its slot, which may be on an older board.
     pub(crate) fn retire(&self, slot: &Slot<'_>) {
-        for counter in 0..slot.board.counters {
+        for (counter, place) in self.places_of(slot.board) {
             let value = slot.word(SLOT_COUNTERS + counter * 8).load(Relaxed);
-            if counter < self.counters {
-                self.ended(counter).fetch_add(value, Relaxed);
-            }
+            self.ended(place).fetch_add(value, Relaxed);
         }
         for bucket in 0..slot.board.tally_buckets() {
             slot.board.tally_count(slot.index, bucket).store(0, Relaxed);
@@ -381,17 +388,25 @@ impl Slot<'_> {
     }
 
     /// Whether a ready worker of the same generation, with room, holds so many fewer connections of that listener than this one
-    /// that it should take the next: any fewer while there are few; when there are many a quarter fewer, or half if it just
-    /// leaves them to others itself. Those that come and go quickly are spread by chance, and shall not be kept waiting for the
-    /// sake of one more or less.
+    /// that it should take the next.
+    ///
+    /// TCP connections may come by the thousand a second, and shall not be kept waiting for the sake of one more or less: the other
+    /// must also have time to take one, and hold a quarter fewer, or half if it just leaves them to others itself. A farm's senders
+    /// are few, and count on the worker with the fewest.
     pub(crate) fn should_wait(&self, listener: usize) -> bool {
         let ours = self.gauge(listener).load(Relaxed);
+        let is_tcp = listener == TCP_GAUGE;
+        let slack = |other: &Slot<'_>| match other.is_waiting(listener) {
+            _ if !is_tcp => 0,
+            true => ours / UNEVEN_PART_WAITING,
+            false => ours / UNEVEN_PART,
+        };
         let generation = self.half(SLOT_GENERATION).load(Relaxed);
         self.board.slots().any(|other| {
-            let part = if other.is_waiting(listener) { UNEVEN_PART_WAITING } else { UNEVEN_PART };
             other.index != self.index
-                && other.gauge(listener).load(Relaxed) + ours / part < ours
+                && other.gauge(listener).load(Relaxed).saturating_add(slack(&other)) < ours
                 && other.is_ready_of(generation)
+                && !(is_tcp && other.load().load(Relaxed) > BUSY_LOAD)
                 && other.gauge(TCP_GAUGE).load(Relaxed) < other.half(SLOT_CAPACITY).load(Relaxed)
         })
     }

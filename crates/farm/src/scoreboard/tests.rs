@@ -108,6 +108,24 @@ fn a_new_board_continues_the_old_ones_totals() {
 }
 
 #[test]
+fn counters_are_known_by_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = board(directory.path(), 2, 0);
+    for (slot, refused) in [(0, 5), (1, 7)] {
+        old.slot(slot).take(1, 10);
+        old.slot(slot).counter(1).store(refused, Relaxed);
+    }
+    old.retire(&old.slot(0));
+    let counters = ["refused_total", "new_total"].map(str::to_owned);
+    let path = directory.path().join("scoreboards/router");
+    let new = Board::create(&path, "router", &counters, 2, 0).unwrap();
+    new.continue_from(&old);
+    new.retire(&old.slot(1));
+    let view = read_all(directory.path()).unwrap().remove(0);
+    assert_eq!((view.total("refused_total"), view.total("new_total")), (Some(12), Some(0)));
+}
+
+#[test]
 fn a_worker_waits_only_for_ready_ones_with_room_and_fewer() {
     let directory = tempfile::tempdir().unwrap();
     let board = board(directory.path(), 3, 0);
@@ -126,6 +144,30 @@ fn a_worker_waits_only_for_ready_ones_with_room_and_fewer() {
     other.take(2, 10);
     other.set_state(WorkerState::Ready);
     assert!(!us.should_wait(TCP_GAUGE), "the other is of another generation");
+}
+
+#[test]
+fn who_has_no_time_or_hardly_fewer_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let board = board(directory.path(), 2, 0);
+    let (us, other) = (board.slot(0), board.slot(1));
+    for slot in [us, other] {
+        slot.take(1, 100);
+        slot.set_state(WorkerState::Ready);
+    }
+    let named = 1;
+    for (ours, theirs, tcp, of_named) in
+        [(1, 0, true, true), (9, 8, false, true), (9, 7, true, true)]
+    {
+        for gauge in [TCP_GAUGE, named] {
+            us.gauge(gauge).store(ours, Relaxed);
+            other.gauge(gauge).store(theirs, Relaxed);
+        }
+        assert_eq!(us.should_wait(TCP_GAUGE), tcp, "{ours}:{theirs}");
+        assert_eq!(us.should_wait(named), of_named, "{ours}:{theirs}");
+    }
+    other.load().store(BUSY_LOAD + 1, Relaxed);
+    assert!(!us.should_wait(TCP_GAUGE) && us.should_wait(named));
 }
 
 #[test]

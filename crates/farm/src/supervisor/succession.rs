@@ -56,9 +56,10 @@ impl Supervisor {
         }
     }
 
-    fn rehearsed(&self) -> Result<File, String> {
-        let program = succession::requested(&self.plan.run_dir)?;
-        succession::rehearse(&program, &self.plan.run_dir, &self.plan.data_dir)?;
+    fn rehearsed(&mut self) -> Result<File, String> {
+        let Plan { run_dir, data_dir, .. } = &self.plan;
+        let program = succession::requested(run_dir)?;
+        succession::rehearse(&program, run_dir, data_dir, &mut self.notifier)?;
         Ok(program)
     }
 

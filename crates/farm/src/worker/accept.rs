@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use socket::{Conversation, Server};
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::control::watch;
@@ -81,14 +82,9 @@ impl Accept {
                 inner.room.notified().await;
             }
             let mut ready = listener.readable().await?;
-            if inner.slot().should_wait(gauge) {
-                let _waiting = Waiting::new(inner, gauge);
-                for _ in 0..LOOKS {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                    if !inner.slot().should_wait(gauge) {
-                        break;
-                    }
-                }
+            if inner.slot().should_wait(gauge) && !leave_to_others(inner, gauge, &listener).await {
+                ready.clear_ready();
+                continue;
             }
             if limited && inner.tcp_connections.get() >= inner.given.concurrency {
                 continue;
@@ -105,6 +101,21 @@ impl Accept {
             }
         }
     }
+}
+
+/// Gives another worker time to take what waits; says whether something still waits then.
+async fn leave_to_others(inner: &Inner, gauge: usize, listener: &AsyncFd<OwnedFd>) -> bool {
+    let _waiting = Waiting::new(inner, gauge);
+    for _ in 0..LOOKS {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if !sys::is_readable(listener.get_ref()) {
+            return false;
+        }
+        if !inner.slot().should_wait(gauge) {
+            break;
+        }
+    }
+    true
 }
 
 /// Marks this worker as one that looks away from a listener: others leave connections to it meanwhile only when it has far fewer, so

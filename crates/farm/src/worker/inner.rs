@@ -18,10 +18,12 @@ use tokio::task::AbortHandle;
 use super::NamedTcp;
 use super::tally::Tally;
 use crate::handover::{self, DrainReason, ToManager, WorkerHandover};
-use crate::scoreboard::{Board, LISTENERS_MAX, Slot, TCP_GAUGE, WorkerState};
+use crate::scoreboard::{BUSY_LOAD, Board, LISTENERS_MAX, Slot, TCP_GAUGE, WorkerState};
 
-/// While draining, what ends without telling is looked for this often.
+/// While draining, answers that others owe us, which come without telling, are looked for this often …
 const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// … but this often while jobs or connections are in hand: their end is told.
+const DRAIN_LOOK: Duration = Duration::from_secs(1);
 
 /// Begins to accept, when the worker is ready.
 pub(super) type Begin = Box<dyn FnOnce(&Rc<Inner>)>;
@@ -55,6 +57,8 @@ pub(super) struct Inner {
     pub(super) metering: Cell<bool>,
     /// There is room for another connection.
     pub(super) room: Notify,
+    /// The last job, or the last connection, in hand has ended.
+    ended: Notify,
     pub(super) tally: Tally,
 }
 
@@ -74,6 +78,10 @@ impl Inner {
             // Asked of the socket: a configured port 0 is a real one here.
             if let Ok(address) = listener.local_addr() {
                 addresses.push((name.clone(), address));
+            }
+            // Accepted connections have it from their listener, so that none needs a call for it.
+            if let Err(error) = sys::send_at_once(&listener) {
+                tracing::warn!(listener = %name, %error, "cannot set TCP_NODELAY");
             }
             listeners.push((name, OwnedFd::from(listener)));
         }
@@ -101,6 +109,7 @@ impl Inner {
             meter: Notify::new(),
             metering: Cell::new(false),
             room: Notify::new(),
+            ended: Notify::new(),
             tally: Tally::default(),
             given,
         }
@@ -179,8 +188,11 @@ impl Inner {
         }
     }
 
-    pub(super) async fn wait_a_little(&self) {
-        tokio::time::sleep(DRAIN_TICK).await;
+    /// Waits until something in hand may have ended.
+    pub(super) async fn wait_for_an_end(&self) {
+        let holds = self.jobs.get() > 0 || self.connections.get() > 0;
+        let tick = if holds { DRAIN_LOOK } else { DRAIN_TICK };
+        let _ = tokio::time::timeout(tick, self.ended.notified()).await;
     }
 
     // ── draining ──
@@ -230,6 +242,9 @@ impl Inner {
 
     fn job_ended(&self) {
         self.add_jobs(self.jobs.get() - 1);
+        if self.jobs.get() == 0 {
+            self.ended.notify_waiters();
+        }
         let done = self.slot().jobs_done().fetch_add(1, Relaxed) + 1;
         let jobs_max = self.given.jobs_max;
         if jobs_max > 0 && done >= jobs_max && !self.worn.replace(true) {
@@ -251,9 +266,11 @@ impl Inner {
     }
 
     fn touch(&self) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.slot().active_at().store(since.as_millis() as u64, Relaxed);
-        self.touched.set(true);
+        // The clock is read once for each look of the meter, which is every second.
+        if !self.touched.replace(true) {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.slot().active_at().store(since.as_millis() as u64, Relaxed);
+        }
         if !self.metering.get() {
             self.meter.notify_one();
         }
@@ -269,7 +286,7 @@ impl Inner {
         let busy = if self.busy.get() {
             taken * 2 > slots || load > 500
         } else {
-            taken * 4 > slots * 3 || load > 750
+            taken * 4 > slots * 3 || load > BUSY_LOAD
         };
         if self.busy.replace(busy) != busy && self.is_ready.get() {
             self.tell(&ToManager::Busy(busy));
@@ -311,6 +328,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.inner.add_connections(self.gauge, -1);
         self.inner.room.notify_waiters();
+        if self.inner.connections.get() == 0 {
+            self.inner.ended.notify_waiters();
+        }
     }
 }
 

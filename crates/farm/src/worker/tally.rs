@@ -82,30 +82,35 @@ fn find(board: &Board, slot: usize, key: u64) -> Option<usize> {
     // The key is a hash, but of whose making is unknown: spread it once more.
     let start = (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % buckets;
     let near = || (0..NEIGHBOURS.min(buckets)).map(|step| (start + step) % buckets);
-    let holds = |bucket: usize| {
-        if board.tally_key(bucket).load(Relaxed) != key {
-            return false;
-        }
-        // Our count keeps others from taking the bucket over; seen once more, it is the key's.
-        store(board, slot, bucket, 1);
-        let still = board.tally_key(bucket).load(Relaxed) == key;
-        if !still {
-            store(board, slot, bucket, 0);
-        }
-        still
-    };
-    if let Some(bucket) = near().find(|bucket| holds(*bucket)) {
+    if let Some(bucket) = near().find(|bucket| holds(board, slot, key, *bucket)) {
         return Some(bucket);
     }
     near().find(|bucket| {
-        let place = board.tally_key(*bucket);
-        let old = place.load(Relaxed);
-        let is_free = old == 0 || total(board, *bucket) == 0;
-        is_free && place.compare_exchange(old, key, Relaxed, Relaxed).is_ok() && {
-            store(board, slot, *bucket, 1);
-            true
-        }
+        let seen = board.tally_key(*bucket).load(Relaxed);
+        let is_free = seen == 0 || seen == key || total(board, *bucket) == 0;
+        is_free && take_over(board, slot, key, *bucket, seen)
     })
+}
+
+/// Whether the bucket is the key's; then it is counted there.
+fn holds(board: &Board, slot: usize, key: u64, bucket: usize) -> bool {
+    if board.tally_key(bucket).load(Relaxed) != key {
+        return false;
+    }
+    // Our count keeps others from taking the bucket over; seen once more, it is the key's.
+    store(board, slot, bucket, 1);
+    let still = board.tally_key(bucket).load(Relaxed) == key;
+    if !still {
+        store(board, slot, bucket, 0);
+    }
+    still
+}
+
+/// Gives a bucket that was seen free to the key. Another worker that met the same key at the same time may have done so already:
+/// that is as good.
+fn take_over(board: &Board, slot: usize, key: u64, bucket: usize, seen: u64) -> bool {
+    let _ = board.tally_key(bucket).compare_exchange(seen, key, Relaxed, Relaxed);
+    holds(board, slot, key, bucket)
 }
 
 #[cfg(test)]

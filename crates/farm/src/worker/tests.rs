@@ -96,6 +96,7 @@ fn it_serves_accepts_and_drains() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!((held.borrow().len(), worker.connections_in_farm()), (2, 2));
+        assert!(held.borrow()[0].0.nodelay().unwrap());
         held.borrow_mut().remove(0);
         while held.borrow().len() < 2 {
             tokio::task::yield_now().await;
@@ -149,5 +150,32 @@ fn jobs_and_counters_show() {
         assert_eq!((line.pid, view.total("said_total")), (std::process::id(), Some(3)));
         assert!(line.active_at > 1_700_000_000_000);
         drop(job);
+    });
+}
+
+#[test]
+fn a_draining_worker_sleeps_until_the_last_session_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    run(async {
+        let (worker, alone) = Worker::alone(&farm(&directory)).unwrap();
+        worker.ready();
+        let job = worker.job();
+        let connection = Connection::new(&worker.inner, TCP_GAUGE);
+        alone.drain(DrainReason::Retire, Duration::from_secs(5));
+        worker.draining().await;
+        let mut drained = std::pin::pin!(worker.drained());
+        let mut polls = 0;
+        let mut counted = std::pin::pin!(std::future::poll_fn(|cx| {
+            polls += 1;
+            drained.as_mut().poll(cx)
+        }));
+        let soon = tokio::time::timeout(Duration::from_millis(400), &mut counted).await;
+        assert!(soon.is_err(), "a session is in hand");
+        drop(job);
+        drop(connection);
+        let begun = std::time::Instant::now();
+        counted.await;
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+        assert!(polls <= 5, "{polls}");
     });
 }

@@ -36,6 +36,8 @@ pub(crate) struct FarmConfig {
     pub(crate) drain_ms: u64,
     pub(crate) on_crash: Option<String>,
     pub(crate) user: Option<(u32, u32)>,
+    /// Sockets besides its own.
+    pub(crate) more_sockets: Vec<String>,
     pub(crate) settings: Settings,
 }
 
@@ -53,7 +55,11 @@ impl Config {
         Ok(Farm {
             name: farm.name.clone(),
             workers: farm.workers.clone(),
-            sockets: vec![NamedSocket { name: format!("{name}.echo"), admin: false }],
+            sockets: [format!("{name}.echo")]
+                .into_iter()
+                .chain(farm.more_sockets.iter().cloned())
+                .map(|name| NamedSocket { name, admin: false })
+                .collect(),
             tcp: tcp.into_iter().collect(),
             settings: serde_json::to_vec(&farm.settings).unwrap(),
             counters: vec!["answered_total".into()],

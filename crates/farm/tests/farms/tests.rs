@@ -29,13 +29,19 @@ pub(crate) const ALL: &[Test] = &[
     ("repeated_crashes_are_backed_off", repeated_crashes_are_backed_off),
     ("a_terminated_worker_drains", a_terminated_worker_drains),
     ("a_reload_loses_no_request", a_reload_loses_no_request),
+    ("many_reloads_find_room", many_reloads_find_room),
     ("a_bad_reload_changes_nothing", a_bad_reload_changes_nothing),
+    ("a_reload_that_fails_leaves_no_sockets", a_reload_that_fails_leaves_no_sockets),
     ("a_stop_answers_what_was_taken", a_stop_answers_what_was_taken),
     ("a_stop_does_not_wait_for_ever", a_stop_does_not_wait_for_ever),
     ("a_managers_death_ends_its_farm", a_managers_death_ends_its_farm),
     ("a_pass_on_demand", a_pass_on_demand),
     ("a_crash_asks_for_a_pass", a_crash_asks_for_a_pass),
     ("a_farm_of_one_takes_settings_in_place", a_farm_of_one_takes_settings_in_place),
+    (
+        "what_cannot_change_in_place_replaces_the_worker",
+        what_cannot_change_in_place_replaces_the_worker,
+    ),
     ("a_worn_worker_is_replaced", a_worn_worker_is_replaced),
     ("a_busy_farm_grows", a_busy_farm_grows),
     ("a_farm_has_one_manager", a_farm_has_one_manager),
@@ -288,6 +294,28 @@ fn a_reload_loses_no_request() {
     until(|| place.view("echo").unwrap().workers.len() == 2);
 }
 
+fn many_reloads_find_room() {
+    let mut place = Place::new(1);
+    let address = free_address();
+    place.config.farms[0].tcp = Some(address);
+    place.config.farms[0].drain_ms = 100;
+    place.manage();
+    let first = place.until_ready("echo", 1);
+    // Each generation holds a session, and there are six slots.
+    let mut held = vec![connect(address)];
+    for generation in 2..=8 {
+        place.signal(Signal::Hangup);
+        until(|| {
+            let view = place.view("echo").unwrap();
+            let mut ready = view.workers.iter().filter(|line| line.state == WorkerState::Ready);
+            ready.next().is_some_and(|line| line.generation == generation) && ready.next().is_none()
+        });
+        held.push(connect(address));
+    }
+    assert!(!is_alive(first[0]));
+    assert_eq!(place.view("echo").unwrap().crashes, 0);
+}
+
 fn a_bad_reload_changes_nothing() {
     let mut place = Place::new(1);
     place.manage();
@@ -300,6 +328,31 @@ fn a_bad_reload_changes_nothing() {
     place.write_config();
     place.signal(Signal::Hangup);
     until(|| place.ready("echo").len() == 1 && place.ready("echo") != before);
+}
+
+fn a_reload_that_fails_leaves_no_sockets() {
+    let mut place = Place::new(1);
+    place.manage();
+    let before = place.until_ready("echo", 1);
+    let sockets = place.run_dir().join("sockets");
+    let socket = |name: &str| sockets.join(name).try_exists().unwrap();
+    // The second one's path is longer than a socket's may be.
+    place.config.farms[0].more_sockets = vec!["more.echo".into(), "x".repeat(200)];
+    place.write_config();
+    place.signal(Signal::Hangup);
+    // A good one after it shows that it was seen; one signal may stand for both.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(place.ready("echo"), before);
+    place.config.farms[0].more_sockets = vec!["other.echo".into()];
+    place.write_config();
+    place.signal(Signal::Hangup);
+    until(|| place.ready("echo").len() == 1 && place.ready("echo") != before);
+    assert!(socket("echo.echo") && socket("other.echo") && !socket("more.echo"));
+    place.config.farms[0].more_sockets.clear();
+    place.write_config();
+    place.signal(Signal::Hangup);
+    until(|| !socket("other.echo"));
+    assert!(socket("echo.echo"));
 }
 
 fn a_stop_answers_what_was_taken() {
@@ -448,6 +501,26 @@ fn a_farm_of_one_takes_settings_in_place() {
         })
         .await;
         client.call(&Say::default()).await.unwrap();
+    });
+}
+
+fn what_cannot_change_in_place_replaces_the_worker() {
+    let mut place = Place::new(1);
+    place.config.farms[0].mode = "one".into();
+    place.config.farms[0].settings.in_place = Some("text".into());
+    place.manage();
+    let before = place.until_ready("echo", 1);
+    block_on(async {
+        let client = place.client("echo");
+        place.config.farms[0].settings.text = "second".into();
+        place.write_config();
+        place.signal(Signal::Hangup);
+        while client.call(&Say::default()).await.unwrap().text != "second" {}
+        assert_eq!(place.ready("echo"), before);
+        place.config.farms[0].settings.come_again_ms = Some(1);
+        place.write_config();
+        place.signal(Signal::Hangup);
+        soon(|| place.ready("echo").len() == 1 && place.ready("echo") != before).await;
     });
 }
 

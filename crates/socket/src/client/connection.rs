@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::pool::Pool;
 use super::{CallError, Peer, PeerId};
-use crate::frame::{self, Frame, Id};
+use crate::frame::{self, FRAME_BYTES, Frame, Id};
 use crate::link::{Link, Sink};
 use crate::{Conversation, ErrorObject, codes};
 
@@ -130,9 +130,11 @@ impl<C: Conversation> Connection<C> {
         !self.draining.get() && self.link.is_up()
     }
 
-    /// Whether a request of so many bytes may be sent. A lone request always may, up to a frame's limit.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
+    /// Whether a request with parameters of so many bytes may be sent. A lone request always may, up to a frame's limit. The
+    /// server counts whole lines, so this end never counts less.
+    pub(super) fn has_room(&self, params_bytes: usize) -> bool {
         let outstanding = self.outstanding.get();
+        let bytes = params_bytes + FRAME_BYTES;
         outstanding < self.window
             && (outstanding == 0 || self.outstanding_bytes.get() + bytes <= self.window_bytes)
     }
@@ -151,8 +153,8 @@ impl<C: Conversation> Connection<C> {
             self.heard.set(Instant::now());
             self.pinged.set(false);
         }
-        let pending =
-            Pending { on_answer: Some(on_answer), bytes: params.len(), expires, is_ping: false };
+        let bytes = params.len() + FRAME_BYTES;
+        let pending = Pending { on_answer: Some(on_answer), bytes, expires, is_ping: false };
         self.outstanding.set(self.outstanding.get() + 1);
         self.outstanding_bytes.set(self.outstanding_bytes.get() + pending.bytes);
         self.pending.borrow_mut().insert(id, pending);
@@ -170,16 +172,15 @@ impl<C: Conversation> Connection<C> {
         if self.outstanding.get() == 0 {
             return None;
         }
-        let mut next = self.heard.get() + SILENCE * if self.pinged.get() { 2 } else { 1 };
         let mut expired = Vec::new();
+        let mut next_expires = None;
         for pending in self.pending.borrow_mut().values_mut() {
             match pending.expires {
                 Some(expires) if expires <= now => {
                     pending.expires = None;
                     expired.extend(pending.on_answer.take());
                 }
-                Some(expires) => next = next.min(expires),
-                None => {}
+                expires => next_expires = next_expires.into_iter().chain(expires).min(),
             }
         }
         for on_answer in expired {
@@ -195,9 +196,9 @@ impl<C: Conversation> Connection<C> {
             let ping = Pending { on_answer: None, bytes: 0, expires: None, is_ping: true };
             self.pending.borrow_mut().insert(id, ping);
             self.link.append(|out| frame::write_request(out, id, "ping", None, b"{}"));
-            next = next.max(self.heard.get() + SILENCE * 2);
         }
-        Some(next)
+        let silent = self.heard.get() + SILENCE * if self.pinged.get() { 2 } else { 1 };
+        next_expires.into_iter().chain([silent]).min()
     }
 
     /// Fails everything that is unanswered; the connection is over.
@@ -232,12 +233,13 @@ impl<C: Conversation> Connection<C> {
         if let Some(pool) = self.pool.upgrade() {
             pool.room_became_free(was_full);
         }
-        self.close_if_drained();
+        self.close_if_over();
         true
     }
 
-    fn close_if_drained(&self) {
-        if self.draining.get() && self.outstanding.get() == 0 {
+    /// Closes a connection that takes no more requests, once all answers have come.
+    fn close_if_over(&self) {
+        if !self.takes_requests() && self.outstanding.get() == 0 {
             self.link.close_when_flushed();
         }
     }
@@ -249,9 +251,9 @@ impl<C: Conversation> Connection<C> {
         match method {
             "drain" => {
                 self.draining.set(true);
-                pool.want();
+                pool.lost_one();
                 pool.changed();
-                self.close_if_drained();
+                self.close_if_over();
             }
             "workers" => match serde_json::from_str::<FarmState>(params.get()) {
                 Ok(state) => pool.farm_changed(&state),
@@ -268,6 +270,11 @@ impl<C: Conversation> Sink for Connection<C> {
     fn line(&self, line: &[u8], now: Instant) -> bool {
         self.heard.set(now);
         self.pinged.set(false);
+        if let Some((id, result)) = frame::plain_answer(line)
+            && let Ok(answer) = serde_json::from_str(result)
+        {
+            return self.answered(&Id::Number(id), || Ok(answer));
+        }
         match frame::parse(line) {
             Ok(Frame::Answer { id, result }) => self.answered(&id, || read_answer::<C>(result)),
             Ok(Frame::Error { id: Some(id), error }) => {

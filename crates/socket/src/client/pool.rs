@@ -10,13 +10,11 @@ use tokio::sync::{Notify, oneshot};
 
 use super::connection::{Connection, FarmState, OnAnswer};
 use super::{CallError, ClientSettings, GIVE_UP_LATER, Peer, PeerId, SendError, SendOptions, dial};
-use crate::frame::LINE_BYTES_MAX;
+use crate::frame::{FRAME_BYTES, LINE_BYTES_MAX};
 use crate::{Conversation, Request};
 
 /// Deadlines are looked at this often at most.
 const TICK: Duration = Duration::from_millis(50);
-/// A request's frame around its parameters takes at most so many bytes.
-const FRAME_BYTES: usize = 256;
 /// So many crashes are remembered, not to be told twice.
 const CRASHES_KEPT: usize = 256;
 
@@ -30,7 +28,7 @@ pub(super) struct Pool<C: Conversation> {
     /// How many workers the farm has ready, as last heard; one before that.
     workers: Cell<u32>,
     dialling: Cell<bool>,
-    /// Wakes the dialling task from its pause, when something has changed.
+    /// Wakes the dialling task from its pause, when something has changed; also from the next one, if it is just connecting.
     pub(super) redial: Rc<Notify>,
     /// Wakes the timekeeper, when something is due before it would look.
     due: Rc<Notify>,
@@ -85,6 +83,16 @@ impl<C: Conversation> Pool<C> {
         }
     }
 
+    /// A connection takes no more requests. If it was the last, the dialling task does not finish its pause first: whoever has
+    /// something to send waits for it.
+    pub(super) fn lost_one(&self) {
+        self.want();
+        let connections = self.connections.borrow();
+        if !connections.iter().any(|connection| connection.takes_requests()) {
+            self.redial.notify_one();
+        }
+    }
+
     /// Whether a worker is without a connection of ours.
     pub(super) fn lacks(&self) -> bool {
         let connections = self.connections.borrow();
@@ -118,13 +126,13 @@ impl<C: Conversation> Pool<C> {
     pub(super) fn gone(&self, connection: &Rc<Connection<C>>) {
         self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
         connection.lose_all();
-        self.want();
+        self.lost_one();
         self.changed();
     }
 
     pub(super) fn farm_changed(&self, state: &FarmState) {
         if self.workers.replace(state.workers()) < state.workers() {
-            self.redial.notify_waiters();
+            self.redial.notify_one();
         }
         for pid in &state.crashed {
             let is_new = {
@@ -172,12 +180,12 @@ impl<C: Conversation> Pool<C> {
         self.want();
         let mut params = self.params.take();
         params.clear();
-        // Looked at before anything is written out as JSON: a hint without room costs nothing.
+        // Chosen before anything is written out as JSON: a hint without room costs nothing.
         let result = match self.choose(options.to, 0) {
             Err(error) => Err((error, on_answer)),
-            Ok(_) => {
+            Ok(chosen) => {
                 request.write_params(&mut params);
-                self.send_params(request.method(), &params, options, on_answer)
+                self.send_params(chosen, request.method(), &params, options, on_answer)
             }
         };
         self.params.set(params);
@@ -186,6 +194,7 @@ impl<C: Conversation> Pool<C> {
 
     fn send_params(
         &self,
+        chosen: Rc<Connection<C>>,
         method: &str,
         params: &[u8],
         options: &SendOptions,
@@ -194,10 +203,15 @@ impl<C: Conversation> Pool<C> {
         if params.len() + FRAME_BYTES > LINE_BYTES_MAX {
             return Err((SendError::TooLong, on_answer));
         }
-        let connection = match self.choose(options.to, params.len()) {
-            Ok(connection) => connection,
-            Err(error) => return Err((error, on_answer)),
+        let connection = if chosen.has_room(params.len()) {
+            chosen
+        } else {
+            match self.choose(options.to, params.len()) {
+                Ok(connection) => connection,
+                Err(error) => return Err((error, on_answer)),
+            }
         };
+        self.rotation.set(self.rotation.get().wrapping_add(1));
         let deadline = options.deadline.unwrap_or(self.settings.deadline);
         let now = Instant::now();
         let expires = options.give_up.then(|| now + deadline + GIVE_UP_LATER);
@@ -210,12 +224,17 @@ impl<C: Conversation> Pool<C> {
     /// The connection with the fewest unanswered requests, equals by turns.
     fn choose(&self, to: Option<PeerId>, bytes: usize) -> Result<Rc<Connection<C>>, SendError> {
         let connections = self.connections.borrow();
+        if let Some(to) = to {
+            let is_it = |one: &&Rc<Connection<C>>| one.id == to && one.takes_requests();
+            let only = connections.iter().find(is_it).ok_or(SendError::Disconnected)?;
+            return if only.has_room(bytes) { Ok(only.clone()) } else { Err(SendError::Full) };
+        }
         let mut best: Option<&Rc<Connection<C>>> = None;
         let mut any_up = false;
         let start = self.rotation.get() % connections.len().max(1);
         let rotated = connections.iter().skip(start).chain(connections.iter().take(start));
         for connection in rotated {
-            if !connection.takes_requests() || to.is_some_and(|to| to != connection.id) {
+            if !connection.takes_requests() {
                 continue;
             }
             any_up = true;
@@ -223,9 +242,6 @@ impl<C: Conversation> Pool<C> {
             if is_better && connection.has_room(bytes) {
                 best = Some(connection);
             }
-        }
-        if bytes > 0 {
-            self.rotation.set(start + 1);
         }
         match best {
             Some(best) => Ok(best.clone()),
@@ -344,7 +360,7 @@ impl<C: Conversation> Drop for Pool<C> {
             connection.link.close_when_flushed();
             connection.lose_all();
         }
-        self.redial.notify_waiters();
+        self.redial.notify_one();
         self.due.notify_one();
     }
 }

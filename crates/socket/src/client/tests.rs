@@ -476,3 +476,124 @@ fn a_silent_server_is_pinged_and_then_left() {
         drop(read);
     });
 }
+
+#[test]
+fn the_last_connections_drain_ends_the_pause_of_the_dialling_task() {
+    run(async {
+        let place = Place::new();
+        let listener = place.listen();
+        let client = place.client(Duration::from_secs(5));
+        client.connect();
+        let hello = "{\"method\":\"hello\",\"params\":{\"conversation\":\"echo\",\"versions\":[2],\"pid\":11,\"workers\":2}}\n";
+        let mut only = accept(&listener).await;
+        only.write(hello).await;
+        // The kernel gives it the same worker again and again, so its pauses grow: the next is 640 ms at least.
+        for _ in 0..8 {
+            let mut again = accept(&listener).await;
+            again.write(hello).await;
+            assert_eq!(again.rest().await, "");
+        }
+        let begun = Instant::now();
+        only.write("{\"method\":\"drain\",\"params\":{}}\n").await;
+        accept(&listener).await;
+        assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_drain_is_not_forgotten_while_the_dialling_task_connects() {
+    run(async {
+        let place = Place::new();
+        let listener = place.listen();
+        let client = place.client(Duration::from_secs(5));
+        client.connect();
+        let hello = "{\"method\":\"hello\",\"params\":{\"conversation\":\"echo\",\"versions\":[2],\"pid\":11,\"workers\":2}}\n";
+        let mut only = accept(&listener).await;
+        only.write(hello).await;
+        for _ in 0..7 {
+            let mut again = accept(&listener).await;
+            again.write(hello).await;
+            assert_eq!(again.rest().await, "");
+        }
+        // It waits for a hello that never comes, as from a worker that just ends.
+        let mut ending = accept(&listener).await;
+        only.write("{\"method\":\"drain\",\"params\":{}}\n").await;
+        until(|| client.peers().is_empty()).await;
+        let begun = Instant::now();
+        ending.write("garbage\n").await;
+        accept(&listener).await;
+        assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn what_expires_soon_is_given_up_in_time_although_the_server_was_pinged() {
+    run(async {
+        let (one, _two) = tokio::net::UnixStream::pair().unwrap();
+        let (link, _read) = crate::link::Link::new(one);
+        let hello = serde_json::from_str(r#"{"conversation":"echo","versions":[2]}"#).unwrap();
+        let connection = Rc::new(super::connection::Connection::<Echo>::new(
+            std::rc::Weak::new(),
+            link,
+            PeerId(1),
+            &hello,
+        ));
+        let answers = Answers::default();
+        let begun = Instant::now();
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let answer = Box::new(answers.take());
+        connection.send("say", Duration::from_secs(20), b"{}", Some(at(20)), answer);
+        // This look sends the ping; the next is due when the request expires, not when the silence does.
+        assert_eq!(connection.check_times(at(16)), Some(at(20)));
+        connection.check_times(at(20));
+        assert_eq!(*answers.0.borrow(), [Err(CallError::Deadline)]);
+    });
+}
+
+#[test]
+fn an_answer_that_came_before_a_failing_write_counts() {
+    run(async {
+        let place = Place::new();
+        let listener = place.listen();
+        let client = place.client(Duration::from_secs(5));
+        client.connect();
+        let mut peer = accept(&listener).await;
+        peer.write(HELLO).await;
+        until(|| client.peers().len() == 1).await;
+        let answers = Answers::default();
+        client.send(&say("one"), SendOptions::default(), answers.take()).unwrap();
+        peer.line().await;
+        assert!(peer.line().await.contains("one"));
+        // No turn of the runtime lies between these: the write fails while the answer waits to be read.
+        peer.write("{\"id\":1,\"result\":{\"text\":\"done\"}}\n").await;
+        drop(peer);
+        client.send(&say("two"), SendOptions::default(), answers.take()).unwrap();
+        until(|| answers.len() == 2).await;
+        assert_eq!(answers.0.borrow()[0], Ok("done".into()));
+        assert!(matches!(answers.0.borrow()[1], Err(CallError::Lost { .. })));
+        until(|| client.peers().is_empty()).await;
+    });
+}
+
+#[test]
+fn the_window_of_bytes_is_never_overrun() {
+    run(async {
+        let place = Place::new();
+        let echoer = Echoer::holding();
+        place.serve(echoer.clone(), ServerSettings { window_bytes: 10_000, ..Default::default() });
+        let client = place.connected(1).await;
+        let answers = Answers::default();
+        // Their parameters alone would just fit.
+        let sent = (0..10)
+            .filter(|_| {
+                let text = say("x".repeat(985));
+                client.send(&text, SendOptions::default(), answers.take()).is_ok()
+            })
+            .count();
+        assert!((7..10).contains(&sent), "{sent}");
+        until(|| echoer.held.borrow().len() + answers.len() == sent).await;
+        echoer.answer_all();
+        until(|| answers.len() == sent).await;
+        assert!(answers.0.borrow().iter().all(Result::is_ok));
+    });
+}

@@ -163,3 +163,63 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn our_own_frames_are_told_by_their_beginning() {
+    for deadline in [None, Some(Duration::from_millis(5000)), Some(Duration::MAX)] {
+        for params in ["{}", r#"{"text":"a } \" é"}"#, "[1,{}]"] {
+            let mut line = Vec::new();
+            write_request(&mut line, u64::MAX, "route", deadline, params.as_bytes());
+            let line = line.trim_ascii_end();
+            let plain = plain_request(line).unwrap();
+            assert_eq!((plain.id, plain.method, plain.params), (u64::MAX, "route", params));
+            assert_eq!(plain.deadline, deadline.map(|deadline| deadline.min(DEADLINE_MAX)));
+            assert!(plain_answer(line).is_none());
+            let Ok(Frame::Request { id, params: slow, .. }) = parse(line) else { panic!() };
+            assert_eq!((id, slow.get()), (Id::Number(u64::MAX), params));
+        }
+    }
+    let mut line = Vec::new();
+    write_answer(&mut line, &Id::Number(0), &("a", 1));
+    let line = line.trim_ascii_end();
+    assert_eq!(plain_answer(line), Some((0, r#"["a",1]"#)));
+    assert!(plain_request(line).is_none());
+}
+
+#[test]
+fn other_frames_are_not_taken_for_ours() {
+    let cases = [
+        r#"{"id":1,"jsonrpc":"2.0","method":"m","params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":01,"method":"m","params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":18446744073709551616,"method":"m","params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":"1","method":"m","params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"m","deadline_ms":-1,"params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#,
+        r#"{"jsonrpc":"2.0","id":1"#,
+        r#"{"jsonrpc":"2.0","id":"#,
+    ];
+    for case in cases {
+        let params = plain_request(case.as_bytes()).map(|plain| plain.params.to_owned());
+        // Where one is cut short, what is left must not be JSON.
+        assert!(params.is_none_or(|params| serde_json::from_str::<&RawValue>(&params).is_err()));
+    }
+}
+
+proptest! {
+    /// Whatever is taken by its beginning, and carries JSON, is what it would have been when read with care.
+    #[test]
+    fn both_ways_of_reading_agree(tail in r#"[0-9]{1,21}(,"method":"[a-z\\]{0,2}"|)(,"deadline_ms":[0-9]{1,3}|)(,"params":|,"result":)[{}\[\]"a,:1 ]{0,6}"#) {
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{tail}}}");
+        let is_json = |text: &str| serde_json::from_str::<&RawValue>(text).is_ok();
+        if let Some(plain) = plain_request(line.as_bytes()).filter(|plain| is_json(plain.params) && !plain.method.contains('\\')) {
+            let Ok(Frame::Request { id, method, deadline, params }) = parse(line.as_bytes()) else { panic!("{line}") };
+            prop_assert_eq!((id, &*method, deadline), (Id::Number(plain.id), plain.method, plain.deadline));
+            prop_assert_eq!(params.get(), plain.params.trim());
+        }
+        if let Some((number, result)) = plain_answer(line.as_bytes()).filter(|(_, result)| is_json(result)) {
+            let Ok(Frame::Answer { id, result: slow }) = parse(line.as_bytes()) else { panic!("{line}") };
+            prop_assert_eq!((id, slow.get()), (Id::Number(number), result.trim()));
+        }
+    }
+}

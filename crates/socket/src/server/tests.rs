@@ -317,3 +317,31 @@ fn a_gate_outlives_its_responder_and_ends_with_its_connection() {
         assert!(!gate.is_connected());
     });
 }
+
+#[test]
+fn a_request_that_only_begins_as_ours_is_read_with_care() {
+    let begin = r#"{"jsonrpc":"2.0","id":1,"method":"#;
+    let cases = [
+        (r#""say","params":{"text":"a"}}"#, r#""id":1,"result":{"text":"a"}"#),
+        (r#""say","deadline_ms":9,"params":{"text":"a","new":[]}}"#, r#""id":1,"result""#),
+        (r#""say","params":{"text":"a"},"later":{}}"#, r#""id":1,"result":{"text":"a"}"#),
+        (r#""s\u0061y","params":{"text":"a"}}"#, r#""id":1,"result":{"text":"a"}"#),
+        (r#""say","params":{"text":"a"}}}"#, r#""id":null,"error":{"code":-32700"#),
+        (r#""say","params":{"text":"a"}"#, r#""id":null,"error":{"code":-32700"#),
+        (r#""say","params":{}}"#, r#""id":1,"error":{"code":-32602"#),
+        (r#""say","params":}"#, r#""id":null,"error":{"code":-32700"#),
+        (r#""other","params":{}}"#, r#""id":1,"error":{"code":-32601"#),
+        (r#""ping","params":{}}"#, r#""id":1,"result":{}"#),
+    ];
+    run(async {
+        let place = Place::new();
+        place.serve(Rc::default(), ServerSettings::default());
+        let mut raw = place.raw().await;
+        raw.begin().await;
+        for (rest, expect) in cases {
+            raw.write(&format!("{begin}{rest}\n")).await;
+            let line = raw.line().await;
+            assert!(line.contains(expect), "{rest}: {line}");
+        }
+    });
+}

@@ -25,7 +25,13 @@ fn nothing_is_waited_for() {
 
 #[test]
 fn what_is_over_the_limits_is_refused() {
-    let (one, _two) = pair().unwrap();
+    let (one, two) = pair().unwrap();
     assert!(send(&one, &vec![0; PACKET_BYTES_MAX + 1], &[]).is_err());
     assert!(send(&one, b"", &[]).is_err());
+    let fd = crate::sealed_memfd("carried", b"inside").unwrap();
+    let most = vec![fd.as_fd(); PACKET_DESCRIPTORS_MAX];
+    send(&one, b"most", &most).unwrap();
+    let Received::Packet(_, descriptors) = receive(&two).unwrap() else { panic!() };
+    assert_eq!(descriptors.len(), PACKET_DESCRIPTORS_MAX);
+    assert!(send(&one, b"more", &[most, vec![fd.as_fd()]].concat()).is_err());
 }

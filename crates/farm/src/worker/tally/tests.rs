@@ -55,3 +55,15 @@ fn without_a_table_a_worker_counts_for_itself() {
     tally.leave(&board, 0, 0);
     assert_eq!(tally.enter(&board, 0, 0), 2);
 }
+
+#[test]
+fn two_workers_that_meet_a_new_key_together_share_its_bucket() {
+    let directory = tempfile::tempdir().unwrap();
+    let board = board(&directory, 64);
+    // Both saw the bucket empty; one was faster.
+    assert!(take_over(&board, 0, 7, 5, 0));
+    assert!(take_over(&board, 1, 7, 5, 0));
+    assert_eq!(total(&board, 5), 2);
+    assert!(!take_over(&board, 2, 8, 5, 0));
+    assert_eq!((total(&board, 5), board.tally_key(5).load(Relaxed)), (2, 7));
+}
