@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!            Draft ─▶ batch ─ write at once ─▶ Drafted
+//!                                   (a sync that is due begins in the turn after these answers have left)
 //!           Commit ─▶ batch ─ write ─ sync, `sync_spacing` after the last began ─▶ Committed, all of the batch
 //!
 //!  none ── first record ──▶ growing ── full, or idle ──▶ closing ── no draft open ──▶ sealed (footer synced)
@@ -56,6 +57,8 @@ pub struct Writer<T> {
     /// Commits that are not synced.
     commits: Vec<(T, MessagePlace, Entry)>,
     sync_began: Option<Instant>,
+    /// Whether a sync is due that waits only until the drafts written before it have been answered.
+    owes_sync: bool,
     trouble: Option<Trouble>,
     seal_retry_at: Option<Instant>,
 }
@@ -109,6 +112,7 @@ impl<T: Send + 'static> Writer<T> {
             drafts: Vec::new(),
             commits: Vec::new(),
             sync_began: None,
+            owes_sync: false,
             trouble: None,
             seal_retry_at: Some(at),
         }
@@ -521,6 +525,10 @@ impl<T: Send + 'static> Machine for Writer<T> {
 
     fn turn(&mut self, now: Now, events: &mut Vec<Event<T>>, answers: &mut Vec<Answer<T>>) -> Next {
         self.mend(now, answers);
+        // Before anything new is taken, so that no flood of drafts puts it off again.
+        if std::mem::take(&mut self.owes_sync) && !self.commits.is_empty() {
+            self.sync(now, answers);
+        }
         for event in events.drain(..) {
             self.on_event(event, now, answers);
         }
@@ -529,7 +537,11 @@ impl<T: Send + 'static> Machine for Writer<T> {
             self.write(now, answers);
         }
         if due && !self.commits.is_empty() {
-            self.sync(now, answers);
+            // Answers leave at the end of a turn: whoever waits for a write is not kept waiting for a sync.
+            self.owes_sync = answers.iter().any(|answer| matches!(answer, Answer::Drafted(..)));
+            if !self.owes_sync {
+                self.sync(now, answers);
+            }
         }
         self.close_idle(now);
         self.seal(now);
@@ -554,6 +566,9 @@ impl<T: Send + 'static> Machine for Writer<T> {
 
 impl<T: Send + 'static> Writer<T> {
     fn next(&self, now: Now) -> Next {
+        if self.owes_sync {
+            return Next::RestUntil(now.at);
+        }
         if !self.commits.is_empty() {
             return Next::RestUntil(self.sync_at().unwrap_or(now.at));
         }

@@ -7,6 +7,9 @@
 //!                                   └── failed again ─────┘
 //! ```
 //!
+//! A sync is done beside the turns: records are written, and reported as written, while it is under way. It proves what was
+//! written before it began, and no other log is begun before it has ended.
+//!
 //! What must hold: nothing is reported as synced whose sync did not succeed; after a failure nothing at all, until a
 //! checkpoint in a new log has synced. A log is unlinked only when a newer checkpoint is complete and synced. Space is
 //! given back only for messages whose end is synced.
@@ -20,7 +23,7 @@ use std::time::{Duration, Instant};
 use queue::{Handle, LedgerError, Record, Standing};
 
 use crate::Settings;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::ledger::frame::{
     FRAME_BYTES_MAX, FrameKind, gone_payload, push_frame, standing_payload,
 };
@@ -37,6 +40,8 @@ const STANDINGS_PER_TURN: usize = 16;
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// How long it takes until a spare log that could not be made is tried again.
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
+/// While events keep coming, one turn in so many does a chore; one without events always does.
+const CHORE_EVERY_TURNS: u32 = 8;
 /// How long the machine waits before the first look, so that one look serves many messages.
 const LOOK_FIRST: Duration = Duration::from_millis(500);
 
@@ -139,6 +144,8 @@ pub struct LedgerMachine<T> {
     logs: Logs,
     /// Logs before the current one.
     older: Vec<u64>,
+    /// What was asked and not done yet: a checkpoint that is to begin waits for the end of a sync, and all behind it.
+    waiting: VecDeque<Event<T>>,
     batch: Vec<u8>,
     /// The last record that was taken, written, synced, and waited for.
     taken: u64,
@@ -147,6 +154,7 @@ pub struct LedgerMachine<T> {
     wanted: u64,
     first_unsynced_at: Option<Instant>,
     sync_began: Option<Instant>,
+    syncing: Option<Syncing>,
     failure: Option<LedgerError>,
     /// Of what was replayed; of what was written since, syncs are proof.
     certainty: Certainty,
@@ -155,6 +163,8 @@ pub struct LedgerMachine<T> {
     endings: VecDeque<(u64, Ending)>,
     look_at: Option<Instant>,
     chores: VecDeque<Chore>,
+    /// Turns with events since the last chore.
+    busy_turns: u32,
     /// When the spare log is to be made.
     spare_at: Option<Instant>,
 }
@@ -169,6 +179,20 @@ enum Chore {
     RemoveFiles(Ending),
     /// Remove a log from before the last checkpoint.
     RemoveLog(u64),
+}
+
+/// A sync that is under way, and what it proves if it succeeds.
+struct Syncing {
+    /// The file, until its sync has begun.
+    file: Option<Arc<dyn DiskFile>>,
+    /// Up to where the log had been written.
+    end: u64,
+    /// The last record that had been written.
+    written: u64,
+    /// Whether the end of the present checkpoint had been written.
+    ends_checkpoint: bool,
+    /// Whether the log failed meanwhile: all who wait have been told so, and a success tells nobody anything.
+    void: bool,
 }
 
 struct Checkpoint<T> {
@@ -217,6 +241,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
             current,
             logs,
             older: found.logs.iter().map(|log| log.sequence).chain(found.aside).collect(),
+            waiting: VecDeque::new(),
             batch: Vec::new(),
             taken: 0,
             written: 0,
@@ -224,12 +249,14 @@ impl<T: Send + 'static> LedgerMachine<T> {
             wanted: 0,
             first_unsynced_at: None,
             sync_began: None,
+            syncing: None,
             failure: None,
             certainty: found.certainty,
             checkpoint: None,
             endings: endings.into_iter().map(|ending| (0, ending)).collect(),
             look_at: Some(now.at),
             chores: VecDeque::new(),
+            busy_turns: 0,
             spare_at: Some(now.at),
         })
     }
@@ -256,6 +283,16 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
     }
 
+    /// Does what was asked, but for a checkpoint that must wait.
+    fn take_events(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+        while let Some(event) = self
+            .waiting
+            .pop_front_if(|event| self.syncing.is_none() || !matches!(event, Event::Begin))
+        {
+            self.on_event(event, now, answers);
+        }
+    }
+
     fn push(&mut self, kind: FrameKind, payload: &[u8]) {
         let Current { nonce, end, synced, .. } = &self.current;
         push_frame(&mut self.batch, kind, payload, nonce, *end, *synced);
@@ -266,9 +303,12 @@ impl<T: Send + 'static> LedgerMachine<T> {
         now: Now,
         answers: &mut Vec<Answer<T>>,
     ) -> Result<(), LedgerError> {
+        assert!(self.syncing.is_none(), "what a sync proves is said of the present log");
         if self.failure.is_none() {
             self.write(answers);
-            self.sync(now, answers);
+        }
+        if self.failure.is_none() {
+            self.sync_and_wait(now, answers);
         }
         if self.failure.is_some() {
             // What these records said is in the scheduler's memory and in our standings: the checkpoint says it anew.
@@ -357,15 +397,27 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
     }
 
-    fn sync(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+    /// Notes what a sync that begins now will prove. Everything has been written.
+    fn begin_sync(&mut self, now: Now) {
         self.first_unsynced_at = None;
         self.sync_began = Some(now.at);
-        if let Err(error) = self.current.file.sync() {
+        self.syncing = Some(Syncing {
+            file: Some(self.current.file.clone()),
+            end: self.current.end,
+            written: self.written,
+            ends_checkpoint: self.is_ending(),
+            void: false,
+        });
+    }
+
+    fn end_sync(&mut self, now: Now, result: io::Result<()>, answers: &mut Vec<Answer<T>>) {
+        let Some(syncing) = self.syncing.take().filter(|syncing| !syncing.void) else { return };
+        if let Err(error) = result {
             let path = self.layout.log(self.current.sequence);
             return self.fail(failed(&path, error), answers);
         }
-        self.current.synced = self.current.end;
-        let complete = self.checkpoint.take_if(|checkpoint| checkpoint.ending.is_some());
+        self.current.synced = syncing.end;
+        let complete = self.checkpoint.take_if(|_| syncing.ends_checkpoint);
         if let Some(checkpoint) = complete {
             self.failure = None;
             self.certainty = Certainty::Durable;
@@ -373,10 +425,17 @@ impl<T: Send + 'static> LedgerMachine<T> {
             answers.extend(checkpoint.ending.map(|waiter| Answer::Ended(waiter, Ok(()))));
         }
         if self.failure.is_none() {
-            self.synced = self.written;
+            self.synced = syncing.written;
             answers.push(Answer::Synced(self.synced));
             self.give_back(now);
         }
+    }
+
+    /// Syncs within the turn, where nothing can go on before.
+    fn sync_and_wait(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+        self.begin_sync(now);
+        let result = self.current.file.sync();
+        self.end_sync(now, result, answers);
     }
 
     /// Nothing that is not synced will be: all who wait are told, and the next checkpoint begins anew.
@@ -384,6 +443,9 @@ impl<T: Send + 'static> LedgerMachine<T> {
         tracing::error!(%error, "the ledger cannot be written; nothing is dispatched until a checkpoint has synced");
         self.batch.clear();
         self.first_unsynced_at = None;
+        if let Some(syncing) = &mut self.syncing {
+            syncing.void = true;
+        }
         if let Some(waiter) = self.checkpoint.take().and_then(|checkpoint| checkpoint.ending) {
             answers.push(Answer::Ended(waiter, Err(error.clone())));
         }
@@ -488,14 +550,18 @@ impl<T: Send + 'static> LedgerMachine<T> {
         self.failure.is_none() || self.checkpoint.is_some()
     }
 
-    /// When the next sync is to begin; nothing while there is nothing to sync.
+    /// Whether the checkpoint is to end with the next sync.
+    fn is_ending(&self) -> bool {
+        self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.ending.is_some())
+    }
+
+    /// When the next sync is to begin; nothing while there is nothing to sync, or one is under way.
     fn sync_at(&self, now: Now) -> Option<Instant> {
         let unsynced = self.current.end > self.current.synced || !self.batch.is_empty();
-        if !unsynced || !self.is_writing() {
+        if !unsynced || !self.is_writing() || self.syncing.is_some() {
             return None;
         }
-        let ending = self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.ending.is_some());
-        let wanted = ending || self.wanted > self.synced;
+        let wanted = self.is_ending() || self.wanted > self.synced;
         let asked = match self.first_unsynced_at {
             Some(first) if !wanted => first + self.limits.sync_after,
             _ => now.at,
@@ -540,26 +606,38 @@ impl<T: Send + 'static> Machine for LedgerMachine<T> {
     type Answer = Answer<T>;
 
     fn turn(&mut self, now: Now, events: &mut Vec<Event<T>>, answers: &mut Vec<Answer<T>>) -> Next {
-        self.do_chore(now);
-        for event in events.drain(..) {
-            self.on_event(event, now, answers);
+        self.waiting.extend(events.drain(..));
+        self.busy_turns += 1;
+        if self.waiting.is_empty() || self.busy_turns >= CHORE_EVERY_TURNS {
+            self.busy_turns = 0;
+            self.do_chore(now);
         }
+        self.take_events(now, answers);
         self.save_standings(STANDINGS_PER_TURN);
         if self.is_writing() {
             self.write(answers);
         }
         if self.sync_at(now).is_some_and(|at| at <= now.at) {
-            self.sync(now, answers);
+            self.begin_sync(now);
         }
         self.next(now)
     }
 
+    fn to_sync(&mut self) -> Option<Arc<dyn DiskFile>> {
+        self.syncing.as_mut()?.file.take()
+    }
+
+    fn synced(&mut self, now: Now, result: io::Result<()>, answers: &mut Vec<Answer<T>>) {
+        self.end_sync(now, result, answers);
+    }
+
     fn close(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+        self.take_events(now, answers);
         if self.is_writing() {
             self.write(answers);
         }
         if self.is_writing() {
-            self.sync(now, answers);
+            self.sync_and_wait(now, answers);
         }
         // Says that what came before is durable, so that the next life need not prove it by a checkpoint.
         if self.failure.is_none() {

@@ -5,8 +5,10 @@ use std::path::Path;
 use queue::{LedgerError, Standing};
 
 use crate::disk::simulated::Fault;
+use crate::intake::writer::{Answer, CommitBody, Event};
 use crate::place::{Layout, StripeFile, stripe_file_of};
-use crate::tests::world::{DIR, World};
+use crate::tests::world::{DIR, Pace, World};
+use crate::thread::{Machine, Next};
 
 fn segments(world: &World) -> usize {
     let is_segment = |path: &Path| {
@@ -112,6 +114,97 @@ fn space_is_given_back_when_every_message_has_ended() {
     for handle in world.accepted.values() {
         assert_eq!(scheduler.book.standing(handle), Standing::Retired);
     }
+}
+
+#[test]
+fn records_are_written_while_a_sync_is_under_way() {
+    for pace in [Pace::ToldLate, Pace::DoneLate] {
+        let mut world = World::new(9);
+        let mut acceptor = world.acceptor().expect("it can be opened");
+        let mut scheduler = world.scheduler().expect("it can be opened");
+        for _ in 0..2 {
+            acceptor.commit_small(&mut world, 10);
+            world.wait(3);
+            acceptor.write(&mut world, Vec::new());
+        }
+        scheduler.set_pace(&mut world, pace);
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+        assert_eq!((scheduler.written, world.routed.len()), (1, 0));
+        scheduler.work(&mut world);
+        assert_eq!((scheduler.written, world.routed.len()), (2, 0), "nobody waits for the sync");
+        // A checkpoint begins behind it, and so does what was appended after that.
+        scheduler.checkpoint(&mut world);
+        scheduler.work(&mut world);
+        assert_eq!(scheduler.written, 2);
+        scheduler.set_pace(&mut world, pace);
+        assert_eq!(world.routed.len(), 1, "it covers what was written before it began");
+        scheduler.turn(&mut world, Vec::new());
+        assert_eq!((scheduler.written, world.routed.len()), (3, 2));
+        world.disk.restart();
+        let scheduler = world.scheduler().expect("it can be opened");
+        world.check(&scheduler);
+    }
+}
+
+#[test]
+fn a_sync_that_fails_late_is_a_failure_of_all_that_was_written_meanwhile() {
+    for pace in [Pace::ToldLate, Pace::DoneLate] {
+        let mut world = World::new(10);
+        let mut acceptor = world.acceptor().expect("it can be opened");
+        let mut scheduler = world.scheduler().expect("it can be opened");
+        for _ in 0..2 {
+            acceptor.commit_small(&mut world, 10);
+            world.wait(3);
+            acceptor.write(&mut world, Vec::new());
+        }
+        scheduler.turn(&mut world, Vec::new());
+        scheduler.set_pace(&mut world, pace);
+        scheduler.work(&mut world);
+        // The next operation is the sync, or a write that comes before it.
+        world.disk.fail_after(0, Fault::Io);
+        scheduler.sync(&mut world);
+        scheduler.work(&mut world);
+        scheduler.set_pace(&mut world, Pace::AtOnce);
+        assert!(scheduler.failed && world.routed.is_empty());
+        for _ in 0..10 {
+            world.wait(10);
+            scheduler.checkpoint(&mut world);
+        }
+        assert!(!scheduler.failed);
+        world.disk.restart();
+        let scheduler = world.scheduler().expect("it can be opened");
+        assert_eq!(scheduler.live.len(), 2);
+        world.check(&scheduler);
+    }
+}
+
+#[test]
+fn a_draft_is_answered_before_the_sync_that_is_due() {
+    let mut world = World::new(11);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let accept = Box::new(queue::conformance::accept("a@example.test", 1));
+        let (committed, drafted) = (world.new_body(10), world.new_body(10));
+        let body = CommitBody::Whole(world.bodies[&committed].clone());
+        let commit = Event::Commit { id: committed, accept, body, waiter: committed };
+        let body = world.bodies[&drafted].clone();
+        let draft = Event::Draft { id: drafted, body, waiter: drafted };
+        world.wait(10);
+        let next = acceptor.writer.turn(world.now, &mut vec![commit, draft], &mut answers);
+        let last = answers.pop().expect("it answers");
+        assert!(matches!(last, Answer::Drafted(id, Ok(_)) if id == drafted));
+        assert!(matches!(next, Next::RestUntil(_)), "a sync is to come");
+        // Its commit was answered at the beginning of this turn, however many drafts come.
+        if let Some(Answer::Committed(_, result)) = answers.pop() {
+            assert!(result.is_ok() && answers.is_empty());
+        }
+    }
+    world.wait(10);
+    acceptor.writer.turn(world.now, &mut Vec::new(), &mut answers);
+    assert!(!answers.is_empty());
+    assert!(answers.iter().all(|answer| matches!(answer, Answer::Committed(_, Ok(_)))));
 }
 
 #[test]
