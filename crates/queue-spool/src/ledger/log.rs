@@ -143,6 +143,11 @@ fn certainty(replayed: &[Log]) -> Certainty {
 }
 
 impl Log {
+    /// What its checkpoint took, at most, if it begins with one.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        if self.begins_checkpoint { self.end } else { 0 }
+    }
+
     /// Up to where it is known to have been synced.
     pub(crate) fn synced(&self) -> u64 {
         self.synced.min(self.end)

@@ -27,8 +27,8 @@ use crate::disk::{Disk, DiskFile};
 use crate::ledger::frame::{
     FRAME_BYTES_MAX, FrameKind, gone_payload, push_frame, standing_payload,
 };
-use crate::ledger::log::{Certainty, Found, failed};
-use crate::ledger::logs::{Current, Logs, Previous};
+use crate::ledger::log::{Certainty, Found, Log, failed};
+use crate::ledger::logs::{Current, Logs, Previous, Room};
 use crate::ledger::reclaim;
 use crate::ledger::standing::{self, Ending, Standings};
 use crate::place::{Layout, SegmentName};
@@ -108,8 +108,20 @@ pub enum Answer<T> {
     Synced(u64),
     /// A write or sync has failed.
     Failed(LedgerError),
+    /// Whether the log is there, with room, that the next checkpoint begins.
+    Spare(Spare),
     /// To [`Event::End`].
     Ended(T, Result<(), LedgerError>),
+}
+
+/// Whether a log is preallocated for the next checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Spare {
+    /// Not now: the disk may be full, and a checkpoint had better wait.
+    #[default]
+    Missing,
+    /// It is there.
+    There,
 }
 
 /// The machine's settings.
@@ -141,6 +153,9 @@ pub struct LedgerMachine<T> {
     limits: Limits,
     standings: Arc<Mutex<Standings>>,
     current: Current,
+    /// The log before the current one, if that was begun after a failure: until its checkpoint has synced it holds nothing
+    /// that anybody relies on.
+    before: Option<Current>,
     logs: Logs,
     /// Logs before the current one.
     older: Vec<u64>,
@@ -232,13 +247,22 @@ impl<T: Send + 'static> LedgerMachine<T> {
         });
         let mut logs =
             Logs::new(disk.clone(), layout.clone(), limits.log_bytes, found.next, found.unused);
-        let current = logs.begin(now, previous)?;
+        logs.expect(found.logs.get(found.start).map_or(0, Log::checkpoint_bytes));
+        let current = logs.begin(now, previous, Room::Wished)?;
+        let spare_at = match logs.make_spare() {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot preallocate the ledger's next file");
+                Some(now.at + SPARE_AGAIN)
+            }
+        };
         Ok(Self {
             disk,
             layout,
             limits,
             standings,
             current,
+            before: None,
             logs,
             older: found.logs.iter().map(|log| log.sequence).chain(found.aside).collect(),
             waiting: VecDeque::new(),
@@ -257,8 +281,13 @@ impl<T: Send + 'static> LedgerMachine<T> {
             look_at: Some(now.at),
             chores: VecDeque::new(),
             busy_turns: 0,
-            spare_at: Some(now.at),
+            spare_at,
         })
+    }
+
+    /// Whether the next checkpoint's log is there.
+    pub(crate) fn spare(&self) -> Spare {
+        if self.logs.has_spare() { Spare::There } else { Spare::Missing }
     }
 
     fn on_event(&mut self, event: Event<T>, now: Now, answers: &mut Vec<Answer<T>>) {
@@ -320,9 +349,20 @@ impl<T: Send + 'static> LedgerMachine<T> {
             answers.push(Answer::Ended(abandoned, Err(failed(Path::new("checkpoint"), error))));
         }
         self.batch.clear();
+        self.abandon();
+        if self.failure.is_none()
+            && let Err(error) = self.logs.make_spare()
+        {
+            // The current log may have room left: without a new one it goes on there.
+            tracing::warn!(%error, "no checkpoint can be begun");
+            return Ok(());
+        }
         let previous = Previous { sequence: self.current.sequence, synced: self.current.synced };
-        self.current = self.logs.begin(now, previous)?;
+        let begun = self.logs.begin(now, previous, Room::Needed)?;
+        let before = std::mem::replace(&mut self.current, begun);
+        self.before = self.failure.is_some().then_some(before);
         self.spare_at = Some(now.at);
+        answers.push(Answer::Spare(Spare::Missing));
         self.older.push(previous.sequence);
         self.push(FrameKind::Begin, &[]);
         let (to_save, gone) = {
@@ -420,6 +460,9 @@ impl<T: Send + 'static> LedgerMachine<T> {
         let complete = self.checkpoint.take_if(|_| syncing.ends_checkpoint);
         if let Some(checkpoint) = complete {
             self.failure = None;
+            self.before = None;
+            self.logs.expect(syncing.end);
+            self.spare_at = Some(now.at);
             self.certainty = Certainty::Durable;
             self.chores.extend(self.older.drain(..).map(Chore::RemoveLog));
             answers.extend(checkpoint.ending.map(|waiter| Answer::Ended(waiter, Ok(()))));
@@ -450,7 +493,19 @@ impl<T: Send + 'static> LedgerMachine<T> {
             answers.push(Answer::Ended(waiter, Err(error.clone())));
         }
         self.failure = Some(error.clone());
+        self.abandon();
         answers.push(Answer::Failed(error));
+    }
+
+    /// Removes the current log if it was begun after a failure and its checkpoint came to nothing: it takes space that the
+    /// next one may need. Nothing is written to the log before it, which the next one follows.
+    fn abandon(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        let vain = std::mem::replace(&mut self.current, before).sequence;
+        self.older.retain(|sequence| *sequence != self.current.sequence);
+        if !self.logs.remove(vain) {
+            self.older.push(vain);
+        }
     }
 }
 
@@ -489,13 +544,13 @@ impl<T: Send + 'static> LedgerMachine<T> {
     }
 
     /// Does one thing that nobody waits for.
-    fn do_chore(&mut self, now: Now) {
+    fn do_chore(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
         if !self.may_give_back() {
-            return self.make_spare(now);
+            return self.make_spare(now, answers);
         }
         self.look_around(now);
         match self.chores.pop_front() {
-            None => self.make_spare(now),
+            None => self.make_spare(now, answers),
             Some(Chore::Look(segment)) => self.look(segment, now),
             Some(Chore::RemoveSegment(segment)) => self.remove_segment(segment, now),
             Some(Chore::RemoveFiles(ending)) => {
@@ -575,7 +630,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
         self.failure.is_none() && self.certainty == Certainty::Durable
     }
 
-    fn make_spare(&mut self, now: Now) {
+    fn make_spare(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
         if self.failure.is_none() && self.spare_at.is_some_and(|at| at <= now.at) {
             self.spare_at = match self.logs.make_spare() {
                 Ok(()) => None,
@@ -584,6 +639,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
                     Some(now.at + SPARE_AGAIN)
                 }
             };
+            answers.push(Answer::Spare(self.spare()));
         }
     }
 
@@ -610,7 +666,7 @@ impl<T: Send + 'static> Machine for LedgerMachine<T> {
         self.busy_turns += 1;
         if self.waiting.is_empty() || self.busy_turns >= CHORE_EVERY_TURNS {
             self.busy_turns = 0;
-            self.do_chore(now);
+            self.do_chore(now, answers);
         }
         self.take_events(now, answers);
         self.save_standings(STANDINGS_PER_TURN);

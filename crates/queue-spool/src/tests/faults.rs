@@ -6,6 +6,7 @@ use queue::{LedgerError, Standing};
 
 use crate::disk::simulated::Fault;
 use crate::intake::writer::{Answer, CommitBody, Event};
+use crate::ledger::machine::Spare;
 use crate::place::{Layout, StripeFile, stripe_file_of};
 use crate::tests::world::{DIR, Pace, World};
 use crate::thread::{Machine, Next};
@@ -114,6 +115,108 @@ fn space_is_given_back_when_every_message_has_ended() {
     for handle in world.accepted.values() {
         assert_eq!(scheduler.book.standing(handle), Standing::Retired);
     }
+}
+
+fn logs(world: &World) -> Vec<(u64, usize)> {
+    let number = |path: &Path| crate::place::log_of(path.file_name()?.to_str()?);
+    let files = world.disk.files().into_iter();
+    let mut logs: Vec<_> =
+        files.filter_map(|(path, bytes)| Some((number(&path)?, bytes.len()))).collect();
+    logs.sort_unstable();
+    logs
+}
+
+#[test]
+fn a_full_disk_stops_no_ledger_that_has_room() {
+    let mut world = World::new(12);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    for _ in 0..8 {
+        acceptor.commit_small(&mut world, 10);
+        world.wait(3);
+        acceptor.write(&mut world, Vec::new());
+    }
+    let mut scheduler = world.scheduler().expect("it can be opened");
+    scheduler.work(&mut world);
+    // The next checkpoint finds its log; no other can be made.
+    world.disk.set_room(0);
+    assert_eq!(scheduler.spare, Spare::There);
+    scheduler.checkpoint(&mut world);
+    scheduler.checkpoint(&mut world);
+    scheduler.checkpoint(&mut world);
+    for _ in 0..3 {
+        world.wait(6_000);
+        scheduler.checkpoint(&mut world);
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+        assert!(!scheduler.failed, "the log it has goes on");
+        assert_eq!(scheduler.spare, Spare::Missing);
+    }
+    world.wait(10);
+    scheduler.turn(&mut world, Vec::new());
+    assert_eq!(world.routed.len(), 4);
+    world.disk.set_room(4096);
+    for _ in 0..2 {
+        world.disk.kill();
+        drop(scheduler);
+        scheduler = world.scheduler().expect("it can be opened though no room can be made");
+        world.check(&scheduler);
+        scheduler.work(&mut world);
+        world.wait(10);
+        scheduler.sync(&mut world);
+        assert!(!scheduler.failed);
+    }
+    assert_eq!(world.routed.len(), 6);
+    world.disk.set_room(1 << 20);
+    world.wait(6_000);
+    scheduler.turn(&mut world, Vec::new());
+    assert_eq!(scheduler.spare, Spare::There);
+}
+
+#[test]
+fn the_next_log_has_room_for_as_large_a_checkpoint_as_the_last() {
+    let mut world = World::new(13);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut scheduler = world.scheduler().expect("it can be opened");
+    for _ in 0..19 {
+        acceptor.commit_small(&mut world, 10);
+        world.wait(3);
+        acceptor.write(&mut world, Vec::new());
+        scheduler.work(&mut world);
+    }
+    let log_bytes = crate::tests::world::settings().ledger_bytes.0 as usize;
+    assert_eq!(scheduler.live.len(), 19);
+    for _ in 0..21 {
+        scheduler.checkpoint(&mut world);
+    }
+    world.wait(10);
+    scheduler.turn(&mut world, Vec::new());
+    let room = logs(&world).last().expect("there is a spare").1;
+    assert!(room >= log_bytes + 19 * 150, "{room}");
+    // A checkpoint after a failure comes to nothing, and its log does not stay.
+    // A chore may come before the write.
+    (0..2).for_each(|after| world.disk.fail_after(after, Fault::Io));
+    scheduler.work(&mut world);
+    assert!(scheduler.failed);
+    let before = logs(&world);
+    for _ in 0..5 {
+        scheduler.checkpoint(&mut world);
+        world.disk.fail_after(0, Fault::Full);
+        scheduler.checkpoint(&mut world);
+        world.wait(10);
+        assert!(scheduler.failed);
+        assert!(logs(&world).len() <= before.len(), "{:?}", logs(&world));
+    }
+    for _ in 0..25 {
+        world.wait(10);
+        scheduler.checkpoint(&mut world);
+        if !scheduler.failed {
+            break;
+        }
+    }
+    assert!(!scheduler.failed);
+    world.disk.restart();
+    let scheduler = world.scheduler().expect("it can be opened");
+    world.check(&scheduler);
 }
 
 #[test]

@@ -146,6 +146,14 @@ fn a_ledger_that_was_not_closed_asks_for_a_checkpoint_before_it_gives_space_back
         ledger.synced(mark).await.expect("it is well");
         disk.kill();
         drop(ledger);
+        disk.set_room(4096);
+        let ledger = open();
+        assert!(!ledger.checkpoint_due(), "it was killed, but the disk is full");
+        let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        ledger.synced(mark).await.expect("there is room for a record");
+        disk.kill();
+        drop(ledger);
+        disk.set_room(1 << 20);
         let ledger = open();
         assert!(ledger.checkpoint_due(), "it was killed");
         ledger.begin_checkpoint().expect("it can begin");

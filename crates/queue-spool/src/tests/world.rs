@@ -59,6 +59,7 @@ pub(super) struct Scheduler {
     appended: Vec<(u64, Record)>,
     pub(super) mark: u64,
     pub(super) written: u64,
+    pub(super) spare: ledger::Spare,
     pub(super) failed: bool,
     /// Messages that the present checkpoint is still to write.
     checkpoint: Option<Vec<MessageId>>,
@@ -170,6 +171,7 @@ impl World {
             _ => {}
         };
         let (machine, book, held) = self.spool.ledger_machine(self.now, &mut apply)?;
+        let spare = machine.spare();
         Ok(Scheduler {
             machine,
             book,
@@ -177,6 +179,7 @@ impl World {
             appended: Vec::new(),
             mark: 0,
             written: 0,
+            spare,
             failed: false,
             checkpoint: None,
             syncs: Syncs::default(),
@@ -438,6 +441,7 @@ impl Scheduler {
     fn take(&mut self, world: &mut World, answer: ledger::Answer<Waiter>) {
         match answer {
             ledger::Answer::Written(mark) => self.written = mark,
+            ledger::Answer::Spare(spare) => self.spare = spare,
             ledger::Answer::Synced(mark) => {
                 assert!(!self.failed, "nothing is synced after a failure, before a checkpoint is");
                 self.note_synced(world, mark);
