@@ -60,6 +60,8 @@ pub struct Writer<T> {
     /// Whether a sync is due that waits only until the drafts written before it have been answered.
     owes_sync: bool,
     trouble: Option<Trouble>,
+    /// How long the next failure is waited out: longer each time, until a commit has synced.
+    retry_delay: Duration,
     seal_retry_at: Option<Instant>,
 }
 
@@ -80,14 +82,13 @@ struct Growing {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Soundness {
     Sound,
-    /// A write or sync failed: never written to again, and left to adoption.
+    /// A write or sync failed: never written to again. Unlinked when nothing in it was accepted, else left to adoption.
     Broken,
 }
 
 struct Trouble {
     error: IntakeError,
     retry_at: Instant,
-    delay: Duration,
 }
 
 impl<T: Send + 'static> Writer<T> {
@@ -114,6 +115,7 @@ impl<T: Send + 'static> Writer<T> {
             sync_began: None,
             owes_sync: false,
             trouble: None,
+            retry_delay: RETRY_FIRST,
             seal_retry_at: Some(at),
         }
     }
@@ -370,6 +372,7 @@ impl<T: Send + 'static> Writer<T> {
             let context = format!("cannot sync segment {}", current.segment);
             return self.give_up(refusal(context, error), now, answers);
         }
+        self.retry_delay = RETRY_FIRST;
         for (waiter, place, entry) in self.commits.drain(..) {
             current.entries.push(entry);
             answers.push(Answer::Committed(waiter, Ok(place)));
@@ -399,20 +402,19 @@ impl<T: Send + 'static> Writer<T> {
 
     fn get_into_trouble(&mut self, error: IntakeError, now: Now) {
         tracing::error!(%error, "the queue takes no mail until a new segment has synced");
-        let delay = RETRY_FIRST;
-        self.trouble = Some(Trouble { error, retry_at: now.at + delay, delay });
+        self.wait_out(error, now);
+    }
+
+    fn wait_out(&mut self, error: IntakeError, now: Now) {
+        self.trouble = Some(Trouble { error, retry_at: now.at + self.retry_delay });
+        self.retry_delay = (2 * self.retry_delay).min(RETRY_MAX);
     }
 
     /// Tries again to open a segment, when it is time.
     fn mend(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
-        let Some(delay) = self
-            .trouble
-            .as_ref()
-            .filter(|trouble| trouble.retry_at <= now.at)
-            .map(|trouble| (2 * trouble.delay).min(RETRY_MAX))
-        else {
+        if self.trouble.as_ref().is_none_or(|trouble| trouble.retry_at > now.at) {
             return;
-        };
+        }
         match self.open(now) {
             Ok(()) => {
                 self.trouble = None;
@@ -420,16 +422,22 @@ impl<T: Send + 'static> Writer<T> {
                 answers.push(self.health());
             }
             Err(error) => {
-                self.trouble = Some(Trouble { error, retry_at: now.at + delay, delay });
+                self.wait_out(error, now);
                 answers.push(self.health());
             }
         }
     }
 
-    /// Closes the current segment when nothing has come for long, or when it has grown for long.
-    fn close_idle(&mut self, now: Now) {
+    /// Closes the current segment when nothing has come for long, or when it has grown for long; or when drafts alone have
+    /// filled it, for which no sync is ever due.
+    fn close_current(&mut self, now: Now) {
         let idle = self.idle_at().is_some_and(|at| at <= now.at);
-        if idle {
+        let full = self.current.as_ref().is_some_and(|current| {
+            self.commits.is_empty()
+                && self.batch.is_empty()
+                && current.end >= self.limits.segment_bytes
+        });
+        if idle || full {
             self.closing.extend(self.current.take());
         }
     }
@@ -453,9 +461,11 @@ impl<T: Send + 'static> Writer<T> {
         for segment in self.closing.drain(..) {
             if segment.drafts > 0 {
                 kept.push(segment);
-            } else if segment.state == Soundness::Sound
+            } else if (segment.state == Soundness::Sound || segment.entries.is_empty())
                 && let Err(error) = segment.seal(&*self.disk, &self.layout)
             {
+                // Trying again proves nothing of a footer whose sync failed. It need not: all that a footer lists was synced
+                // before it, and without it adoption finds the same.
                 tracing::warn!(segment = %segment.segment, %error, "cannot seal a segment yet");
                 self.seal_retry_at = Some(now.at + RETRY_MAX);
                 kept.push(segment);
@@ -543,7 +553,7 @@ impl<T: Send + 'static> Machine for Writer<T> {
                 self.sync(now, answers);
             }
         }
-        self.close_idle(now);
+        self.close_current(now);
         self.seal(now);
         self.next(now)
     }

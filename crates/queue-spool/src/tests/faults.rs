@@ -117,6 +117,87 @@ fn space_is_given_back_when_every_message_has_ended() {
     }
 }
 
+#[test]
+fn drafts_alone_fill_a_segment_too() {
+    let mut world = World::new(14);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let size = |world: &World| {
+        let files = world.disk.files().into_iter();
+        let segments = files.filter(|(path, _)| path.extension().is_some_and(|it| it == "seg"));
+        segments.map(|(_, bytes)| bytes.len()).max().unwrap_or(0)
+    };
+    for _ in 0..100 {
+        acceptor.draft(&mut world, 1900);
+        acceptor.end_draft(&mut world, false);
+    }
+    assert!(size(&world) < 20 << 10, "{}", size(&world));
+    assert!(segments(&world) <= 2, "what held nothing but dropped drafts is removed");
+    // One that is still looked at keeps its segment.
+    acceptor.draft(&mut world, 1900);
+    for _ in 0..20 {
+        acceptor.draft(&mut world, 1900);
+    }
+    acceptor.end_draft(&mut world, true);
+    world.wait(10);
+    acceptor.write(&mut world, Vec::new());
+    assert_eq!(world.accepted.len(), 1);
+    let scheduler = world.scheduler().expect("it can be opened");
+    world.check(&scheduler);
+}
+
+#[test]
+fn a_disk_that_goes_on_failing_is_asked_less_and_less_and_left_tidy() {
+    let mut world = World::new(15);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut tries = 0;
+    for _ in 0..600 {
+        world.wait(50);
+        let refused = world.refused;
+        let before = world.disk.operations();
+        acceptor.write(&mut world, Vec::new());
+        // The first is the write, the second the sync.
+        world.disk.fail_after(1, Fault::Io);
+        acceptor.commit_small(&mut world, 10);
+        assert_eq!(world.refused, refused + 1);
+        tries += u64::from(world.disk.operations() > before);
+        assert!(segments(&world) <= 1, "what was given up holds nothing that was accepted");
+    }
+    assert!((5..15).contains(&tries), "{tries} in half a minute");
+    world.disk.kill();
+    drop(acceptor);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    acceptor.commit_small(&mut world, 10);
+    assert_eq!(world.accepted.len(), 1);
+}
+
+#[test]
+fn a_torn_end_that_was_adopted_is_no_damage() {
+    let mut world = World::new(16);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    acceptor.commit_small(&mut world, 500);
+    world.wait(10);
+    acceptor.commit_small(&mut world, 500);
+    assert_eq!(world.accepted.len(), 2);
+    drop(acceptor);
+    world.disk.kill();
+    let is_segment = |path: &Path| path.extension().is_some_and(|it| it == "seg");
+    let files = world.disk.files().into_iter();
+    let (path, whole) = files.into_iter().find(|(path, _)| is_segment(path)).expect("it is there");
+    world.disk.damage(&path, |bytes| bytes.truncate(whole.len() - 200));
+    drop(world.acceptor().expect("it is adopted"));
+    let damage = |world: &World| {
+        let kind = crate::codec::FileKind::Segment;
+        let file = crate::read::OpenFile::open(&world.disk, &path, kind).expect("it is there");
+        assert!(file.footer().expect("it can be read").is_some());
+        crate::scan::scan(&file, &mut |_| {}).expect("it can be read").damage
+    };
+    let torn = damage(&world);
+    assert!(!torn.is_empty() && torn.iter().all(|damage| !damage.followed), "{torn:?}");
+    // A record that the footer lists is damage, though nothing but the footer follows.
+    world.disk.damage(&path, |bytes| bytes[64 + 200] ^= 1);
+    assert!(damage(&world).iter().any(|damage| damage.followed));
+}
+
 fn logs(world: &World) -> Vec<(u64, usize)> {
     let number = |path: &Path| crate::place::log_of(path.file_name()?.to_str()?);
     let files = world.disk.files().into_iter();
