@@ -147,7 +147,7 @@ fn check_ledger(
     layout: &Layout,
     report: &mut Report,
 ) -> Result<Mutex<Standings>, LedgerError> {
-    let found = log::find(disk, layout)?;
+    let found = log::find_beside_writer(disk, layout)?;
     let standings = Mutex::default();
     for (number, log) in found.logs.iter().enumerate() {
         report.bytes += log.end;

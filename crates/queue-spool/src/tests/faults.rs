@@ -118,6 +118,19 @@ fn space_is_given_back_when_every_message_has_ended() {
 }
 
 #[test]
+fn the_highest_number_of_a_segment_is_no_end_of_the_world() {
+    let mut world = World::new(17);
+    drop(world.acceptor().expect("it can be opened"));
+    let highest = crate::place::SegmentName { stripe: crate::place::Stripe(1), sequence: u64::MAX };
+    let path = Layout::new(Path::new(DIR)).segment(highest);
+    drop(crate::disk::Disk::create(&world.disk, &path).expect("it can be made"));
+    world.disk.damage(&path, |bytes| bytes.resize(100, b'x'));
+    let mut acceptor = world.acceptor().expect("another stripe is made");
+    acceptor.commit_small(&mut world, 10);
+    assert_eq!(world.accepted.len(), 1);
+}
+
+#[test]
 fn drafts_alone_fill_a_segment_too() {
     let mut world = World::new(14);
     let mut acceptor = world.acceptor().expect("it can be opened");
