@@ -261,8 +261,13 @@ impl<E: Send + 'static> Drop for DiskThread<E> {
 /// The thread beside a disk thread that waits for syncs. It is started for the first one; dropping this ends it.
 struct Syncs<E> {
     inbox: Arc<Inbox<E>>,
-    thread: Option<(Sender<Arc<dyn DiskFile>>, JoinHandle<()>)>,
+    thread: Option<SyncThread>,
     under_way: bool,
+}
+
+struct SyncThread {
+    files: Sender<Arc<dyn DiskFile>>,
+    thread: JoinHandle<()>,
 }
 
 impl<E: Send + 'static> Syncs<E> {
@@ -275,16 +280,16 @@ impl<E: Send + 'static> Syncs<E> {
         assert!(!self.under_way, "a machine has one sync under way at a time");
         self.under_way = true;
         if self.thread.is_none() {
-            let (to, from) = channel();
+            let (files, from) = channel();
             let inbox = self.inbox.clone();
             let started = std::thread::Builder::new()
                 .name("spool-sync".to_owned())
                 .spawn(move || sync_all(&from, &inbox));
-            self.thread = started.ok().map(|thread| (to, thread));
+            self.thread = started.ok().map(|thread| SyncThread { files, thread });
         }
         // Without a second thread the machine waits; it is told in the same way.
         let refused = match &self.thread {
-            Some((to, _)) => to.send(file).err().map(|refused| refused.0),
+            Some(thread) => thread.files.send(file).err().map(|refused| refused.0),
             None => Some(file),
         };
         if let Some(file) = refused {
@@ -301,8 +306,8 @@ fn sync_all<E>(files: &Receiver<Arc<dyn DiskFile>>, inbox: &Inbox<E>) {
 
 impl<E> Drop for Syncs<E> {
     fn drop(&mut self) {
-        if let Some((to, thread)) = self.thread.take() {
-            drop(to);
+        if let Some(SyncThread { files, thread }) = self.thread.take() {
+            drop(files);
             if thread.join().is_err() {
                 tracing::error!("a thread that syncs the queue panicked");
             }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::codec::Nonce;
 use crate::disk::{Access, Disk, DiskFile, Held, Lock};
@@ -48,6 +49,8 @@ struct State {
     crashed: bool,
     life: u64,
     free_bytes: u64,
+    /// How long a sync takes.
+    sync_takes: Duration,
     /// How much all files together may hold.
     capacity: u64,
     /// How often each file is open: one without a name takes space until nobody has it open.
@@ -97,9 +100,15 @@ impl SimulatedDisk {
             crashed: false,
             life: 0,
             free_bytes: u64::MAX,
+            sync_takes: Duration::ZERO,
             capacity: u64::MAX,
             open: HashMap::new(),
         })))
+    }
+
+    /// Makes every sync of a file wait so long before it is done.
+    pub fn set_sync_takes(&self, span: Duration) {
+        self.state().sync_takes = span;
     }
 
     /// Leaves room for so many bytes more; a file that would need more does not grow, and gets `ENOSPC`.
@@ -510,6 +519,10 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let sync_takes = self.state()?.sync_takes;
+        if !sync_takes.is_zero() {
+            std::thread::sleep(sync_takes);
+        }
         let mut state = self.state()?;
         match state.operation()? {
             None => {

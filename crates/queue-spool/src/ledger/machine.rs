@@ -30,12 +30,14 @@ use crate::ledger::frame::{
 use crate::ledger::log::{Certainty, Found, Log, failed};
 use crate::ledger::logs::{Current, Logs, Previous, Room};
 use crate::ledger::reclaim;
-use crate::ledger::standing::{self, Ending, Standings};
+use crate::ledger::standing::{self, Checked, Ending, Standings};
 use crate::place::{Layout, SegmentName};
 use crate::thread::{Machine, Next, Now, lock};
 
 /// Segments whose standing is saved in one turn of a checkpoint.
 const STANDINGS_PER_TURN: usize = 16;
+/// Messages that are looked at while whoever appends is kept waiting.
+const SLOTS_PER_LOOK: usize = 1024;
 /// How long it takes until segments without a footer are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// How long it takes until a spare log that could not be made is tried again.
@@ -230,10 +232,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
         endings: Vec<Ending>,
         now: Now,
     ) -> Result<Self, LedgerError> {
-        let survey = reclaim::survey(&*disk, &layout);
-        let (existing, horizon) = survey.map_err(|error| failed(&layout.intake(), error))?;
-        let again = lock(&standings).survey(existing, horizon);
-        reclaim::remove_segments(&*disk, &layout, &again);
+        survey(&*disk, &layout, &standings).map_err(|error| failed(&layout.intake(), error))?;
         // What was replayed is acted on: it should not be lost to a power cut afterwards. This is no proof, though: what a
         // failed sync of an earlier life has lost, the cache still shows.
         let dir = layout.ledger();
@@ -365,6 +364,10 @@ impl<T: Send + 'static> LedgerMachine<T> {
         answers.push(Answer::Spare(Spare::Missing));
         self.older.push(previous.sequence);
         self.push(FrameKind::Begin, &[]);
+        // What is durably gone need not be said again.
+        if let Err(error) = survey(&*self.disk, &self.layout, &self.standings) {
+            tracing::warn!(%error, "cannot look which segments are gone for good");
+        }
         let (to_save, gone) = {
             let standings = lock(&self.standings);
             (standings.to_save(), gone_payload(standings.gone()))
@@ -509,6 +512,14 @@ impl<T: Send + 'static> LedgerMachine<T> {
     }
 }
 
+/// Takes note of which segments there are, and gives back anew those that a power cut brought back.
+fn survey(disk: &dyn Disk, layout: &Layout, standings: &Mutex<Standings>) -> io::Result<()> {
+    let (existing, horizon) = reclaim::survey(disk, layout)?;
+    let again = lock(standings).survey(existing, horizon);
+    reclaim::remove_segments(disk, layout, &again);
+    Ok(())
+}
+
 /// Giving space back: a little every turn, so that no one waits long for a write.
 impl<T: Send + 'static> LedgerMachine<T> {
     /// Marks what has ended durably, and notes what nobody needs any more.
@@ -524,11 +535,10 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
         touched.sort_unstable();
         touched.dedup();
-        let standings = lock(&self.standings);
         for segment in touched {
-            if standings.has_ended(segment) {
+            if self.has_ended(segment) {
                 self.chores.push_back(Chore::RemoveSegment(segment));
-            } else if standings.may_have_ended(segment) {
+            } else if lock(&self.standings).may_have_ended(segment) {
                 self.look_at.get_or_insert(now.at + LOOK_FIRST);
             }
         }
@@ -568,9 +578,9 @@ impl<T: Send + 'static> LedgerMachine<T> {
     fn look(&mut self, segment: SegmentName, now: Now) {
         match reclaim::footer(&*self.disk, &self.layout, segment) {
             reclaim::Footer::Sealed(entries) => {
-                let mut standings = lock(&self.standings);
-                standings.sealed(segment, &entries);
-                if standings.has_ended(segment) {
+                let slots = standing::slots(&entries);
+                lock(&self.standings).sealed(segment, slots);
+                if self.has_ended(segment) {
                     self.chores.push_back(Chore::RemoveSegment(segment));
                 }
             }
@@ -581,9 +591,20 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
     }
 
+    /// Whether every message of a segment has ended. Whoever appends is let in between.
+    fn has_ended(&self, segment: SegmentName) -> bool {
+        loop {
+            match lock(&self.standings).check_ended(segment, SLOTS_PER_LOOK) {
+                Checked::Live => return false,
+                Checked::Ended => return true,
+                Checked::Unsure => {}
+            }
+        }
+    }
+
     fn remove_segment(&mut self, segment: SegmentName, now: Now) {
         // Noted twice, it is gone by now.
-        if !lock(&self.standings).has_ended(segment) {
+        if !self.has_ended(segment) {
             return;
         }
         match self.disk.unlink(&self.layout.segment(segment)) {

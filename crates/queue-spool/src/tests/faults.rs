@@ -8,8 +8,8 @@ use crate::disk::simulated::Fault;
 use crate::intake::writer::{Answer, CommitBody, Event};
 use crate::ledger::machine::Spare;
 use crate::place::{Layout, StripeFile, stripe_file_of};
-use crate::tests::world::{DIR, Pace, World};
-use crate::thread::{Machine, Next};
+use crate::tests::world::{DIR, Pace, Scheduler, World};
+use crate::thread::{Machine, Next, lock};
 
 fn segments(world: &World) -> usize {
     let is_segment = |path: &Path| {
@@ -107,12 +107,18 @@ fn space_is_given_back_when_every_message_has_ended() {
     world.wait(4_000);
     scheduler.turn(&mut world, Vec::new());
     assert_eq!(segments(&world), 0);
-    for handle in world.accepted.values() {
+    let gone = |scheduler: &Scheduler| lock(&scheduler.book.standings).gone().count();
+    assert!(gone(&scheduler) > 3);
+    acceptor.commit_small(&mut world, 10);
+    scheduler.checkpoint(&mut world);
+    scheduler.checkpoint(&mut world);
+    assert!(gone(&scheduler) <= 1, "a checkpoint forgets what the directory tells");
+    for handle in world.retired.values() {
         assert_eq!(scheduler.book.standing(handle), Standing::Retired);
     }
     drop(scheduler);
     let scheduler = world.scheduler().expect("it can be opened");
-    for handle in world.accepted.values() {
+    for handle in world.retired.values() {
         assert_eq!(scheduler.book.standing(handle), Standing::Retired);
     }
 }
@@ -475,7 +481,7 @@ fn a_flipped_byte_in_a_segment_is_gone_and_its_neighbours_are_there() {
     let scheduler = world.scheduler().expect("it can be opened");
     world.check(&scheduler);
     let layout = Layout::new(Path::new(DIR));
-    assert!(crate::read::open_message(&world.disk, &layout, &place).is_err());
+    assert!(crate::tests::world::open_message(&world.disk, &layout, &place).is_err());
 }
 
 #[test]

@@ -128,6 +128,35 @@ fn small_drafts_share_a_budget_of_memory() {
 }
 
 #[test]
+fn nobody_who_waits_for_a_write_waits_for_a_slow_sync() {
+    let (disk, spool) = Simulated::new(settings());
+    let handle = Handle::parse("conformance:1").expect("a handle");
+    let record = routed(MessageId::new(Timestamp::default(), 1), &handle, 1);
+    block_on(async {
+        let ledger = spool.ledger().expect("nobody has it");
+        ledger.replay(&mut |_| {}).expect("it is empty");
+        let slow = Duration::from_secs(2);
+        disk.set_sync_takes(slow);
+        let begun = Instant::now();
+        let first = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        let synced = ledger.synced(first);
+        for _ in 0..50 {
+            let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+            ledger.written(mark).await.expect("it is written");
+        }
+        assert!(begun.elapsed() < slow, "the first sync is still under way");
+        synced.await.expect("it ends at last");
+        assert!(begun.elapsed() >= slow);
+        // What is under way when the ledger is closed is waited for.
+        let last = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        let synced = ledger.synced(last);
+        ledger.written(last).await.expect("it is written");
+        drop(ledger);
+        synced.await.expect("it was synced before the end");
+    });
+}
+
+#[test]
 fn a_failed_ledger_reports_nothing_as_synced_until_a_checkpoint_has() {
     let (disk, spool) = Simulated::new(settings());
     let handle = Handle::parse("conformance:1").expect("a handle");

@@ -7,15 +7,19 @@ use std::time::{Duration, Instant};
 
 use mail::{MessageId, Timestamp};
 use queue::conformance::{accept, pattern, routed};
-use queue::{Handle, Record, Routed, Standing};
+use queue::{Accepted, Handle, Record, Routed, Standing};
 
+use crate::codec::{HEAD_BYTES, Kind};
 use crate::disk::simulated::SimulatedDisk;
-use crate::disk::{DiskFile, Held};
+use crate::disk::{Disk, DiskFile, Held};
 use crate::intake::bodies::{self, Bodies};
 use crate::intake::writer::{self, CommitBody, Writer};
 use crate::ledger::machine::{self as ledger, Book, LedgerMachine};
-use crate::place::{Layout, Place};
-use crate::read::{BLOCK_BYTES, open_message};
+use crate::place::{BodyPlace, Layout, MessagePlace, Place, RecordPlace};
+use crate::read::{
+    BLOCK_BYTES, BlockReader, BodyAt, Fault, OpenFile, Pieces, accept_line, check_record,
+    draft_bytes, home_of,
+};
 use crate::thread::{Machine, Next, Now};
 use crate::{Settings, Spool};
 
@@ -237,6 +241,35 @@ impl World {
         }
         listed
     }
+}
+
+/// Opens an accepted message, waiting for the disk.
+pub(super) fn open_message(
+    disk: &dyn Disk,
+    layout: &Layout,
+    place: &MessagePlace,
+) -> Result<(Accepted, Pieces), Fault> {
+    let (path, kind, offset) = home_of(layout, place);
+    let file = OpenFile::open(disk, &path, kind)?;
+    let id = place.record.id;
+    let mut bytes = file.read(offset, place.record.length as usize)?;
+    let head = check_record(&bytes, file.nonce(), offset, &[Kind::Message, Kind::Accept], id)?;
+    let (accepted, at) = accept_line(&bytes, &head)?.accepted();
+    let pieces = match at {
+        BodyAt::Here => {
+            bytes.drain(..HEAD_BYTES + head.accept_bytes as usize);
+            Pieces::Whole(Some(bytes))
+        }
+        BodyAt::Record { offset, length } => {
+            let place = RecordPlace { offset, length, ..place.record };
+            Pieces::Whole(Some(draft_bytes(&file, &place)?))
+        }
+        BodyAt::File { nonce } => {
+            let body = BodyPlace { stripe: place.record.segment.stripe, id, size: accepted.size };
+            Pieces::File(BlockReader::open(disk, layout, &body, Some(&nonce))?)
+        }
+    };
+    Ok((accepted, pieces))
 }
 
 /// Lets a machine do all it wants to do now.
