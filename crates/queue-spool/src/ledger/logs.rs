@@ -58,6 +58,8 @@ pub(crate) struct Current {
     pub(crate) synced: u64,
     /// Up to where room has been made.
     pub(crate) allocated: u64,
+    /// Where more room is asked for again after it could not be made.
+    pub(crate) grow_again_at: u64,
 }
 
 impl Logs {
@@ -113,7 +115,8 @@ impl Logs {
         match begun {
             Ok((nonce, allocated)) => {
                 let end = HEAD_BYTES as u64;
-                Ok(Current { sequence, file, nonce, end, synced: end, allocated })
+                let grow_again_at = 0;
+                Ok(Current { sequence, file, nonce, end, synced: end, allocated, grow_again_at })
             }
             Err(error) => {
                 // It holds no record; recovery takes it for unused when it cannot be removed.

@@ -40,6 +40,8 @@ const STANDINGS_PER_TURN: usize = 16;
 const SLOTS_PER_LOOK: usize = 1024;
 /// How long it takes until segments without a footer are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How much is written until room that could not be made is asked for again.
+const GROW_AGAIN_BYTES: u64 = 256 << 10;
 /// How long it takes until a spare log that could not be made is tried again.
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
 /// While events keep coming, one turn in so many does a chore; one without events always does.
@@ -354,6 +356,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
         {
             // The current log may have room left: without a new one it goes on there.
             tracing::warn!(%error, "no checkpoint can be begun");
+            self.spare_at = Some(now.at + SPARE_AGAIN);
             return Ok(());
         }
         let previous = Previous { sequence: self.current.sequence, synced: self.current.synced };
@@ -430,13 +433,16 @@ impl<T: Send + 'static> LedgerMachine<T> {
     /// Keeps room ahead of what is written, so that a disk that fills up is noticed before it stops us.
     fn grow(&mut self, end: u64) {
         let ahead = self.limits.log_bytes / 2;
-        if end.saturating_add(ahead) <= self.current.allocated {
+        if end.saturating_add(ahead) <= self.current.allocated || end < self.current.grow_again_at {
             return;
         }
         let target = end.saturating_add(self.limits.log_bytes);
         match self.current.file.preallocate(target) {
             Ok(()) => self.current.allocated = target,
-            Err(error) => tracing::warn!(%error, "cannot give the ledger more room"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot give the ledger more room");
+                self.current.grow_again_at = end.saturating_add(GROW_AGAIN_BYTES);
+            }
         }
     }
 
