@@ -1,11 +1,11 @@
-//! Looking into a spool: every record of every file verified, and any message printed as it was stored.
+//! Looking into a spool: every record of every file verified.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use mail::MessageId;
-use queue::{Accepted, Handle, LedgerError, ReadError, Standing};
+use queue::{Handle, LedgerError, Standing};
 use serde::Serialize;
 
 use crate::OpenError;
@@ -17,9 +17,7 @@ use crate::place::{
     BodyPlace, Home, Layout, MessagePlace, Place, RecordPlace, SegmentName, Stripe, StripeFile,
     stripe_file_of,
 };
-use crate::read::{
-    BlockReader, BodyAt, Fault, OpenFile, Pieces, accept_line_of, draft_bytes, open_message,
-};
+use crate::read::{BlockReader, BodyAt, Fault, OpenFile, accept_line_of, draft_bytes};
 use crate::scan::{Met, scan};
 use crate::stripe::stripes;
 use crate::thread::lock;
@@ -147,7 +145,7 @@ fn check_ledger(
     layout: &Layout,
     report: &mut Report,
 ) -> Result<Mutex<Standings>, LedgerError> {
-    let found = log::find(disk, layout)?;
+    let found = log::find_beside_writer(disk, layout)?;
     let standings = Mutex::default();
     for (number, log) in found.logs.iter().enumerate() {
         report.bytes += log.end;
@@ -318,37 +316,4 @@ fn read_through(
     let mut blocks = BlockReader::open(disk, layout, place, Some(nonce))?;
     while blocks.next()?.is_some() {}
     Ok(())
-}
-
-/// Writes the body of a message as it was stored, before any edits, and gives its accept record.
-///
-/// Every byte written has been checked; an error in the midst of it leaves `out` with less than the whole.
-pub fn raw(data_dir: &Path, handle: &Handle, out: &mut dyn Write) -> Result<Accepted, RawError> {
-    let (disk, layout) = open(data_dir)?;
-    let gone = |fault: Fault| RawError::Read(fault.of(handle));
-    let place = match Place::parse(handle) {
-        Some(Place::Message(place)) => place,
-        Some(_) => return Err(gone(Fault::Gone("it is a draft".into()))),
-        None => return Err(RawError::Read(ReadError::Foreign(handle.clone()))),
-    };
-    let (accepted, mut pieces) = open_message(&disk, &layout, &place).map_err(gone)?;
-    debug_assert!(place.body == Kept::Apart || matches!(pieces, Pieces::Whole(_)));
-    while let Some(piece) = pieces.next().map_err(gone)? {
-        out.write_all(&piece).map_err(RawError::Write)?;
-    }
-    Ok(accepted)
-}
-
-/// Why a message could not be printed.
-#[derive(Debug, thiserror::Error)]
-pub enum RawError {
-    /// The spool could not be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The message could not be read.
-    #[error(transparent)]
-    Read(ReadError),
-    /// It could not be written out.
-    #[error("cannot write the message")]
-    Write(#[source] io::Error),
 }

@@ -14,6 +14,9 @@ pub mod simulated;
 
 pub use real::RealDisk;
 
+/// How much [`Disk::random`] gives: what the system gives whole in one call.
+pub const RANDOM_BYTES: usize = 256;
+
 /// A file system. Every call may block; none is made on a runtime's thread except while opening a store.
 pub trait Disk: Send + Sync {
     /// Makes a directory; one that is there already is no error. Durable after [`Disk::sync_dir`] of its parent.
@@ -47,6 +50,16 @@ pub trait Disk: Send + Sync {
 
     /// 128 random bits for a new file.
     fn nonce(&self) -> io::Result<Nonce>;
+
+    /// Many random bits at once, for message ids.
+    fn random(&self) -> io::Result<[u8; RANDOM_BYTES]> {
+        let mut bytes = [0; RANDOM_BYTES];
+        let (pieces, _) = bytes.as_chunks_mut::<16>();
+        for piece in pieces {
+            *piece = self.nonce()?.0;
+        }
+        Ok(bytes)
+    }
 }
 
 /// An open file. Positions are absolute; there is no current position.

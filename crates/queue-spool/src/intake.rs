@@ -48,6 +48,7 @@ struct Inner {
     from_bodies: Arc<Outbox<bodies::Answer<Waiter>>>,
     from_writer: Arc<Outbox<writer::Answer<Waiter>>>,
     large: Rc<LargeBodies>,
+    draft_bytes: Budget,
     health: Rc<RefCell<Health>>,
     looked_at: Cell<Instant>,
     chance: Chance,
@@ -55,6 +56,32 @@ struct Inner {
     body_file_bytes_min: u64,
     free_bytes_min: u64,
     large_bodies_max: usize,
+}
+
+/// What all drafts together hold in memory, until they are committed, dropped, or written to a file.
+struct Budget {
+    bytes: Cell<u64>,
+    bytes_max: u64,
+}
+
+impl Budget {
+    /// Whether there is room for so many bytes more.
+    fn check(&self, more: u64) -> Result<(), IntakeError> {
+        let bytes = self.bytes.get().saturating_add(more);
+        if bytes < self.bytes_max { Ok(()) } else { Err(IntakeError::Busy) }
+    }
+
+    fn take(&self, more: usize, held: &mut u64) -> Result<(), IntakeError> {
+        let more = more as u64;
+        self.check(more)?;
+        self.bytes.set(self.bytes.get() + more);
+        *held += more;
+        Ok(())
+    }
+
+    fn give_back(&self, held: &mut u64) {
+        self.bytes.set(self.bytes.get() - std::mem::take(held));
+    }
 }
 
 /// Bodies that are being written to files of their own.
@@ -124,6 +151,7 @@ impl SpoolIntake {
             from_bodies,
             from_writer,
             large,
+            draft_bytes: Budget { bytes: Cell::new(0), bytes_max: settings.draft_bytes_max.0 },
             health,
             looked_at: Cell::new(Instant::now()),
             chance,
@@ -239,6 +267,7 @@ impl Intake for SpoolIntake {
     fn begin(&self, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
         let declared = hint.declared_bytes.unwrap_or(0);
         self.0.check_room(declared)?;
+        self.0.draft_bytes.check(0)?;
         if declared > self.0.body_file_bytes_min {
             self.0.check_large()?;
         }
@@ -246,7 +275,7 @@ impl Intake for SpoolIntake {
         let id = MessageId::new(now, self.0.chance.draw()?);
         let expected = declared.min(self.0.body_file_bytes_min);
         let state = State::Memory(Vec::with_capacity(usize::try_from(expected).unwrap_or(0)));
-        Ok(Box::new(SpoolDraft { inner: self.0.clone(), id, state }))
+        Ok(Box::new(SpoolDraft { inner: self.0.clone(), id, state, held: 0 }))
     }
 }
 
@@ -255,6 +284,8 @@ struct SpoolDraft {
     inner: Rc<Inner>,
     id: MessageId,
     state: State,
+    /// What it has taken of [`Inner::draft_bytes`].
+    held: u64,
 }
 
 enum State {
@@ -273,7 +304,12 @@ enum State {
 }
 
 impl SpoolDraft {
-    fn grow_large(&mut self, bytes: Vec<u8>) -> Result<(), IntakeError> {
+    /// Goes on in a file. A draft that is refused this is spent: nothing of it can be committed.
+    fn grow_large(&mut self) -> Result<(), IntakeError> {
+        let State::Memory(bytes) = std::mem::replace(&mut self.state, State::Spent) else {
+            unreachable!("only what is in memory grows out of it")
+        };
+        self.inner.draft_bytes.give_back(&mut self.held);
         self.inner.check_large()?;
         let large = Rc::new(Large::default());
         self.inner.large.open.borrow_mut().insert(self.id, large.clone());
@@ -310,6 +346,7 @@ impl SpoolDraft {
                 self.inner.ask_writer(writer::Event::Draft { id, body, waiter });
                 let place = self.inner.clone().answer(answer).await?;
                 let Place::Draft(record) = place else { unreachable!("a draft is a draft") };
+                self.inner.draft_bytes.give_back(&mut self.held);
                 self.state = State::Drafted(record);
                 Ok(place.handle())
             }
@@ -401,10 +438,10 @@ impl Draft for SpoolDraft {
     fn write(&mut self, bytes: &[u8]) -> Result<(), IntakeError> {
         match &mut self.state {
             State::Memory(body) => {
+                self.inner.draft_bytes.take(bytes.len(), &mut self.held)?;
                 body.extend_from_slice(bytes);
                 if body.len() as u64 > self.inner.body_file_bytes_min {
-                    let body = std::mem::take(body);
-                    self.grow_large(body)?;
+                    self.grow_large()?;
                 }
                 Ok(())
             }
@@ -459,30 +496,29 @@ impl Drop for SpoolDraft {
     fn drop(&mut self) {
         self.abort();
         self.forget_large();
+        self.inner.draft_bytes.give_back(&mut self.held);
     }
 }
 
-/// Random bits for message ids, drawn from the system in pairs.
+/// Random bits for message ids, drawn from the system many at a time.
 struct Chance {
     disk: Arc<dyn Disk>,
-    spare: Cell<Option<u64>>,
+    spare: RefCell<Vec<u64>>,
 }
 
 impl Chance {
     fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, spare: Cell::new(None) }
+        Self { disk, spare: RefCell::default() }
     }
 
     fn draw(&self) -> Result<u64, IntakeError> {
-        if let Some(bits) = self.spare.take() {
-            return Ok(bits);
+        let failed = |error| writer::refusal("cannot draw random bits".into(), error);
+        let mut spare = self.spare.borrow_mut();
+        if spare.is_empty() {
+            let bytes = self.disk.random().map_err(failed)?;
+            let (numbers, _) = bytes.as_chunks::<8>();
+            spare.extend(numbers.iter().map(|number| u64::from_le_bytes(*number)));
         }
-        let nonce = self
-            .disk
-            .nonce()
-            .map_err(|error| writer::refusal("cannot draw random bits".into(), error))?;
-        let bits = u128::from_le_bytes(nonce.0);
-        self.spare.set(Some((bits >> 64) as u64));
-        Ok(bits as u64)
+        spare.pop().ok_or_else(|| failed(std::io::ErrorKind::UnexpectedEof.into()))
     }
 }

@@ -25,7 +25,7 @@ pub(crate) mod standing;
 mod view;
 
 use log::{Certainty, Found, failed};
-use machine::{Answer, Book, Event, LedgerMachine, Limits};
+use machine::{Answer, Book, Event, LedgerMachine, Limits, Spare};
 use standing::Ending;
 
 pub use view::{LedgerView, read_standings};
@@ -70,6 +70,8 @@ struct Shared {
     phase: Cell<Phase>,
     /// Whether what was replayed must be proven durable by a checkpoint.
     unproven: Cell<bool>,
+    /// Whether a checkpoint finds room.
+    spare: Cell<Spare>,
     /// Bytes appended since the last checkpoint began, and those it took.
     bytes: Cell<u64>,
     checkpoint_bytes: Cell<u64>,
@@ -125,6 +127,7 @@ impl SpoolLedger {
         let now = Now { at: Instant::now(), wall: Timestamp::from(SystemTime::now()) };
         let machine =
             LedgerMachine::go_on(disk, layout, self.limits, standings, found, endings, now)?;
+        self.shared.spare.set(machine.spare());
         let outbox = Outbox::new();
         let answers = outbox.clone();
         let thread = DiskThread::start("spool-ledger", machine, move |batch| answers.put(batch))
@@ -203,10 +206,14 @@ impl Shared {
                     }
                 }
             }
+            Answer::Spare(spare) => self.spare.set(spare),
             Answer::Ended(waiter, result) => {
                 if result.is_ok() {
                     *self.failure.borrow_mut() = None;
                     self.unproven.set(false);
+                }
+                // After a failure that has been told, another may have been begun.
+                if self.failure.borrow().is_none() {
                     self.phase.set(Phase::Between);
                 }
                 let _ = waiter.send(result);
@@ -278,13 +285,17 @@ impl Ledger for SpoolLedger {
 
     fn checkpoint_due(&self) -> bool {
         let worth = CHECKPOINT_BYTES_MIN.max(2 * self.shared.checkpoint_bytes.get());
-        let needed = self.shared.failure.borrow().is_some() || self.shared.unproven.get();
-        self.shared.phase.get() == Phase::Between && (needed || self.shared.bytes.get() >= worth)
+        let wanted = self.shared.unproven.get() || self.shared.bytes.get() >= worth;
+        // A full disk must not stop a ledger that still has room: without a new log it goes on in the one it has.
+        let possible = self.shared.spare.get() == Spare::There;
+        let failed = self.shared.failure.borrow().is_some();
+        self.shared.phase.get() == Phase::Between && (failed || wanted && possible)
     }
 
     fn begin_checkpoint(&self) -> Result<(), LedgerError> {
         self.ask(Event::Begin)?;
         self.shared.phase.set(Phase::Checkpoint);
+        self.shared.spare.set(Spare::Missing);
         self.shared.bytes.set(0);
         Ok(())
     }

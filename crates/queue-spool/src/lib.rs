@@ -49,7 +49,7 @@ use ledger::machine::{Book, LedgerMachine};
 use place::Layout;
 use queue::{LedgerError, Record};
 
-pub use check::{DamageReport, LogReport, RawError, Report, SegmentReport, check, raw};
+pub use check::{DamageReport, LogReport, Report, SegmentReport, check};
 pub use intake::SpoolIntake;
 pub use ledger::{LedgerView, SpoolLedger, read_standings};
 pub use reader::SpoolReader;

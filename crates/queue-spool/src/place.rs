@@ -19,6 +19,9 @@ use queue::Handle;
 
 use crate::codec::{HEAD_BYTES, Kept, PAYLOAD_BYTES_MAX};
 
+/// How many fields a handle has at most.
+const FIELDS_MAX: usize = 6;
+
 /// The store's name in handles.
 pub const STORE: &str = "spool";
 
@@ -94,8 +97,13 @@ impl Place {
     /// Takes a handle apart; nothing when it is not of this store or malformed.
     pub fn parse(handle: &Handle) -> Option<Self> {
         let (STORE, name) = handle.parts() else { return None };
-        let fields: Vec<&str> = name.split('.').collect();
-        match *fields.as_slice() {
+        let mut fields = [""; FIELDS_MAX];
+        let mut count = 0;
+        for field in name.split('.') {
+            *fields.get_mut(count)? = field;
+            count += 1;
+        }
+        match *fields.get(..count)? {
             [stripe, size, id, "b"] => Some(Self::DraftFile(BodyPlace {
                 stripe: Stripe(number(stripe)?),
                 id: id.parse().ok()?,

@@ -237,35 +237,6 @@ impl Pieces {
     }
 }
 
-/// Opens an accepted message, waiting for the disk.
-pub(crate) fn open_message(
-    disk: &dyn Disk,
-    layout: &Layout,
-    place: &MessagePlace,
-) -> Result<(Accepted, Pieces), Fault> {
-    let (path, kind, offset) = home_of(layout, place);
-    let file = OpenFile::open(disk, &path, kind)?;
-    let id = place.record.id;
-    let mut bytes = file.read(offset, place.record.length as usize)?;
-    let head = check_record(&bytes, file.nonce(), offset, &[Kind::Message, Kind::Accept], id)?;
-    let (accepted, at) = accept_line(&bytes, &head)?.accepted();
-    let pieces = match at {
-        BodyAt::Here => {
-            bytes.drain(..HEAD_BYTES + head.accept_bytes as usize);
-            Pieces::Whole(Some(bytes))
-        }
-        BodyAt::Record { offset, length } => {
-            let place = RecordPlace { offset, length, ..place.record };
-            Pieces::Whole(Some(draft_bytes(&file, &place)?))
-        }
-        BodyAt::File { nonce } => {
-            let body = BodyPlace { stripe: place.record.segment.stripe, id, size: accepted.size };
-            Pieces::File(BlockReader::open(disk, layout, &body, Some(&nonce))?)
-        }
-    };
-    Ok((accepted, pieces))
-}
-
 /// Reads the body of a draft from its segment.
 pub(crate) fn draft_bytes(file: &OpenFile, place: &RecordPlace) -> Result<Vec<u8>, Fault> {
     let mut bytes = file.read(place.offset, place.length as usize)?;

@@ -17,7 +17,8 @@ pub(crate) struct Damage {
     pub(crate) bytes: u64,
     /// The message whose record began there, when its head could be read.
     pub(crate) id: Option<MessageId>,
-    /// Whether a valid record follows: then it is no torn end.
+    /// Whether a valid record follows that its writer wrote, or a footer lists one here: then it is no torn end. The footer
+    /// itself may have been written by whoever adopted the segment, torn end and all.
     pub(crate) followed: bool,
 }
 
@@ -106,7 +107,13 @@ struct BriefAccept {
 impl Scan {
     fn meet(&mut self, offset: u64, head: &Head, payload: &[u8]) {
         self.records += 1;
-        if let Some(last) = self.damage.last_mut() {
+        if head.kind == Kind::Footer {
+            let listed = codec::entries(payload).unwrap_or_default();
+            for damage in &mut self.damage {
+                let range = damage.offset..damage.offset + damage.bytes;
+                damage.followed |= listed.iter().any(|entry| range.contains(&entry.offset));
+            }
+        } else if let Some(last) = self.damage.last_mut() {
             last.followed = true;
         }
         if !matches!(head.kind, Kind::Message | Kind::Accept) {

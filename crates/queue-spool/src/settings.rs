@@ -21,6 +21,9 @@ pub struct Settings {
     pub seal_after: Span,
     /// Mail is refused with `452` while less than this is free in the file system. Default 64 MiB.
     pub free_bytes_min: ByteSize,
+    /// What the smaller bodies may hold in one worker's memory, all together, until they are committed; more are refused with
+    /// `451`. Default 256 MiB.
+    pub draft_bytes_max: ByteSize,
     /// Bodies that one worker writes to files of their own at a time; more are refused with `451`. Default 32.
     pub large_bodies_max: u32,
     /// The ledger is synced this long after its first unsynced record, if nothing waits for it sooner. Default 20 ms.
@@ -40,6 +43,7 @@ impl Default for Settings {
             sync_spacing: Span::millis(2),
             seal_after: Span::seconds(60),
             free_bytes_min: ByteSize(64 << 20),
+            draft_bytes_max: ByteSize(256 << 20),
             large_bodies_max: 32,
             ledger_sync_after: Span::millis(20),
             ledger_bytes: ByteSize(16 << 20),
@@ -61,6 +65,7 @@ impl Settings {
             ("segment_bytes", self.segment_bytes, 64 << 10, 1 << 30),
             ("body_file_bytes_min", self.body_file_bytes_min, 0, 16 << 20),
             ("free_bytes_min", self.free_bytes_min, 0, 1 << 50),
+            ("draft_bytes_max", self.draft_bytes_max, 1 << 20, 1 << 40),
             ("ledger_bytes", self.ledger_bytes, 64 << 10, 1 << 30),
         ];
         for (key, size, min, max) in sizes {

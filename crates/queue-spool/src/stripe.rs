@@ -134,7 +134,7 @@ fn take_one(
         );
         return Ok(None);
     };
-    let next = next.max(last.map_or(0, |last| last + 1));
+    let next = next.max(last.map_or(Ok(0), following)?);
     Ok(Some(Hold { stripe, dir, next, unsealed, _lock: lock }))
 }
 
@@ -151,7 +151,7 @@ fn lock(disk: &dyn Disk, layout: &Layout, stripe: Stripe) -> io::Result<Option<B
 }
 
 fn make(disk: &dyn Disk, layout: &Layout) -> io::Result<Hold> {
-    let first = stripes(disk, layout)?.last().map_or(1, |last| last.0 + 1);
+    let first = stripes(disk, layout)?.last().map_or(1, |last| last.0.saturating_add(1));
     for number in first..STRIPES_MAX {
         let stripe = Stripe(number);
         let dir = layout.stripe(stripe);
@@ -165,12 +165,19 @@ fn make(disk: &dyn Disk, layout: &Layout) -> io::Result<Hold> {
     Err(io::Error::other(format!("there are {STRIPES_MAX} stripes, and none is free")))
 }
 
+/// The number after one that was read: there may be none.
+fn following(sequence: u64) -> io::Result<u64> {
+    let none = || io::Error::new(io::ErrorKind::InvalidData, "there is no higher segment number");
+    sequence.checked_add(1).ok_or_else(none)
+}
+
 impl Hold {
     /// Promises a number that no segment has had: synced before it is given out.
     pub(crate) fn next_segment(&mut self, disk: &dyn Disk) -> io::Result<SegmentName> {
         let sequence = self.next;
-        write_text(disk, &self.dir, "next", "next.new", &format!("{}\n", sequence + 1))?;
-        self.next = sequence + 1;
+        let next = following(sequence)?;
+        write_text(disk, &self.dir, "next", "next.new", &format!("{next}\n"))?;
+        self.next = next;
         Ok(SegmentName { stripe: self.stripe, sequence })
     }
 }
@@ -209,8 +216,14 @@ fn adopt(
     // Where a record in the midst of others is damaged, it may have named a body: better to keep too much.
     if !evidence_lost {
         for id in bodies.into_iter().filter(|id| !named.contains(id)) {
-            disk.unlink(&layout.body(stripe, id))?;
-            adopted.bodies_removed += 1;
+            match disk.unlink(&layout.body(stripe, id)) {
+                // The scheduler gives back what belongs to ended messages meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => {
+                    removed?;
+                    adopted.bodies_removed += 1;
+                }
+            }
         }
     }
     Ok(unsealed)

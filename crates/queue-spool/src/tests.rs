@@ -3,6 +3,7 @@
 mod codec;
 mod faults;
 mod lives;
+mod races;
 mod standing;
 mod stores;
 mod world;

@@ -6,13 +6,23 @@
 //!
 //! The machine sees every event that has come since its last turn, and one notification tells the runtime of all that
 //! a turn answered: a batch of commits costs one wake-up in each direction.
+//!
+//! A sync that a machine does not want to wait for is done by a second thread, while turns go on:
+//!
+//! ```text
+//! machine.to_sync() ── file ─▶ second thread: file.sync() ── result ─▶ inbox ─▶ machine.synced(result)
+//! ```
 
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 
 use mail::Timestamp;
 use tokio::sync::Notify;
+
+use crate::disk::DiskFile;
 
 /// What a clock shows at the beginning of a turn.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +59,17 @@ pub trait Machine: Send + 'static {
         answers: &mut Vec<Self::Answer>,
     ) -> Next;
 
-    /// Ends: nothing more will be asked.
+    /// The file of which a sync is to begin now, beside the turns: it covers what was written before this was asked.
+    ///
+    /// Asked after each turn. Whoever gets a file tells the machine with [`Machine::synced`] how its sync ended.
+    fn to_sync(&mut self) -> Option<Arc<dyn DiskFile>> {
+        None
+    }
+
+    /// Is told how the sync ended that [`Machine::to_sync`] asked for.
+    fn synced(&mut self, _now: Now, _result: io::Result<()>, _answers: &mut Vec<Self::Answer>) {}
+
+    /// Ends: nothing more will be asked, and no sync is under way.
     fn close(&mut self, now: Now, answers: &mut Vec<Self::Answer>);
 
     /// Whether an event cannot wait for the end of a rest.
@@ -66,7 +86,16 @@ struct InboxState<E> {
     events: Vec<E>,
     urgent: bool,
     closed: bool,
+    /// How the sync ended that was under way.
+    synced: Option<io::Result<()>>,
     waiting: Waiting,
+}
+
+/// What the thread wakes up for, beside events.
+struct Taken {
+    /// Whether more events may come.
+    open: bool,
+    synced: Option<io::Result<()>>,
 }
 
 /// What the thread is doing, so that a push need not wake it for nothing.
@@ -79,8 +108,13 @@ enum Waiting {
 
 impl<E> Inbox<E> {
     fn new() -> Self {
-        let state =
-            InboxState { events: Vec::new(), urgent: false, closed: false, waiting: Waiting::Not };
+        let state = InboxState {
+            events: Vec::new(),
+            urgent: false,
+            closed: false,
+            synced: None,
+            waiting: Waiting::Not,
+        };
         Self { state: Mutex::new(state), wake: Condvar::new() }
     }
 
@@ -105,8 +139,25 @@ impl<E> Inbox<E> {
         self.wake.notify_one();
     }
 
-    /// Waits as `next` says, then takes all there is. Says whether more may come.
-    fn take(&self, events: &mut Vec<E>, next: Next) -> bool {
+    /// A sync has ended.
+    fn note_synced(&self, result: io::Result<()>) {
+        lock(&self.state).synced = Some(result);
+        self.wake.notify_one();
+    }
+
+    /// Waits for the end of a sync that is under way.
+    fn wait_synced(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        loop {
+            match state.synced.take() {
+                Some(result) => return result,
+                None => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// Waits as `next` says, or for the end of a sync, then takes all there is.
+    fn take(&self, events: &mut Vec<E>, next: Next) -> Taken {
         let mut state = lock(&self.state);
         loop {
             let due = match next {
@@ -114,11 +165,11 @@ impl<E> Inbox<E> {
                 Next::EventOr(at) => !state.events.is_empty() || Instant::now() >= at,
                 Next::RestUntil(at) => state.urgent || Instant::now() >= at,
             };
-            if due || state.closed {
+            if due || state.closed || state.synced.is_some() {
                 state.waiting = Waiting::Not;
                 state.urgent = false;
                 std::mem::swap(&mut state.events, events);
-                return !state.closed;
+                return Taken { open: !state.closed, synced: state.synced.take() };
             }
             state.waiting = match next {
                 Next::RestUntil(_) => Waiting::ForUrgent,
@@ -154,12 +205,23 @@ impl<E: Send + 'static> DiskThread<E> {
         let source = inbox.clone();
         let work = move || {
             let (mut events, mut answers) = (Vec::new(), Vec::new());
+            let mut syncs = Syncs::new(source.clone());
             let mut next = Next::EventOr(Instant::now());
             loop {
-                let open = source.take(&mut events, next);
+                let Taken { open, synced } = source.take(&mut events, next);
+                if let Some(result) = synced {
+                    syncs.under_way = false;
+                    machine.synced(now(), result, &mut answers);
+                }
                 next = machine.turn(now(), &mut events, &mut answers);
                 events.clear();
+                if let Some(file) = machine.to_sync() {
+                    syncs.begin(file);
+                }
                 if !open {
+                    if syncs.under_way {
+                        machine.synced(now(), source.wait_synced(), &mut answers);
+                    }
                     machine.close(now(), &mut answers);
                 }
                 if !answers.is_empty() {
@@ -193,6 +255,63 @@ impl<E: Send + 'static> DiskThread<E> {
 impl<E: Send + 'static> Drop for DiskThread<E> {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+/// The thread beside a disk thread that waits for syncs. It is started for the first one; dropping this ends it.
+struct Syncs<E> {
+    inbox: Arc<Inbox<E>>,
+    thread: Option<SyncThread>,
+    under_way: bool,
+}
+
+struct SyncThread {
+    files: Sender<Arc<dyn DiskFile>>,
+    thread: JoinHandle<()>,
+}
+
+impl<E: Send + 'static> Syncs<E> {
+    fn new(inbox: Arc<Inbox<E>>) -> Self {
+        Self { inbox, thread: None, under_way: false }
+    }
+
+    /// Begins a sync; the inbox is told how it ends.
+    fn begin(&mut self, file: Arc<dyn DiskFile>) {
+        assert!(!self.under_way, "a machine has one sync under way at a time");
+        self.under_way = true;
+        if self.thread.is_none() {
+            let (files, from) = channel();
+            let inbox = self.inbox.clone();
+            let started = std::thread::Builder::new()
+                .name("spool-sync".to_owned())
+                .spawn(move || sync_all(&from, &inbox));
+            self.thread = started.ok().map(|thread| SyncThread { files, thread });
+        }
+        // Without a second thread the machine waits; it is told in the same way.
+        let refused = match &self.thread {
+            Some(thread) => thread.files.send(file).err().map(|refused| refused.0),
+            None => Some(file),
+        };
+        if let Some(file) = refused {
+            self.inbox.note_synced(file.sync());
+        }
+    }
+}
+
+fn sync_all<E>(files: &Receiver<Arc<dyn DiskFile>>, inbox: &Inbox<E>) {
+    for file in files {
+        inbox.note_synced(file.sync());
+    }
+}
+
+impl<E> Drop for Syncs<E> {
+    fn drop(&mut self) {
+        if let Some(SyncThread { files, thread }) = self.thread.take() {
+            drop(files);
+            if thread.join().is_err() {
+                tracing::error!("a thread that syncs the queue panicked");
+            }
+        }
     }
 }
 

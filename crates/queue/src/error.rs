@@ -20,8 +20,8 @@ pub enum IntakeError {
     /// The store is shutting down or was never opened for writing.
     #[error("the queue is closed")]
     Closed,
-    /// Too many large bodies are being written at once; come back a little later: `451 4.3.2`.
-    #[error("too many large messages at once")]
+    /// Too much is being written at once, large bodies or small ones in memory; come back a little later: `451 4.3.2`.
+    #[error("too many messages are being written at once")]
     Busy,
 }
 

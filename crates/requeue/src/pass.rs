@@ -72,7 +72,7 @@ pub(crate) struct Progress {
 
 /// From so many strikes on a message goes out alone.
 const ALONE_FROM_STRIKES: u32 = 2;
-/// After so many windows of failures and no success, a pass ends.
+/// After so many windows of failures and no success, a pass leaves the segment; it ends when that happens again.
 const FAILED_WINDOWS_MAX: usize = 4;
 /// How long after the last answer a word of a router's crash may come.
 const CRASH_WORD_WAIT: Duration = Duration::from_secs(3);
@@ -90,9 +90,18 @@ impl Pass {
         };
         let mut report = Report { segments: segments.len(), ..Report::default() };
         let mut alone = Vec::new();
+        let mut is_first_refusal = true;
         for segment in segments {
-            if let Err(error) = self.segment(&segment, &mut report, &mut alone).await? {
-                tracing::warn!(segment = %segment.0.escape_debug(), %error, "segment not read");
+            let name = segment.0.escape_debug();
+            match self.segment(&segment, &mut report, &mut alone).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(segment = %name, %error, "segment not read"),
+                // One bad stretch, met first by every pass, must not hide all that lies behind it.
+                Err(CutShort::Refused(error)) if std::mem::take(&mut is_first_refusal) => {
+                    tracing::warn!(segment = %name, %error, "router answers with nothing but errors: segment left to the next pass");
+                    self.leave().await;
+                }
+                Err(cut_short) => return Err(cut_short),
             }
         }
         self.settled().await?;
@@ -218,6 +227,19 @@ impl Pass {
             }
             if progress.outstanding.get() <= outstanding_max {
                 return Ok(());
+            }
+            answered.await;
+        }
+    }
+
+    /// Waits until all is answered, whatever the answers are, and forgets that they were failures.
+    async fn leave(&self) {
+        let progress = &self.progress;
+        loop {
+            let answered = progress.answered.notified();
+            if progress.outstanding.get() == 0 {
+                progress.failed_in_a_row.set(0);
+                return;
             }
             answered.await;
         }

@@ -10,7 +10,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use rustix::rand::GetRandomFlags;
 
 use crate::codec::Nonce;
-use crate::disk::{Access, Disk, DiskFile, Held, Lock};
+use crate::disk::{Access, Disk, DiskFile, Held, Lock, RANDOM_BYTES};
 
 /// Files may be read by the group that may read the spool.
 const FILE_MODE: u32 = 0o640;
@@ -103,11 +103,19 @@ impl Disk for RealDisk {
     }
 
     fn nonce(&self) -> io::Result<Nonce> {
-        let mut bytes = [0; 16];
-        let count = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
-        // The system gives up to 256 bytes whole once its pool has been filled.
-        if count == bytes.len() { Ok(Nonce(bytes)) } else { Err(io::ErrorKind::Interrupted.into()) }
+        random().map(Nonce)
     }
+
+    fn random(&self) -> io::Result<[u8; RANDOM_BYTES]> {
+        random()
+    }
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let count = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
+    // The system gives up to 256 bytes whole once its pool has been filled.
+    if count == bytes.len() { Ok(bytes) } else { Err(io::ErrorKind::Interrupted.into()) }
 }
 
 /// On a full disk the id is missing and the lock holds all the same.

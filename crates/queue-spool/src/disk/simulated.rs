@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::codec::Nonce;
 use crate::disk::{Access, Disk, DiskFile, Held, Lock};
@@ -48,6 +49,12 @@ struct State {
     crashed: bool,
     life: u64,
     free_bytes: u64,
+    /// How long a sync takes.
+    sync_takes: Duration,
+    /// How much all files together may hold.
+    capacity: u64,
+    /// How often each file is open: one without a name takes space until nobody has it open.
+    open: HashMap<u64, usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,7 +100,21 @@ impl SimulatedDisk {
             crashed: false,
             life: 0,
             free_bytes: u64::MAX,
+            sync_takes: Duration::ZERO,
+            capacity: u64::MAX,
+            open: HashMap::new(),
         })))
+    }
+
+    /// Makes every sync of a file wait so long before it is done.
+    pub fn set_sync_takes(&self, span: Duration) {
+        self.state().sync_takes = span;
+    }
+
+    /// Leaves room for so many bytes more; a file that would need more does not grow, and gets `ENOSPC`.
+    pub fn set_room(&self, bytes: u64) {
+        let mut state = self.state();
+        state.capacity = state.used().saturating_add(bytes);
     }
 
     /// Makes the changing operation that comes `after` so many others fail.
@@ -189,6 +210,38 @@ impl State {
             Some(fault) => Err(fault.error()),
             None => Ok(()),
         }
+    }
+
+    /// What files hold that have a name or are open.
+    fn used(&self) -> u64 {
+        let named: HashSet<u64> = self
+            .names
+            .values()
+            .filter_map(|node| match node {
+                Node::File(file) => Some(*file),
+                Node::Dir => None,
+            })
+            .collect();
+        let kept = self.files.iter().filter(|(file, _)| {
+            named.contains(file) || self.open.get(file).is_some_and(|count| *count > 0)
+        });
+        kept.map(|(_, content)| content.cached.len() as u64).sum()
+    }
+
+    fn make_room(&mut self, file: u64, length: usize) -> io::Result<()> {
+        if self.capacity == u64::MAX {
+            return Ok(());
+        }
+        let growth = length.saturating_sub(self.content(file).cached.len());
+        if growth > 0 && self.used().saturating_add(growth as u64) > self.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, disk: &SimulatedDisk, file: u64) -> Box<dyn DiskFile> {
+        *self.open.entry(file).or_default() += 1;
+        Box::new(SimulatedFile { disk: disk.clone(), file, life: self.life })
     }
 
     fn change(&mut self, change: Change) {
@@ -314,16 +367,14 @@ impl Disk for SimulatedDisk {
         state.next_file += 1;
         state.files.insert(file, Content::default());
         state.change(Change::Link(path.to_owned(), Node::File(file)));
-        Ok(Box::new(SimulatedFile { disk: self.clone(), file, life: state.life }))
+        Ok(state.opened(self, file))
     }
 
     fn open(&self, path: &Path, _access: Access) -> io::Result<Box<dyn DiskFile>> {
-        let state = self.state();
+        let mut state = self.state();
         state.alive()?;
-        match state.names.get(path) {
-            Some(Node::File(file)) => {
-                Ok(Box::new(SimulatedFile { disk: self.clone(), file: *file, life: state.life }))
-            }
+        match state.names.get(path).copied() {
+            Some(Node::File(file)) => Ok(state.opened(self, file)),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -424,6 +475,14 @@ impl SimulatedFile {
     }
 }
 
+impl Drop for SimulatedFile {
+    fn drop(&mut self) {
+        if let Some(count) = self.disk.state().open.get_mut(&self.file) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
 impl State {
     fn content(&mut self, file: u64) -> &mut Content {
         self.files.entry(file).or_default()
@@ -434,6 +493,7 @@ impl DiskFile for SimulatedFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state()?;
         let fault = state.operation()?;
+        state.make_room(self.file, offset as usize + bytes.len())?;
         let length = match fault {
             None => bytes.len(),
             Some(_) => (state.draw() % (bytes.len() as u64 + 1)) as usize,
@@ -459,6 +519,10 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let sync_takes = self.state()?.sync_takes;
+        if !sync_takes.is_zero() {
+            std::thread::sleep(sync_takes);
+        }
         let mut state = self.state()?;
         match state.operation()? {
             None => {
@@ -494,6 +558,7 @@ impl DiskFile for SimulatedFile {
         if let Some(fault) = state.operation()? {
             return Err(fault.error());
         }
+        state.make_room(self.file, bytes as usize)?;
         let content = state.content(self.file);
         if content.cached.len() < bytes as usize {
             content.cached.resize(bytes as usize, 0);

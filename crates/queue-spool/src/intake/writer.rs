@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!            Draft ─▶ batch ─ write at once ─▶ Drafted
+//!                                   (a sync that is due begins in the turn after these answers have left)
 //!           Commit ─▶ batch ─ write ─ sync, `sync_spacing` after the last began ─▶ Committed, all of the batch
 //!
 //!  none ── first record ──▶ growing ── full, or idle ──▶ closing ── no draft open ──▶ sealed (footer synced)
@@ -56,7 +57,11 @@ pub struct Writer<T> {
     /// Commits that are not synced.
     commits: Vec<(T, MessagePlace, Entry)>,
     sync_began: Option<Instant>,
+    /// Whether a sync is due that waits only until the drafts written before it have been answered.
+    owes_sync: bool,
     trouble: Option<Trouble>,
+    /// How long the next failure is waited out: longer each time, until a commit has synced.
+    retry_delay: Duration,
     seal_retry_at: Option<Instant>,
 }
 
@@ -77,14 +82,13 @@ struct Growing {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Soundness {
     Sound,
-    /// A write or sync failed: never written to again, and left to adoption.
+    /// A write or sync failed: never written to again. Unlinked when nothing in it was accepted, else left to adoption.
     Broken,
 }
 
 struct Trouble {
     error: IntakeError,
     retry_at: Instant,
-    delay: Duration,
 }
 
 impl<T: Send + 'static> Writer<T> {
@@ -109,7 +113,9 @@ impl<T: Send + 'static> Writer<T> {
             drafts: Vec::new(),
             commits: Vec::new(),
             sync_began: None,
+            owes_sync: false,
             trouble: None,
+            retry_delay: RETRY_FIRST,
             seal_retry_at: Some(at),
         }
     }
@@ -366,6 +372,7 @@ impl<T: Send + 'static> Writer<T> {
             let context = format!("cannot sync segment {}", current.segment);
             return self.give_up(refusal(context, error), now, answers);
         }
+        self.retry_delay = RETRY_FIRST;
         for (waiter, place, entry) in self.commits.drain(..) {
             current.entries.push(entry);
             answers.push(Answer::Committed(waiter, Ok(place)));
@@ -395,20 +402,19 @@ impl<T: Send + 'static> Writer<T> {
 
     fn get_into_trouble(&mut self, error: IntakeError, now: Now) {
         tracing::error!(%error, "the queue takes no mail until a new segment has synced");
-        let delay = RETRY_FIRST;
-        self.trouble = Some(Trouble { error, retry_at: now.at + delay, delay });
+        self.wait_out(error, now);
+    }
+
+    fn wait_out(&mut self, error: IntakeError, now: Now) {
+        self.trouble = Some(Trouble { error, retry_at: now.at + self.retry_delay });
+        self.retry_delay = (2 * self.retry_delay).min(RETRY_MAX);
     }
 
     /// Tries again to open a segment, when it is time.
     fn mend(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
-        let Some(delay) = self
-            .trouble
-            .as_ref()
-            .filter(|trouble| trouble.retry_at <= now.at)
-            .map(|trouble| (2 * trouble.delay).min(RETRY_MAX))
-        else {
+        if self.trouble.as_ref().is_none_or(|trouble| trouble.retry_at > now.at) {
             return;
-        };
+        }
         match self.open(now) {
             Ok(()) => {
                 self.trouble = None;
@@ -416,16 +422,22 @@ impl<T: Send + 'static> Writer<T> {
                 answers.push(self.health());
             }
             Err(error) => {
-                self.trouble = Some(Trouble { error, retry_at: now.at + delay, delay });
+                self.wait_out(error, now);
                 answers.push(self.health());
             }
         }
     }
 
-    /// Closes the current segment when nothing has come for long, or when it has grown for long.
-    fn close_idle(&mut self, now: Now) {
+    /// Closes the current segment when nothing has come for long, or when it has grown for long; or when drafts alone have
+    /// filled it, for which no sync is ever due.
+    fn close_current(&mut self, now: Now) {
         let idle = self.idle_at().is_some_and(|at| at <= now.at);
-        if idle {
+        let full = self.current.as_ref().is_some_and(|current| {
+            self.commits.is_empty()
+                && self.batch.is_empty()
+                && current.end >= self.limits.segment_bytes
+        });
+        if idle || full {
             self.closing.extend(self.current.take());
         }
     }
@@ -449,9 +461,11 @@ impl<T: Send + 'static> Writer<T> {
         for segment in self.closing.drain(..) {
             if segment.drafts > 0 {
                 kept.push(segment);
-            } else if segment.state == Soundness::Sound
+            } else if (segment.state == Soundness::Sound || segment.entries.is_empty())
                 && let Err(error) = segment.seal(&*self.disk, &self.layout)
             {
+                // Trying again proves nothing of a footer whose sync failed. It need not: all that a footer lists was synced
+                // before it, and without it adoption finds the same.
                 tracing::warn!(segment = %segment.segment, %error, "cannot seal a segment yet");
                 self.seal_retry_at = Some(now.at + RETRY_MAX);
                 kept.push(segment);
@@ -521,6 +535,10 @@ impl<T: Send + 'static> Machine for Writer<T> {
 
     fn turn(&mut self, now: Now, events: &mut Vec<Event<T>>, answers: &mut Vec<Answer<T>>) -> Next {
         self.mend(now, answers);
+        // Before anything new is taken, so that no flood of drafts puts it off again.
+        if std::mem::take(&mut self.owes_sync) && !self.commits.is_empty() {
+            self.sync(now, answers);
+        }
         for event in events.drain(..) {
             self.on_event(event, now, answers);
         }
@@ -529,9 +547,13 @@ impl<T: Send + 'static> Machine for Writer<T> {
             self.write(now, answers);
         }
         if due && !self.commits.is_empty() {
-            self.sync(now, answers);
+            // Answers leave at the end of a turn: whoever waits for a write is not kept waiting for a sync.
+            self.owes_sync = answers.iter().any(|answer| matches!(answer, Answer::Drafted(..)));
+            if !self.owes_sync {
+                self.sync(now, answers);
+            }
         }
-        self.close_idle(now);
+        self.close_current(now);
         self.seal(now);
         self.next(now)
     }
@@ -554,6 +576,9 @@ impl<T: Send + 'static> Machine for Writer<T> {
 
 impl<T: Send + 'static> Writer<T> {
     fn next(&self, now: Now) -> Next {
+        if self.owes_sync {
+            return Next::RestUntil(now.at);
+        }
         if !self.commits.is_empty() {
             return Next::RestUntil(self.sync_at().unwrap_or(now.at));
         }

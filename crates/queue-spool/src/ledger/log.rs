@@ -70,7 +70,9 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Found, LedgerErro
     let names = disk.list(&dir).map_err(|error| failed(&dir, error))?;
     let mut sequences: Vec<_> = names.iter().filter_map(|name| log_of(name)).collect();
     sequences.sort_unstable();
-    let next = sequences.last().map_or(1, |last| last + 1);
+    let Some(next) = sequences.last().map_or(Some(1), |last| last.checked_add(1)) else {
+        return Err(LedgerError::Damaged(format!("{} has no free number", dir.display())));
+    };
     let (mut logs, mut unused) = (Vec::<Log>::new(), Vec::new());
     for sequence in sequences {
         match read(disk, &layout.log(sequence), sequence)? {
@@ -95,6 +97,24 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Found, LedgerErro
     }
     let certainty = certainty(logs.get(start..).unwrap_or_default());
     Ok(Found { logs, start, aside, unused, next, certainty })
+}
+
+/// How often the logs are listed anew when one that was listed is gone.
+const LIST_TRIES: u32 = 4;
+
+/// As [`find`], beside a living scheduler: a checkpoint may remove a log between its listing and its opening.
+pub(crate) fn find_beside_writer(disk: &dyn Disk, layout: &Layout) -> Result<Found, LedgerError> {
+    let mut tries = 1;
+    loop {
+        match find(disk, layout) {
+            Err(LedgerError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && tries < LIST_TRIES =>
+            {
+                tries += 1;
+            }
+            found => return found,
+        }
+    }
 }
 
 /// The logs that follow each other up to the newest, by what their heads say of the one before.
@@ -143,6 +163,11 @@ fn certainty(replayed: &[Log]) -> Certainty {
 }
 
 impl Log {
+    /// What its checkpoint took, at most, if it begins with one.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        if self.begins_checkpoint { self.end } else { 0 }
+    }
+
     /// Up to where it is known to have been synced.
     pub(crate) fn synced(&self) -> u64 {
         self.synced.min(self.end)

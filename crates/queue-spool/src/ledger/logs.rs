@@ -15,8 +15,27 @@ pub(crate) struct Logs {
     disk: Arc<dyn Disk>,
     layout: Layout,
     log_bytes: u64,
-    spare: Option<(u64, Arc<dyn DiskFile>)>,
+    /// What a checkpoint takes, as far as the last one shows.
+    checkpoint_bytes: u64,
+    spare: Option<Spare>,
     next: u64,
+}
+
+/// A log that holds nothing yet, with room for a checkpoint.
+struct Spare {
+    sequence: u64,
+    file: Arc<dyn DiskFile>,
+    /// Up to where room has been made.
+    allocated: u64,
+}
+
+/// Whether a log without room made for it will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It will not.
+    Needed,
+    /// On a full disk it will: better a ledger that may stop than one that cannot be opened.
+    Wished,
 }
 
 /// The log behind which another begins.
@@ -39,6 +58,8 @@ pub(crate) struct Current {
     pub(crate) synced: u64,
     /// Up to where room has been made.
     pub(crate) allocated: u64,
+    /// Where more room is asked for again after it could not be made.
+    pub(crate) grow_again_at: u64,
 }
 
 impl Logs {
@@ -50,12 +71,15 @@ impl Logs {
         next: u64,
         unused: Vec<u64>,
     ) -> Self {
-        let mut logs = Self { disk, layout, log_bytes, spare: None, next };
+        let mut logs = Self { disk, layout, log_bytes, checkpoint_bytes: 0, spare: None, next };
         // Only the one that nothing was begun behind keeps the order of the numbers.
         for sequence in unused {
             let path = logs.layout.log(sequence);
             match logs.disk.open(&path, Access::Write) {
-                Ok(file) if sequence + 1 == next => logs.spare = Some((sequence, Arc::from(file))),
+                Ok(file) if sequence.checked_add(1) == Some(next) => {
+                    let allocated = file.size().unwrap_or(0);
+                    logs.spare = Some(Spare { sequence, file: Arc::from(file), allocated });
+                }
                 _ => drop(logs.disk.unlink(&path)),
             }
         }
@@ -63,9 +87,17 @@ impl Logs {
     }
 
     /// Begins the spare log, or a new one, behind another: its head is synced.
-    pub(crate) fn begin(&mut self, now: Now, previous: Previous) -> Result<Current, LedgerError> {
-        self.make_spare()?;
-        let (sequence, file) = self.spare.take().expect("a spare was made");
+    pub(crate) fn begin(
+        &mut self,
+        now: Now,
+        previous: Previous,
+        room: Room,
+    ) -> Result<Current, LedgerError> {
+        let spare = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.make(room)?,
+        };
+        let Spare { sequence, file, .. } = spare;
         let path = self.layout.log(sequence);
         let begun = self.disk.nonce().and_then(|nonce| {
             let head = FileHead {
@@ -83,7 +115,8 @@ impl Logs {
         match begun {
             Ok((nonce, allocated)) => {
                 let end = HEAD_BYTES as u64;
-                Ok(Current { sequence, file, nonce, end, synced: end, allocated })
+                let grow_again_at = 0;
+                Ok(Current { sequence, file, nonce, end, synced: end, allocated, grow_again_at })
             }
             Err(error) => {
                 // It holds no record; recovery takes it for unused when it cannot be removed.
@@ -93,25 +126,64 @@ impl Logs {
         }
     }
 
-    /// Sees to it that there is a spare log.
+    /// Takes note of what a checkpoint took: the next may take as much.
+    pub(crate) fn expect(&mut self, checkpoint_bytes: u64) {
+        self.checkpoint_bytes = checkpoint_bytes;
+    }
+
+    /// Whether there is a spare log with room for a checkpoint.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.spare.as_ref().is_some_and(|spare| spare.allocated >= self.spare_bytes())
+    }
+
+    fn spare_bytes(&self) -> u64 {
+        self.checkpoint_bytes.saturating_add(self.log_bytes)
+    }
+
+    /// Sees to it that there is a spare log, with room for a checkpoint.
     pub(crate) fn make_spare(&mut self) -> Result<(), LedgerError> {
-        if self.spare.is_some() {
-            return Ok(());
+        let target = self.spare_bytes();
+        match &mut self.spare {
+            None => self.spare = Some(self.make(Room::Needed)?),
+            Some(spare) if spare.allocated < target => {
+                let grown = spare.file.preallocate(target).and_then(|()| spare.file.sync());
+                grown.map_err(|error| failed(&self.layout.log(spare.sequence), error))?;
+                spare.allocated = target;
+            }
+            Some(_) => {}
         }
-        let sequence = self.next;
+        Ok(())
+    }
+
+    /// Removes a log that was begun and holds nothing that counts. Says whether it is gone.
+    pub(crate) fn remove(&self, sequence: u64) -> bool {
+        let path = self.layout.log(sequence);
+        let removed = self.disk.unlink(&path);
+        removed
+            .inspect_err(|error| {
+                tracing::warn!(file = %path.display(), %error, "cannot remove a log");
+            })
+            .is_ok()
+    }
+
+    fn make(&mut self, room: Room) -> Result<Spare, LedgerError> {
+        let (sequence, target) = (self.next, self.spare_bytes());
         self.next += 1;
         let path = self.layout.log(sequence);
         let made = self.disk.create(&path).and_then(|file| {
-            file.preallocate(self.log_bytes)?;
+            let allocated = match file.preallocate(target) {
+                Err(error) if room == Room::Wished => {
+                    tracing::warn!(%error, "the ledger goes on without room made for it");
+                    file.size()?
+                }
+                done => done.map(|()| target)?,
+            };
             file.sync()?;
             self.disk.sync_dir(&self.layout.ledger())?;
-            Ok(Arc::from(file))
+            Ok(Spare { sequence, file: Arc::from(file), allocated })
         });
         match made {
-            Ok(file) => {
-                self.spare = Some((sequence, file));
-                Ok(())
-            }
+            Ok(spare) => Ok(spare),
             Err(error) => {
                 let _ = self.disk.unlink(&path);
                 Err(failed(&path, error))

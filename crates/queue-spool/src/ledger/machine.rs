@@ -7,6 +7,9 @@
 //!                                   └── failed again ─────┘
 //! ```
 //!
+//! A sync is done beside the turns: records are written, and reported as written, while it is under way. It proves what was
+//! written before it began, and no other log is begun before it has ended.
+//!
 //! What must hold: nothing is reported as synced whose sync did not succeed; after a failure nothing at all, until a
 //! checkpoint in a new log has synced. A log is unlinked only when a newer checkpoint is complete and synced. Space is
 //! given back only for messages whose end is synced.
@@ -20,23 +23,29 @@ use std::time::{Duration, Instant};
 use queue::{Handle, LedgerError, Record, Standing};
 
 use crate::Settings;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::ledger::frame::{
     FRAME_BYTES_MAX, FrameKind, gone_payload, push_frame, standing_payload,
 };
-use crate::ledger::log::{Certainty, Found, failed};
-use crate::ledger::logs::{Current, Logs, Previous};
+use crate::ledger::log::{Certainty, Found, Log, failed};
+use crate::ledger::logs::{Current, Logs, Previous, Room};
 use crate::ledger::reclaim;
-use crate::ledger::standing::{self, Ending, Standings};
+use crate::ledger::standing::{self, Checked, Ending, Standings};
 use crate::place::{Layout, SegmentName};
 use crate::thread::{Machine, Next, Now, lock};
 
 /// Segments whose standing is saved in one turn of a checkpoint.
 const STANDINGS_PER_TURN: usize = 16;
+/// Messages that are looked at while whoever appends is kept waiting.
+const SLOTS_PER_LOOK: usize = 1024;
 /// How long it takes until segments without a footer are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How much is written until room that could not be made is asked for again.
+const GROW_AGAIN_BYTES: u64 = 256 << 10;
 /// How long it takes until a spare log that could not be made is tried again.
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
+/// While events keep coming, one turn in so many does a chore; one without events always does.
+const CHORE_EVERY_TURNS: u32 = 8;
 /// How long the machine waits before the first look, so that one look serves many messages.
 const LOOK_FIRST: Duration = Duration::from_millis(500);
 
@@ -103,8 +112,20 @@ pub enum Answer<T> {
     Synced(u64),
     /// A write or sync has failed.
     Failed(LedgerError),
+    /// Whether the log is there, with room, that the next checkpoint begins.
+    Spare(Spare),
     /// To [`Event::End`].
     Ended(T, Result<(), LedgerError>),
+}
+
+/// Whether a log is preallocated for the next checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Spare {
+    /// Not now: the disk may be full, and a checkpoint had better wait.
+    #[default]
+    Missing,
+    /// It is there.
+    There,
 }
 
 /// The machine's settings.
@@ -136,9 +157,14 @@ pub struct LedgerMachine<T> {
     limits: Limits,
     standings: Arc<Mutex<Standings>>,
     current: Current,
+    /// The log before the current one, if that was begun after a failure: until its checkpoint has synced it holds nothing
+    /// that anybody relies on.
+    before: Option<Current>,
     logs: Logs,
     /// Logs before the current one.
     older: Vec<u64>,
+    /// What was asked and not done yet: a checkpoint that is to begin waits for the end of a sync, and all behind it.
+    waiting: VecDeque<Event<T>>,
     batch: Vec<u8>,
     /// The last record that was taken, written, synced, and waited for.
     taken: u64,
@@ -147,6 +173,7 @@ pub struct LedgerMachine<T> {
     wanted: u64,
     first_unsynced_at: Option<Instant>,
     sync_began: Option<Instant>,
+    syncing: Option<Syncing>,
     failure: Option<LedgerError>,
     /// Of what was replayed; of what was written since, syncs are proof.
     certainty: Certainty,
@@ -155,6 +182,8 @@ pub struct LedgerMachine<T> {
     endings: VecDeque<(u64, Ending)>,
     look_at: Option<Instant>,
     chores: VecDeque<Chore>,
+    /// Turns with events since the last chore.
+    busy_turns: u32,
     /// When the spare log is to be made.
     spare_at: Option<Instant>,
 }
@@ -169,6 +198,20 @@ enum Chore {
     RemoveFiles(Ending),
     /// Remove a log from before the last checkpoint.
     RemoveLog(u64),
+}
+
+/// A sync that is under way, and what it proves if it succeeds.
+struct Syncing {
+    /// The file, until its sync has begun.
+    file: Option<Arc<dyn DiskFile>>,
+    /// Up to where the log had been written.
+    end: u64,
+    /// The last record that had been written.
+    written: u64,
+    /// Whether the end of the present checkpoint had been written.
+    ends_checkpoint: bool,
+    /// Whether the log failed meanwhile: all who wait have been told so, and a success tells nobody anything.
+    void: bool,
 }
 
 struct Checkpoint<T> {
@@ -191,10 +234,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
         endings: Vec<Ending>,
         now: Now,
     ) -> Result<Self, LedgerError> {
-        let survey = reclaim::survey(&*disk, &layout);
-        let (existing, horizon) = survey.map_err(|error| failed(&layout.intake(), error))?;
-        let again = lock(&standings).survey(existing, horizon);
-        reclaim::remove_segments(&*disk, &layout, &again);
+        survey(&*disk, &layout, &standings).map_err(|error| failed(&layout.intake(), error))?;
         // What was replayed is acted on: it should not be lost to a power cut afterwards. This is no proof, though: what a
         // failed sync of an earlier life has lost, the cache still shows.
         let dir = layout.ledger();
@@ -208,15 +248,25 @@ impl<T: Send + 'static> LedgerMachine<T> {
         });
         let mut logs =
             Logs::new(disk.clone(), layout.clone(), limits.log_bytes, found.next, found.unused);
-        let current = logs.begin(now, previous)?;
+        logs.expect(found.logs.get(found.start).map_or(0, Log::checkpoint_bytes));
+        let current = logs.begin(now, previous, Room::Wished)?;
+        let spare_at = match logs.make_spare() {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot preallocate the ledger's next file");
+                Some(now.at + SPARE_AGAIN)
+            }
+        };
         Ok(Self {
             disk,
             layout,
             limits,
             standings,
             current,
+            before: None,
             logs,
             older: found.logs.iter().map(|log| log.sequence).chain(found.aside).collect(),
+            waiting: VecDeque::new(),
             batch: Vec::new(),
             taken: 0,
             written: 0,
@@ -224,14 +274,21 @@ impl<T: Send + 'static> LedgerMachine<T> {
             wanted: 0,
             first_unsynced_at: None,
             sync_began: None,
+            syncing: None,
             failure: None,
             certainty: found.certainty,
             checkpoint: None,
             endings: endings.into_iter().map(|ending| (0, ending)).collect(),
             look_at: Some(now.at),
             chores: VecDeque::new(),
-            spare_at: Some(now.at),
+            busy_turns: 0,
+            spare_at,
         })
+    }
+
+    /// Whether the next checkpoint's log is there.
+    pub(crate) fn spare(&self) -> Spare {
+        if self.logs.has_spare() { Spare::There } else { Spare::Missing }
     }
 
     fn on_event(&mut self, event: Event<T>, now: Now, answers: &mut Vec<Answer<T>>) {
@@ -256,6 +313,16 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
     }
 
+    /// Does what was asked, but for a checkpoint that must wait.
+    fn take_events(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+        while let Some(event) = self
+            .waiting
+            .pop_front_if(|event| self.syncing.is_none() || !matches!(event, Event::Begin))
+        {
+            self.on_event(event, now, answers);
+        }
+    }
+
     fn push(&mut self, kind: FrameKind, payload: &[u8]) {
         let Current { nonce, end, synced, .. } = &self.current;
         push_frame(&mut self.batch, kind, payload, nonce, *end, *synced);
@@ -266,9 +333,12 @@ impl<T: Send + 'static> LedgerMachine<T> {
         now: Now,
         answers: &mut Vec<Answer<T>>,
     ) -> Result<(), LedgerError> {
+        assert!(self.syncing.is_none(), "what a sync proves is said of the present log");
         if self.failure.is_none() {
             self.write(answers);
-            self.sync(now, answers);
+        }
+        if self.failure.is_none() {
+            self.sync_and_wait(now, answers);
         }
         if self.failure.is_some() {
             // What these records said is in the scheduler's memory and in our standings: the checkpoint says it anew.
@@ -280,11 +350,27 @@ impl<T: Send + 'static> LedgerMachine<T> {
             answers.push(Answer::Ended(abandoned, Err(failed(Path::new("checkpoint"), error))));
         }
         self.batch.clear();
+        self.abandon();
+        if self.failure.is_none()
+            && let Err(error) = self.logs.make_spare()
+        {
+            // The current log may have room left: without a new one it goes on there.
+            tracing::warn!(%error, "no checkpoint can be begun");
+            self.spare_at = Some(now.at + SPARE_AGAIN);
+            return Ok(());
+        }
         let previous = Previous { sequence: self.current.sequence, synced: self.current.synced };
-        self.current = self.logs.begin(now, previous)?;
+        let begun = self.logs.begin(now, previous, Room::Needed)?;
+        let before = std::mem::replace(&mut self.current, begun);
+        self.before = self.failure.is_some().then_some(before);
         self.spare_at = Some(now.at);
+        answers.push(Answer::Spare(Spare::Missing));
         self.older.push(previous.sequence);
         self.push(FrameKind::Begin, &[]);
+        // What is durably gone need not be said again.
+        if let Err(error) = survey(&*self.disk, &self.layout, &self.standings) {
+            tracing::warn!(%error, "cannot look which segments are gone for good");
+        }
         let (to_save, gone) = {
             let standings = lock(&self.standings);
             (standings.to_save(), gone_payload(standings.gone()))
@@ -347,36 +433,61 @@ impl<T: Send + 'static> LedgerMachine<T> {
     /// Keeps room ahead of what is written, so that a disk that fills up is noticed before it stops us.
     fn grow(&mut self, end: u64) {
         let ahead = self.limits.log_bytes / 2;
-        if end.saturating_add(ahead) <= self.current.allocated {
+        if end.saturating_add(ahead) <= self.current.allocated || end < self.current.grow_again_at {
             return;
         }
         let target = end.saturating_add(self.limits.log_bytes);
         match self.current.file.preallocate(target) {
             Ok(()) => self.current.allocated = target,
-            Err(error) => tracing::warn!(%error, "cannot give the ledger more room"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot give the ledger more room");
+                self.current.grow_again_at = end.saturating_add(GROW_AGAIN_BYTES);
+            }
         }
     }
 
-    fn sync(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+    /// Notes what a sync that begins now will prove. Everything has been written.
+    fn begin_sync(&mut self, now: Now) {
         self.first_unsynced_at = None;
         self.sync_began = Some(now.at);
-        if let Err(error) = self.current.file.sync() {
+        self.syncing = Some(Syncing {
+            file: Some(self.current.file.clone()),
+            end: self.current.end,
+            written: self.written,
+            ends_checkpoint: self.is_ending(),
+            void: false,
+        });
+    }
+
+    fn end_sync(&mut self, now: Now, result: io::Result<()>, answers: &mut Vec<Answer<T>>) {
+        let Some(syncing) = self.syncing.take().filter(|syncing| !syncing.void) else { return };
+        if let Err(error) = result {
             let path = self.layout.log(self.current.sequence);
             return self.fail(failed(&path, error), answers);
         }
-        self.current.synced = self.current.end;
-        let complete = self.checkpoint.take_if(|checkpoint| checkpoint.ending.is_some());
+        self.current.synced = syncing.end;
+        let complete = self.checkpoint.take_if(|_| syncing.ends_checkpoint);
         if let Some(checkpoint) = complete {
             self.failure = None;
+            self.before = None;
+            self.logs.expect(syncing.end);
+            self.spare_at = Some(now.at);
             self.certainty = Certainty::Durable;
             self.chores.extend(self.older.drain(..).map(Chore::RemoveLog));
             answers.extend(checkpoint.ending.map(|waiter| Answer::Ended(waiter, Ok(()))));
         }
         if self.failure.is_none() {
-            self.synced = self.written;
+            self.synced = syncing.written;
             answers.push(Answer::Synced(self.synced));
             self.give_back(now);
         }
+    }
+
+    /// Syncs within the turn, where nothing can go on before.
+    fn sync_and_wait(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+        self.begin_sync(now);
+        let result = self.current.file.sync();
+        self.end_sync(now, result, answers);
     }
 
     /// Nothing that is not synced will be: all who wait are told, and the next checkpoint begins anew.
@@ -384,12 +495,35 @@ impl<T: Send + 'static> LedgerMachine<T> {
         tracing::error!(%error, "the ledger cannot be written; nothing is dispatched until a checkpoint has synced");
         self.batch.clear();
         self.first_unsynced_at = None;
+        if let Some(syncing) = &mut self.syncing {
+            syncing.void = true;
+        }
         if let Some(waiter) = self.checkpoint.take().and_then(|checkpoint| checkpoint.ending) {
             answers.push(Answer::Ended(waiter, Err(error.clone())));
         }
         self.failure = Some(error.clone());
+        self.abandon();
         answers.push(Answer::Failed(error));
     }
+
+    /// Removes the current log if it was begun after a failure and its checkpoint came to nothing: it takes space that the
+    /// next one may need. Nothing is written to the log before it, which the next one follows.
+    fn abandon(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        let vain = std::mem::replace(&mut self.current, before).sequence;
+        self.older.retain(|sequence| *sequence != self.current.sequence);
+        if !self.logs.remove(vain) {
+            self.older.push(vain);
+        }
+    }
+}
+
+/// Takes note of which segments there are, and gives back anew those that a power cut brought back.
+fn survey(disk: &dyn Disk, layout: &Layout, standings: &Mutex<Standings>) -> io::Result<()> {
+    let (existing, horizon) = reclaim::survey(disk, layout)?;
+    let again = lock(standings).survey(existing, horizon);
+    reclaim::remove_segments(disk, layout, &again);
+    Ok(())
 }
 
 /// Giving space back: a little every turn, so that no one waits long for a write.
@@ -407,11 +541,10 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
         touched.sort_unstable();
         touched.dedup();
-        let standings = lock(&self.standings);
         for segment in touched {
-            if standings.has_ended(segment) {
+            if self.has_ended(segment) {
                 self.chores.push_back(Chore::RemoveSegment(segment));
-            } else if standings.may_have_ended(segment) {
+            } else if lock(&self.standings).may_have_ended(segment) {
                 self.look_at.get_or_insert(now.at + LOOK_FIRST);
             }
         }
@@ -427,13 +560,13 @@ impl<T: Send + 'static> LedgerMachine<T> {
     }
 
     /// Does one thing that nobody waits for.
-    fn do_chore(&mut self, now: Now) {
+    fn do_chore(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
         if !self.may_give_back() {
-            return self.make_spare(now);
+            return self.make_spare(now, answers);
         }
         self.look_around(now);
         match self.chores.pop_front() {
-            None => self.make_spare(now),
+            None => self.make_spare(now, answers),
             Some(Chore::Look(segment)) => self.look(segment, now),
             Some(Chore::RemoveSegment(segment)) => self.remove_segment(segment, now),
             Some(Chore::RemoveFiles(ending)) => {
@@ -451,9 +584,9 @@ impl<T: Send + 'static> LedgerMachine<T> {
     fn look(&mut self, segment: SegmentName, now: Now) {
         match reclaim::footer(&*self.disk, &self.layout, segment) {
             reclaim::Footer::Sealed(entries) => {
-                let mut standings = lock(&self.standings);
-                standings.sealed(segment, &entries);
-                if standings.has_ended(segment) {
+                let slots = standing::slots(&entries);
+                lock(&self.standings).sealed(segment, slots);
+                if self.has_ended(segment) {
                     self.chores.push_back(Chore::RemoveSegment(segment));
                 }
             }
@@ -464,9 +597,20 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
     }
 
+    /// Whether every message of a segment has ended. Whoever appends is let in between.
+    fn has_ended(&self, segment: SegmentName) -> bool {
+        loop {
+            match lock(&self.standings).check_ended(segment, SLOTS_PER_LOOK) {
+                Checked::Live => return false,
+                Checked::Ended => return true,
+                Checked::Unsure => {}
+            }
+        }
+    }
+
     fn remove_segment(&mut self, segment: SegmentName, now: Now) {
         // Noted twice, it is gone by now.
-        if !lock(&self.standings).has_ended(segment) {
+        if !self.has_ended(segment) {
             return;
         }
         match self.disk.unlink(&self.layout.segment(segment)) {
@@ -488,14 +632,18 @@ impl<T: Send + 'static> LedgerMachine<T> {
         self.failure.is_none() || self.checkpoint.is_some()
     }
 
-    /// When the next sync is to begin; nothing while there is nothing to sync.
+    /// Whether the checkpoint is to end with the next sync.
+    fn is_ending(&self) -> bool {
+        self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.ending.is_some())
+    }
+
+    /// When the next sync is to begin; nothing while there is nothing to sync, or one is under way.
     fn sync_at(&self, now: Now) -> Option<Instant> {
         let unsynced = self.current.end > self.current.synced || !self.batch.is_empty();
-        if !unsynced || !self.is_writing() {
+        if !unsynced || !self.is_writing() || self.syncing.is_some() {
             return None;
         }
-        let ending = self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.ending.is_some());
-        let wanted = ending || self.wanted > self.synced;
+        let wanted = self.is_ending() || self.wanted > self.synced;
         let asked = match self.first_unsynced_at {
             Some(first) if !wanted => first + self.limits.sync_after,
             _ => now.at,
@@ -509,7 +657,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
         self.failure.is_none() && self.certainty == Certainty::Durable
     }
 
-    fn make_spare(&mut self, now: Now) {
+    fn make_spare(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
         if self.failure.is_none() && self.spare_at.is_some_and(|at| at <= now.at) {
             self.spare_at = match self.logs.make_spare() {
                 Ok(()) => None,
@@ -518,6 +666,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
                     Some(now.at + SPARE_AGAIN)
                 }
             };
+            answers.push(Answer::Spare(self.spare()));
         }
     }
 
@@ -540,26 +689,38 @@ impl<T: Send + 'static> Machine for LedgerMachine<T> {
     type Answer = Answer<T>;
 
     fn turn(&mut self, now: Now, events: &mut Vec<Event<T>>, answers: &mut Vec<Answer<T>>) -> Next {
-        self.do_chore(now);
-        for event in events.drain(..) {
-            self.on_event(event, now, answers);
+        self.waiting.extend(events.drain(..));
+        self.busy_turns += 1;
+        if self.waiting.is_empty() || self.busy_turns >= CHORE_EVERY_TURNS {
+            self.busy_turns = 0;
+            self.do_chore(now, answers);
         }
+        self.take_events(now, answers);
         self.save_standings(STANDINGS_PER_TURN);
         if self.is_writing() {
             self.write(answers);
         }
         if self.sync_at(now).is_some_and(|at| at <= now.at) {
-            self.sync(now, answers);
+            self.begin_sync(now);
         }
         self.next(now)
     }
 
+    fn to_sync(&mut self) -> Option<Arc<dyn DiskFile>> {
+        self.syncing.as_mut()?.file.take()
+    }
+
+    fn synced(&mut self, now: Now, result: io::Result<()>, answers: &mut Vec<Answer<T>>) {
+        self.end_sync(now, result, answers);
+    }
+
     fn close(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
+        self.take_events(now, answers);
         if self.is_writing() {
             self.write(answers);
         }
         if self.is_writing() {
-            self.sync(now, answers);
+            self.sync_and_wait(now, answers);
         }
         // Says that what came before is durable, so that the next life need not prove it by a checkpoint.
         if self.failure.is_none() {

@@ -36,11 +36,11 @@ pub(crate) struct Standings {
     segments: HashMap<SegmentName, SegmentStanding>,
     /// Moved messages that have not ended.
     moved: HashSet<(SegmentName, u32)>,
-    /// Segments that were there when the store was opened.
+    /// Segments that were there at the last survey.
     existing: HashSet<SegmentName>,
-    /// Every segment of a stripe up to this number had been made when the store was opened.
+    /// Every segment of a stripe up to this number had been made then.
     horizon: HashMap<Stripe, u64>,
-    /// Segments that were given back.
+    /// Segments that were given back and of which the last survey says nothing.
     gone: HashSet<SegmentName>,
 }
 
@@ -49,7 +49,7 @@ struct SegmentStanding {
     marks: HashMap<u32, Mark>,
     /// Messages routed or retiring.
     open: usize,
-    /// What its footer lists, once it is sealed and somebody looked.
+    /// What its footer lists, once it is sealed and somebody looked, but for the messages that were found to have ended.
     listed: Option<Vec<u32>>,
 }
 
@@ -158,7 +158,7 @@ impl Standings {
         self.gone.contains(&segment) || (made_before && !self.existing.contains(&segment))
     }
 
-    /// Takes note of what is on the disk as the store is opened, and forgets what is not.
+    /// Takes note of what is on the disk, and forgets what is not.
     ///
     /// Gives the segments that were given back and are there again: a power cut undid their unlinking.
     pub(crate) fn survey(
@@ -167,7 +167,8 @@ impl Standings {
         horizon: HashMap<Stripe, u64>,
     ) -> Vec<SegmentName> {
         self.existing = existing;
-        self.horizon = horizon;
+        // Of a stripe whose number cannot be read now, what was known stays true.
+        self.horizon.extend(horizon);
         let known = std::mem::take(&mut self.gone);
         let (again, rest): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|segment| self.existing.contains(segment));
@@ -240,23 +241,44 @@ impl Standings {
     }
 
     /// Takes note of what a sealed segment's footer lists.
-    pub(crate) fn sealed(&mut self, segment: SegmentName, entries: &[Entry]) {
+    pub(crate) fn sealed(&mut self, segment: SegmentName, slots: Vec<u32>) {
         if let Some(standing) = self.segments.get_mut(&segment) {
-            let slots = entries.iter().map(|entry| (entry.offset / ALIGNMENT) as u32);
-            standing.listed = Some(slots.collect());
+            standing.listed = Some(slots);
         }
     }
 
-    /// Whether a segment is sealed and every message that its footer lists has ended.
-    pub(crate) fn has_ended(&self, segment: SegmentName) -> bool {
-        self.segments.get(&segment).is_some_and(|standing| {
-            standing.listed.as_ref().is_some_and(|listed| {
-                listed.iter().all(|slot| {
-                    matches!(standing.marks.get(slot), Some(Mark::Retired | Mark::Moved))
-                })
-            })
-        })
+    /// Whether a segment is sealed and every message that its footer lists has ended: looks at so many of them at most.
+    ///
+    /// What has ended stays so and is not looked at again.
+    pub(crate) fn check_ended(&mut self, segment: SegmentName, slots_max: usize) -> Checked {
+        let Some(standing) = self.segments.get_mut(&segment) else { return Checked::Live };
+        let Some(listed) = &mut standing.listed else { return Checked::Live };
+        for _ in 0..slots_max {
+            let Some(slot) = listed.last() else { return Checked::Ended };
+            if !matches!(standing.marks.get(slot), Some(Mark::Retired | Mark::Moved)) {
+                return Checked::Live;
+            }
+            listed.pop();
+        }
+        Checked::Unsure
     }
+}
+
+/// What is known of a segment's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checked {
+    /// Some have not ended, or it is not known which there are.
+    Live,
+    /// All have.
+    Ended,
+    /// There are more to be looked at.
+    Unsure,
+}
+
+/// The slots of what a footer lists.
+pub(crate) fn slots(entries: &[Entry]) -> Vec<u32> {
+    let slot = |entry: &Entry| u32::try_from(entry.offset / ALIGNMENT).unwrap_or(u32::MAX);
+    entries.iter().map(slot).collect()
 }
 
 impl Mark {

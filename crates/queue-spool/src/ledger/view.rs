@@ -25,7 +25,7 @@ impl LedgerView {
 pub fn read_standings(data_dir: &Path) -> Result<LedgerView, LedgerError> {
     let layout = Layout::new(data_dir);
     let standings = Mutex::<Standings>::default();
-    let found = log::find(&RealDisk, &layout)?;
+    let found = log::find_beside_writer(&RealDisk, &layout)?;
     let mut endings = Vec::new();
     for part in found.logs.get(found.start..).unwrap_or_default() {
         log::replay(part, &layout, &standings, &mut |_| {}, &mut endings)?;

@@ -5,8 +5,11 @@ use std::path::Path;
 use queue::{LedgerError, Standing};
 
 use crate::disk::simulated::Fault;
+use crate::intake::writer::{Answer, CommitBody, Event};
+use crate::ledger::machine::Spare;
 use crate::place::{Layout, StripeFile, stripe_file_of};
-use crate::tests::world::{DIR, World};
+use crate::tests::world::{DIR, Pace, Scheduler, World};
+use crate::thread::{Machine, Next, lock};
 
 fn segments(world: &World) -> usize {
     let is_segment = |path: &Path| {
@@ -104,14 +107,309 @@ fn space_is_given_back_when_every_message_has_ended() {
     world.wait(4_000);
     scheduler.turn(&mut world, Vec::new());
     assert_eq!(segments(&world), 0);
-    for handle in world.accepted.values() {
+    let gone = |scheduler: &Scheduler| lock(&scheduler.book.standings).gone().count();
+    assert!(gone(&scheduler) > 3);
+    acceptor.commit_small(&mut world, 10);
+    scheduler.checkpoint(&mut world);
+    scheduler.checkpoint(&mut world);
+    assert!(gone(&scheduler) <= 1, "a checkpoint forgets what the directory tells");
+    for handle in world.retired.values() {
         assert_eq!(scheduler.book.standing(handle), Standing::Retired);
     }
     drop(scheduler);
     let scheduler = world.scheduler().expect("it can be opened");
-    for handle in world.accepted.values() {
+    for handle in world.retired.values() {
         assert_eq!(scheduler.book.standing(handle), Standing::Retired);
     }
+}
+
+#[test]
+fn the_highest_number_of_a_segment_is_no_end_of_the_world() {
+    let mut world = World::new(17);
+    drop(world.acceptor().expect("it can be opened"));
+    let highest = crate::place::SegmentName { stripe: crate::place::Stripe(1), sequence: u64::MAX };
+    let path = Layout::new(Path::new(DIR)).segment(highest);
+    drop(crate::disk::Disk::create(&world.disk, &path).expect("it can be made"));
+    world.disk.damage(&path, |bytes| bytes.resize(100, b'x'));
+    let mut acceptor = world.acceptor().expect("another stripe is made");
+    acceptor.commit_small(&mut world, 10);
+    assert_eq!(world.accepted.len(), 1);
+}
+
+#[test]
+fn drafts_alone_fill_a_segment_too() {
+    let mut world = World::new(14);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let size = |world: &World| {
+        let files = world.disk.files().into_iter();
+        let segments = files.filter(|(path, _)| path.extension().is_some_and(|it| it == "seg"));
+        segments.map(|(_, bytes)| bytes.len()).max().unwrap_or(0)
+    };
+    for _ in 0..100 {
+        acceptor.draft(&mut world, 1900);
+        acceptor.end_draft(&mut world, false);
+    }
+    assert!(size(&world) < 20 << 10, "{}", size(&world));
+    assert!(segments(&world) <= 2, "what held nothing but dropped drafts is removed");
+    // One that is still looked at keeps its segment.
+    acceptor.draft(&mut world, 1900);
+    for _ in 0..20 {
+        acceptor.draft(&mut world, 1900);
+    }
+    acceptor.end_draft(&mut world, true);
+    world.wait(10);
+    acceptor.write(&mut world, Vec::new());
+    assert_eq!(world.accepted.len(), 1);
+    let scheduler = world.scheduler().expect("it can be opened");
+    world.check(&scheduler);
+}
+
+#[test]
+fn a_disk_that_goes_on_failing_is_asked_less_and_less_and_left_tidy() {
+    let mut world = World::new(15);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut tries = 0;
+    for _ in 0..600 {
+        world.wait(50);
+        let refused = world.refused;
+        let before = world.disk.operations();
+        acceptor.write(&mut world, Vec::new());
+        if tries == 0 || world.disk.operations() > before {
+            // A new segment was begun: after the write of its first record the sync fails.
+            world.disk.fail_after(1, Fault::Io);
+            tries += 1;
+        }
+        acceptor.commit_small(&mut world, 10);
+        assert_eq!(world.refused, refused + 1);
+        assert!(segments(&world) <= 1, "what was given up holds nothing that was accepted");
+    }
+    assert!((5..15).contains(&tries), "{tries} in half a minute");
+    world.disk.kill();
+    drop(acceptor);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    acceptor.commit_small(&mut world, 10);
+    assert_eq!(world.accepted.len(), 1);
+}
+
+#[test]
+fn a_torn_end_that_was_adopted_is_no_damage() {
+    let mut world = World::new(16);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    acceptor.commit_small(&mut world, 500);
+    world.wait(10);
+    acceptor.commit_small(&mut world, 500);
+    assert_eq!(world.accepted.len(), 2);
+    drop(acceptor);
+    world.disk.kill();
+    let is_segment = |path: &Path| path.extension().is_some_and(|it| it == "seg");
+    let files = world.disk.files().into_iter();
+    let (path, whole) = files.into_iter().find(|(path, _)| is_segment(path)).expect("it is there");
+    world.disk.damage(&path, |bytes| bytes.truncate(whole.len() - 200));
+    drop(world.acceptor().expect("it is adopted"));
+    let damage = |world: &World| {
+        let kind = crate::codec::FileKind::Segment;
+        let file = crate::read::OpenFile::open(&world.disk, &path, kind).expect("it is there");
+        assert!(file.footer().expect("it can be read").is_some());
+        crate::scan::scan(&file, &mut |_| {}).expect("it can be read").damage
+    };
+    let torn = damage(&world);
+    assert!(!torn.is_empty() && torn.iter().all(|damage| !damage.followed), "{torn:?}");
+    // A record that the footer lists is damage, though nothing but the footer follows.
+    world.disk.damage(&path, |bytes| bytes[64 + 200] ^= 1);
+    assert!(damage(&world).iter().any(|damage| damage.followed));
+}
+
+fn logs(world: &World) -> Vec<(u64, usize)> {
+    let number = |path: &Path| crate::place::log_of(path.file_name()?.to_str()?);
+    let files = world.disk.files().into_iter();
+    let mut logs: Vec<_> =
+        files.filter_map(|(path, bytes)| Some((number(&path)?, bytes.len()))).collect();
+    logs.sort_unstable();
+    logs
+}
+
+#[test]
+fn a_full_disk_stops_no_ledger_that_has_room() {
+    let mut world = World::new(12);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    for _ in 0..8 {
+        acceptor.commit_small(&mut world, 10);
+        world.wait(3);
+        acceptor.write(&mut world, Vec::new());
+    }
+    let mut scheduler = world.scheduler().expect("it can be opened");
+    scheduler.work(&mut world);
+    // The next checkpoint finds its log; no other can be made.
+    world.disk.set_room(0);
+    assert_eq!(scheduler.spare, Spare::There);
+    scheduler.checkpoint(&mut world);
+    scheduler.checkpoint(&mut world);
+    scheduler.checkpoint(&mut world);
+    for _ in 0..3 {
+        world.wait(6_000);
+        scheduler.checkpoint(&mut world);
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+        assert!(!scheduler.failed, "the log it has goes on");
+        assert_eq!(scheduler.spare, Spare::Missing);
+    }
+    world.wait(10);
+    scheduler.turn(&mut world, Vec::new());
+    assert_eq!(world.routed.len(), 4);
+    world.disk.set_room(4096);
+    for _ in 0..2 {
+        world.disk.kill();
+        drop(scheduler);
+        scheduler = world.scheduler().expect("it can be opened though no room can be made");
+        world.check(&scheduler);
+        scheduler.work(&mut world);
+        world.wait(10);
+        scheduler.sync(&mut world);
+        assert!(!scheduler.failed);
+    }
+    assert_eq!(world.routed.len(), 6);
+    world.disk.set_room(1 << 20);
+    world.wait(6_000);
+    scheduler.turn(&mut world, Vec::new());
+    assert_eq!(scheduler.spare, Spare::There);
+}
+
+#[test]
+fn the_next_log_has_room_for_as_large_a_checkpoint_as_the_last() {
+    let mut world = World::new(13);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut scheduler = world.scheduler().expect("it can be opened");
+    for _ in 0..19 {
+        acceptor.commit_small(&mut world, 10);
+        world.wait(3);
+        acceptor.write(&mut world, Vec::new());
+        scheduler.work(&mut world);
+    }
+    let log_bytes = crate::tests::world::settings().ledger_bytes.0 as usize;
+    assert_eq!(scheduler.live.len(), 19);
+    for _ in 0..21 {
+        scheduler.checkpoint(&mut world);
+    }
+    world.wait(10);
+    scheduler.turn(&mut world, Vec::new());
+    let room = logs(&world).last().expect("there is a spare").1;
+    assert!(room >= log_bytes + 19 * 150, "{room}");
+    // A checkpoint after a failure comes to nothing, and its log does not stay.
+    // A chore may come before the write.
+    (0..2).for_each(|after| world.disk.fail_after(after, Fault::Io));
+    scheduler.work(&mut world);
+    assert!(scheduler.failed);
+    let before = logs(&world);
+    for _ in 0..5 {
+        scheduler.checkpoint(&mut world);
+        world.disk.fail_after(0, Fault::Full);
+        scheduler.checkpoint(&mut world);
+        world.wait(10);
+        assert!(scheduler.failed);
+        assert!(logs(&world).len() <= before.len(), "{:?}", logs(&world));
+    }
+    for _ in 0..25 {
+        world.wait(10);
+        scheduler.checkpoint(&mut world);
+        if !scheduler.failed {
+            break;
+        }
+    }
+    assert!(!scheduler.failed);
+    world.disk.restart();
+    let scheduler = world.scheduler().expect("it can be opened");
+    world.check(&scheduler);
+}
+
+#[test]
+fn records_are_written_while_a_sync_is_under_way() {
+    for pace in [Pace::ToldLate, Pace::DoneLate] {
+        let mut world = World::new(9);
+        let mut acceptor = world.acceptor().expect("it can be opened");
+        let mut scheduler = world.scheduler().expect("it can be opened");
+        for _ in 0..2 {
+            acceptor.commit_small(&mut world, 10);
+            world.wait(3);
+            acceptor.write(&mut world, Vec::new());
+        }
+        scheduler.set_pace(&mut world, pace);
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+        assert_eq!((scheduler.written, world.routed.len()), (1, 0));
+        scheduler.work(&mut world);
+        assert_eq!((scheduler.written, world.routed.len()), (2, 0), "nobody waits for the sync");
+        // A checkpoint begins behind it, and so does what was appended after that.
+        scheduler.checkpoint(&mut world);
+        scheduler.work(&mut world);
+        assert_eq!(scheduler.written, 2);
+        scheduler.set_pace(&mut world, pace);
+        assert_eq!(world.routed.len(), 1, "it covers what was written before it began");
+        scheduler.turn(&mut world, Vec::new());
+        assert_eq!((scheduler.written, world.routed.len()), (3, 2));
+        world.disk.restart();
+        let scheduler = world.scheduler().expect("it can be opened");
+        world.check(&scheduler);
+    }
+}
+
+#[test]
+fn a_sync_that_fails_late_is_a_failure_of_all_that_was_written_meanwhile() {
+    for pace in [Pace::ToldLate, Pace::DoneLate] {
+        let mut world = World::new(10);
+        let mut acceptor = world.acceptor().expect("it can be opened");
+        let mut scheduler = world.scheduler().expect("it can be opened");
+        for _ in 0..2 {
+            acceptor.commit_small(&mut world, 10);
+            world.wait(3);
+            acceptor.write(&mut world, Vec::new());
+        }
+        scheduler.turn(&mut world, Vec::new());
+        scheduler.set_pace(&mut world, pace);
+        scheduler.work(&mut world);
+        // The next operation is the sync, or a write that comes before it.
+        world.disk.fail_after(0, Fault::Io);
+        scheduler.sync(&mut world);
+        scheduler.work(&mut world);
+        scheduler.set_pace(&mut world, Pace::AtOnce);
+        assert!(scheduler.failed && world.routed.is_empty());
+        for _ in 0..10 {
+            world.wait(10);
+            scheduler.checkpoint(&mut world);
+        }
+        assert!(!scheduler.failed);
+        world.disk.restart();
+        let scheduler = world.scheduler().expect("it can be opened");
+        assert_eq!(scheduler.live.len(), 2);
+        world.check(&scheduler);
+    }
+}
+
+#[test]
+fn a_draft_is_answered_before_the_sync_that_is_due() {
+    let mut world = World::new(11);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let accept = Box::new(queue::conformance::accept("a@example.test", 1));
+        let (committed, drafted) = (world.new_body(10), world.new_body(10));
+        let body = CommitBody::Whole(world.bodies[&committed].clone());
+        let commit = Event::Commit { id: committed, accept, body, waiter: committed };
+        let body = world.bodies[&drafted].clone();
+        let draft = Event::Draft { id: drafted, body, waiter: drafted };
+        world.wait(10);
+        let next = acceptor.writer.turn(world.now, &mut vec![commit, draft], &mut answers);
+        let last = answers.pop().expect("it answers");
+        assert!(matches!(last, Answer::Drafted(id, Ok(_)) if id == drafted));
+        assert!(matches!(next, Next::RestUntil(_)), "a sync is to come");
+        // Its commit was answered at the beginning of this turn, however many drafts come.
+        if let Some(Answer::Committed(_, result)) = answers.pop() {
+            assert!(result.is_ok() && answers.is_empty());
+        }
+    }
+    world.wait(10);
+    acceptor.writer.turn(world.now, &mut Vec::new(), &mut answers);
+    assert!(!answers.is_empty());
+    assert!(answers.iter().all(|answer| matches!(answer, Answer::Committed(_, Ok(_)))));
 }
 
 #[test]
@@ -185,7 +483,7 @@ fn a_flipped_byte_in_a_segment_is_gone_and_its_neighbours_are_there() {
     let scheduler = world.scheduler().expect("it can be opened");
     world.check(&scheduler);
     let layout = Layout::new(Path::new(DIR));
-    assert!(crate::read::open_message(&world.disk, &layout, &place).is_err());
+    assert!(crate::tests::world::open_message(&world.disk, &layout, &place).is_err());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Whatever dies, whenever: nothing that got `250` is lost, nothing that was synced is forgotten.
 
 use crate::disk::simulated::Fault;
-use crate::tests::world::{Acceptor, Scheduler, World};
+use crate::tests::world::{Acceptor, Pace, Scheduler, World};
 
 /// How a life ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,12 @@ fn step(world: &mut World, acceptors: &mut [Acceptor], scheduler: &mut Option<Sc
         }
     }
     if let Some(scheduler) = scheduler {
+        match world.draw(12) {
+            0 => scheduler.set_pace(world, Pace::AtOnce),
+            1 | 2 => scheduler.set_pace(world, Pace::ToldLate),
+            3 | 4 => scheduler.set_pace(world, Pace::DoneLate),
+            _ => {}
+        }
         match choice {
             8..=10 => scheduler.work(world),
             11 => scheduler.sync(world),

@@ -76,6 +76,87 @@ fn acceptors_hear_of_a_failed_sync_and_of_its_end() {
 }
 
 #[test]
+fn a_draft_that_was_refused_a_file_cannot_be_committed_without_its_body() {
+    let (_, spool) = Simulated::new(Settings { large_bodies_max: 1, ..settings() });
+    block_on(async {
+        let intake = spool.intake();
+        let mut first = intake.begin(SizeHint::default()).expect("there is room");
+        first.write(&[b'a'; 4096]).expect("there is room");
+        let mut second = intake.begin(SizeHint::default()).expect("there is room");
+        assert!(matches!(second.write(&[b'b'; 4096]), Err(IntakeError::Busy)));
+        assert!(matches!(second.write(b"b"), Err(IntakeError::Closed)));
+        let refused = second.commit(accept("a@example.test", 1)).await;
+        assert!(matches!(refused, Err(IntakeError::Closed)), "{refused:?}");
+        first.commit(accept("a@example.test", 1)).await.expect("it has a file");
+    });
+}
+
+#[test]
+fn small_drafts_share_a_budget_of_memory() {
+    let bytes_max = 8000;
+    let draft_bytes_max = config::ByteSize(bytes_max);
+    let (_, spool) = Simulated::new(Settings { draft_bytes_max, ..settings() });
+    block_on(async {
+        let intake = spool.intake();
+        let mut drafts = Vec::new();
+        for _ in 0..7 {
+            let mut draft = intake.begin(SizeHint::default()).expect("there is room");
+            draft.write(&[b'a'; 1000]).expect("there is room");
+            drafts.push(draft);
+        }
+        let mut last = intake.begin(SizeHint::default()).expect("there is a little room");
+        assert!(matches!(last.write(&[b'a'; 1000]), Err(IntakeError::Busy)));
+        last.write(&[b'a'; 999]).expect("there is a little room");
+        let mut refused = intake.begin(SizeHint::default()).expect("one byte is left");
+        assert!(matches!(refused.write(b"a"), Err(IntakeError::Busy)));
+        // A finished one is in a segment, a dropped one nowhere, a large one in a file.
+        drafts.first_mut().expect("there are some").finish().await.expect("it is written");
+        refused.write(&[b'a'; 999]).expect("there is room again");
+        drafts.pop();
+        last.write(&[b'a'; 1000]).expect("there is room again");
+        last.write(&[b'a'; 500]).expect_err("there is none");
+        let committed = drafts.pop().expect("there are some");
+        committed.commit(accept("a@example.test", 1)).await.expect("it is small");
+        last.write(&[b'a'; 500]).expect("there is room again");
+        refused.commit(accept("a@example.test", 1)).await.expect("it is small");
+        drop((drafts, last));
+        for _ in 0..20 {
+            deliver(&*intake, &[b'a'; 1900], accept("a@example.test", 1)).await;
+            deliver(&*intake, &[b'a'; 4096], accept("a@example.test", 1)).await;
+        }
+    });
+}
+
+#[test]
+fn nobody_who_waits_for_a_write_waits_for_a_slow_sync() {
+    let (disk, spool) = Simulated::new(settings());
+    let handle = Handle::parse("conformance:1").expect("a handle");
+    let record = routed(MessageId::new(Timestamp::default(), 1), &handle, 1);
+    block_on(async {
+        let ledger = spool.ledger().expect("nobody has it");
+        ledger.replay(&mut |_| {}).expect("it is empty");
+        let slow = Duration::from_secs(2);
+        disk.set_sync_takes(slow);
+        let begun = Instant::now();
+        let first = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        let synced = ledger.synced(first);
+        for _ in 0..50 {
+            let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+            ledger.written(mark).await.expect("it is written");
+        }
+        assert!(begun.elapsed() < slow, "the first sync is still under way");
+        synced.await.expect("it ends at last");
+        assert!(begun.elapsed() >= slow);
+        // What is under way when the ledger is closed is waited for.
+        let last = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        let synced = ledger.synced(last);
+        ledger.written(last).await.expect("it is written");
+        drop(ledger);
+        synced.await.expect("it was synced before the end");
+    });
+}
+
+#[test]
 fn a_failed_ledger_reports_nothing_as_synced_until_a_checkpoint_has() {
     let (disk, spool) = Simulated::new(settings());
     let handle = Handle::parse("conformance:1").expect("a handle");
@@ -146,6 +227,14 @@ fn a_ledger_that_was_not_closed_asks_for_a_checkpoint_before_it_gives_space_back
         ledger.synced(mark).await.expect("it is well");
         disk.kill();
         drop(ledger);
+        disk.set_room(4096);
+        let ledger = open();
+        assert!(!ledger.checkpoint_due(), "it was killed, but the disk is full");
+        let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+        ledger.synced(mark).await.expect("there is room for a record");
+        disk.kill();
+        drop(ledger);
+        disk.set_room(1 << 20);
         let ledger = open();
         assert!(ledger.checkpoint_due(), "it was killed");
         ledger.begin_checkpoint().expect("it can begin");

@@ -7,15 +7,19 @@ use std::time::{Duration, Instant};
 
 use mail::{MessageId, Timestamp};
 use queue::conformance::{accept, pattern, routed};
-use queue::{Handle, Record, Routed, Standing};
+use queue::{Accepted, Handle, Record, Routed, Standing};
 
-use crate::disk::Held;
+use crate::codec::{HEAD_BYTES, Kind};
 use crate::disk::simulated::SimulatedDisk;
+use crate::disk::{Disk, DiskFile, Held};
 use crate::intake::bodies::{self, Bodies};
 use crate::intake::writer::{self, CommitBody, Writer};
 use crate::ledger::machine::{self as ledger, Book, LedgerMachine};
-use crate::place::{Layout, Place};
-use crate::read::{BLOCK_BYTES, open_message};
+use crate::place::{BodyPlace, Layout, MessagePlace, Place, RecordPlace};
+use crate::read::{
+    BLOCK_BYTES, BlockReader, BodyAt, Fault, OpenFile, Pieces, accept_line, check_record,
+    draft_bytes, home_of,
+};
 use crate::thread::{Machine, Next, Now};
 use crate::{Settings, Spool};
 
@@ -57,11 +61,55 @@ pub(super) struct Scheduler {
     pub(super) book: Book,
     pub(super) live: BTreeMap<MessageId, Routed>,
     appended: Vec<(u64, Record)>,
-    mark: u64,
+    pub(super) mark: u64,
+    pub(super) written: u64,
+    pub(super) spare: ledger::Spare,
     pub(super) failed: bool,
     /// Messages that the present checkpoint is still to write.
     checkpoint: Option<Vec<MessageId>>,
+    pub(super) syncs: Syncs,
     _held: Box<dyn Held>,
+}
+
+/// Syncs of a machine that are done beside its turns.
+#[derive(Default)]
+pub(super) struct Syncs {
+    pub(super) pace: Pace,
+    under_way: Option<UnderWay>,
+}
+
+/// How long a sync takes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// No turn passes meanwhile.
+    #[default]
+    AtOnce,
+    /// The disk is done at once and the machine hears of it after other turns, which the sync does not cover.
+    ToldLate,
+    /// The disk does it after other turns.
+    DoneLate,
+}
+
+enum UnderWay {
+    Done(std::io::Result<()>),
+    Waiting(Arc<dyn DiskFile>),
+}
+
+impl Syncs {
+    fn begin(&mut self, file: Arc<dyn DiskFile>) {
+        assert!(self.under_way.is_none(), "one sync at a time");
+        self.under_way = Some(match self.pace {
+            Pace::AtOnce | Pace::ToldLate => UnderWay::Done(file.sync()),
+            Pace::DoneLate => UnderWay::Waiting(file),
+        });
+    }
+
+    fn end(&mut self) -> Option<std::io::Result<()>> {
+        Some(match self.under_way.take()? {
+            UnderWay::Done(result) => result,
+            UnderWay::Waiting(file) => file.sync(),
+        })
+    }
 }
 
 /// Small files, so that every border is crossed often.
@@ -127,14 +175,18 @@ impl World {
             _ => {}
         };
         let (machine, book, held) = self.spool.ledger_machine(self.now, &mut apply)?;
+        let spare = machine.spare();
         Ok(Scheduler {
             machine,
             book,
             live,
             appended: Vec::new(),
             mark: 0,
+            written: 0,
+            spare,
             failed: false,
             checkpoint: None,
+            syncs: Syncs::default(),
             _held: held,
         })
     }
@@ -191,12 +243,60 @@ impl World {
     }
 }
 
+/// Opens an accepted message, waiting for the disk.
+pub(super) fn open_message(
+    disk: &dyn Disk,
+    layout: &Layout,
+    place: &MessagePlace,
+) -> Result<(Accepted, Pieces), Fault> {
+    let (path, kind, offset) = home_of(layout, place);
+    let file = OpenFile::open(disk, &path, kind)?;
+    let id = place.record.id;
+    let mut bytes = file.read(offset, place.record.length as usize)?;
+    let head = check_record(&bytes, file.nonce(), offset, &[Kind::Message, Kind::Accept], id)?;
+    let (accepted, at) = accept_line(&bytes, &head)?.accepted();
+    let pieces = match at {
+        BodyAt::Here => {
+            bytes.drain(..HEAD_BYTES + head.accept_bytes as usize);
+            Pieces::Whole(Some(bytes))
+        }
+        BodyAt::Record { offset, length } => {
+            let place = RecordPlace { offset, length, ..place.record };
+            Pieces::Whole(Some(draft_bytes(&file, &place)?))
+        }
+        BodyAt::File { nonce } => {
+            let body = BodyPlace { stripe: place.record.segment.stripe, id, size: accepted.size };
+            Pieces::File(BlockReader::open(disk, layout, &body, Some(&nonce))?)
+        }
+    };
+    Ok((accepted, pieces))
+}
+
 /// Lets a machine do all it wants to do now.
-fn run<M: Machine>(machine: &mut M, now: Now, mut events: Vec<M::Event>) -> Vec<M::Answer> {
+fn run<M: Machine>(machine: &mut M, now: Now, events: Vec<M::Event>) -> Vec<M::Answer> {
+    run_with(machine, now, events, &mut Syncs::default())
+}
+
+/// The same, where a sync may go on when the machine has come to rest.
+fn run_with<M: Machine>(
+    machine: &mut M,
+    now: Now,
+    mut events: Vec<M::Event>,
+    syncs: &mut Syncs,
+) -> Vec<M::Answer> {
     let mut answers = Vec::new();
     for _ in 0..1000 {
         let next = machine.turn(now, &mut events, &mut answers);
         assert!(events.is_empty(), "every event is taken");
+        if let Some(file) = machine.to_sync() {
+            syncs.begin(file);
+        }
+        if syncs.pace == Pace::AtOnce
+            && let Some(result) = syncs.end()
+        {
+            machine.synced(now, result, &mut answers);
+            continue;
+        }
         match next {
             Next::EventOr(at) | Next::RestUntil(at) if at <= now.at => {}
             _ => return answers,
@@ -353,13 +453,28 @@ impl Scheduler {
     }
 
     pub(super) fn turn(&mut self, world: &mut World, events: Vec<ledger::Event<Waiter>>) {
-        let answers = run(&mut self.machine, world.now, events);
+        let answers = run_with(&mut self.machine, world.now, events, &mut self.syncs);
         answers.into_iter().for_each(|answer| self.take(world, answer));
+    }
+
+    /// Says how long syncs take from now on, one that is under way too.
+    pub(super) fn set_pace(&mut self, world: &mut World, pace: Pace) {
+        self.syncs.pace = pace;
+        self.end_sync(world);
+    }
+
+    fn end_sync(&mut self, world: &mut World) {
+        if let Some(result) = self.syncs.end() {
+            let mut answers = Vec::new();
+            self.machine.synced(world.now, result, &mut answers);
+            answers.into_iter().for_each(|answer| self.take(world, answer));
+        }
     }
 
     fn take(&mut self, world: &mut World, answer: ledger::Answer<Waiter>) {
         match answer {
-            ledger::Answer::Written(_) => {}
+            ledger::Answer::Written(mark) => self.written = mark,
+            ledger::Answer::Spare(spare) => self.spare = spare,
             ledger::Answer::Synced(mark) => {
                 assert!(!self.failed, "nothing is synced after a failure, before a checkpoint is");
                 self.note_synced(world, mark);
@@ -391,6 +506,7 @@ impl Scheduler {
     }
 
     pub(super) fn close(mut self, world: &mut World) {
+        self.end_sync(world);
         let mut answers = Vec::new();
         self.machine.close(world.now, &mut answers);
         answers.into_iter().for_each(|answer| self.take(world, answer));

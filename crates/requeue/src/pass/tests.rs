@@ -59,6 +59,8 @@ struct World {
     in_hand: RefCell<Vec<(RouteRequest, Responder<Route>)>>,
     holds: Cell<bool>,
     refuses: Cell<Option<i32>>,
+    /// Messages on which router fails.
+    fails: RefCell<BTreeSet<Handle>>,
     refuses_once: Cell<Option<i32>>,
     struck: RefCell<Vec<String>>,
 }
@@ -101,6 +103,9 @@ impl Service<Route> for Peer {
         self.routed.borrow_mut().push(entry);
         if let Some(code) = self.refuses.get().or(self.refuses_once.take()) {
             return responder.refuse(ErrorObject::new(code, "no"));
+        }
+        if self.fails.borrow().contains(&request.handle) {
+            return responder.refuse(ErrorObject::new(codes::INTERNAL, "no"));
         }
         self.in_hand.borrow_mut().push((request, responder));
         if !self.holds.get() {
@@ -265,9 +270,25 @@ fn what_a_draining_router_did_not_take_goes_to_another() {
 }
 
 #[test]
+fn a_bad_stretch_does_not_hide_what_lies_behind_it() {
+    run(async {
+        let bad: Vec<Listed> = (1..=1000).map(|number| listed(number, 60)).collect();
+        let place = Place::new(&[("a", bad.clone()), ("b", vec![listed(2000, 60)])]);
+        place.serve();
+        place.world.fails.borrow_mut().extend(bad.into_iter().map(|one| one.handle));
+        place.pass.go(None).await.expect("the rest is served");
+        let numbers = place.world.numbers();
+        assert!(numbers.len() < 50, "{}", numbers.len());
+        assert_eq!(numbers.last().map(String::as_str), Some("2000"));
+        assert_eq!(place.pass.progress.take_counts().0, 1);
+    });
+}
+
+#[test]
 fn a_router_that_only_refuses_ends_the_pass() {
     run(async {
-        let place = Place::new(&[("a", (1..=1000).map(|number| listed(number, 60)).collect())]);
+        let half = |from: u64| (from..from + 500).map(|number| listed(number, 60)).collect();
+        let place = Place::new(&[("a", half(1)), ("b", half(501)), ("c", half(1001))]);
         place.serve();
         place.world.refuses.set(Some(codes::INTERNAL));
         assert!(matches!(place.pass.go(None).await, Err(CutShort::Refused(_))));
@@ -276,7 +297,7 @@ fn a_router_that_only_refuses_ends_the_pass() {
         place.pass.progress.take_counts();
         place.world.refuses.set(Some(codes::NOT_FOUND));
         place.pass.go(None).await.expect("everybody answers");
-        assert_eq!(place.pass.progress.take_counts(), (0, 1000));
+        assert_eq!(place.pass.progress.take_counts(), (0, 1500));
     });
 }
 
