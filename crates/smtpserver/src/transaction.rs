@@ -256,6 +256,6 @@ pub(crate) fn intake_reply(error: &IntakeError) -> Reply {
         IntakeError::Full(_) => Reply::new(452, 3, 1, "No space for messages, try again later"),
         IntakeError::Io { .. } => Reply::new(451, 3, 0, "Cannot store messages, try again later"),
         IntakeError::Closed => Reply::new(451, 3, 2, "Not taking messages, try again later"),
-        IntakeError::Busy => Reply::new(451, 3, 2, "Too many large messages, try again later"),
+        IntakeError::Busy => Reply::new(451, 3, 2, "Too many messages at once, try again later"),
     }
 }
