@@ -52,10 +52,9 @@ pub struct Farm {
     /// TCP listeners to bind, or to take over from the supervisor by name.
     pub tcp: Vec<TcpListen>,
     /// The settings handed to each worker, as JSON, in a sealed memfd.
-    ///
-    /// In a farm of one they are taken in place at a reload. If they are an object with a member `in_place`, it names the one
-    /// member that may change so; when another differs the worker is replaced.
     pub settings: Vec<u8>,
+    /// What of them a farm of one takes at a reload while it runs; for any other change its worker is replaced.
+    pub in_place: InPlace,
     /// Names of the counters in the scoreboard, in order.
     pub counters: Vec<String>,
     /// Where sockets, scoreboards and locks are.
@@ -75,6 +74,15 @@ pub struct Farm {
     /// A socket such as `requeue.requeue`, asked when a worker of this farm crashed: by one request whose method is what follows
     /// the last dot, with the parameter `reason`.
     pub on_crash: Option<String>,
+}
+
+/// What of its settings a worker takes while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InPlace {
+    /// All of them.
+    All,
+    /// The member of that name.
+    Member(String),
 }
 
 /// How a farm runs.

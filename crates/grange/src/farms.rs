@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use farm::Workers;
-use farm::manager::{Farm, Mode, NamedSocket, TcpListen};
+use farm::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
 
 use crate::configuration::{Agent, Channel, Configuration};
 use crate::metrics;
@@ -90,6 +90,7 @@ pub fn farm(configuration: &Configuration, name: &str) -> anyhow::Result<Farm> {
         mode: entry.mode,
         drain: top.drain.0,
         drain_reload: top.drain_reload.0,
+        in_place: InPlace::Member("role".to_owned()),
         on_crash: entry.on_crash.then(|| "requeue.requeue".to_owned()),
     })
 }

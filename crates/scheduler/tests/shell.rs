@@ -48,6 +48,7 @@ fn farm(run_dir: &Path, name: &str, sockets: &[&str]) -> Farm {
         drain: Duration::from_secs(10),
         drain_reload: Duration::from_secs(10),
         on_crash: None,
+        in_place: farm::manager::InPlace::All,
     }
 }
 

@@ -81,6 +81,7 @@ impl Case {
             drain: Duration::from_secs(10),
             drain_reload: Duration::from_secs(3600),
             on_crash: None,
+            in_place: farm::manager::InPlace::All,
         };
         let (worker, alone) = farm::Worker::alone(&farm).expect("a worker");
         let router = Rc::new(Router::default());

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use serde_json::value::RawValue;
 
 use super::{
-    Farm, Manager, ManagerError, Mode, NamedSocket, TcpListen, owners, settings_json, slots_needed,
-    tally_buckets,
+    Farm, InPlace, Manager, ManagerError, Mode, NamedSocket, TcpListen, owners, settings_json,
+    slots_needed, tally_buckets,
 };
 use crate::handover::{self, ToWorker};
 use crate::setup;
@@ -49,7 +49,7 @@ impl Manager<'_> {
         let settings = settings_json(&farm.settings)?;
         let in_place = farm.mode == Mode::One
             && is_same_but_settings(&farm, &self.farm)
-            && change_in_place(&self.settings, &settings);
+            && change_in_place(&farm.in_place, &self.settings, &settings);
         self.renew(&farm)?;
         self.settings = settings;
         self.farm = farm;
@@ -153,19 +153,18 @@ fn unbind<'a>(run_dir: &Path, sockets: impl Iterator<Item = &'a NamedSocket>) {
     }
 }
 
-/// Whether settings differ only in what a worker can take while it runs, as far as the composer says what that is.
-fn change_in_place(old: &RawValue, new: &RawValue) -> bool {
+/// Whether settings differ only in what a worker can take while it runs.
+fn change_in_place(taken: &InPlace, old: &RawValue, new: &RawValue) -> bool {
+    let InPlace::Member(name) = taken else {
+        return true;
+    };
     type Members = BTreeMap<String, serde_json::Value>;
-    let members = |settings: &RawValue| serde_json::from_str::<Members>(settings.get()).ok();
-    let (Some(mut old), Some(mut new)) = (members(old), members(new)) else {
-        return true;
+    let rest = |settings: &RawValue| {
+        let mut members: Members = serde_json::from_str(settings.get()).ok()?;
+        members.remove(name);
+        Some(members)
     };
-    let Some(name) = new.get("in_place").and_then(|name| name.as_str()).map(str::to_owned) else {
-        return true;
-    };
-    old.remove(&name);
-    new.remove(&name);
-    old == new
+    rest(old) == rest(new)
 }
 
 fn is_same_but_settings(one: &Farm, other: &Farm) -> bool {

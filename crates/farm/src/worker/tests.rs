@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::Workers;
-use crate::manager::{Farm, Mode, NamedSocket, TcpListen};
+use crate::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
 
 enum Echo {}
 
@@ -42,6 +42,7 @@ fn farm(directory: &tempfile::TempDir) -> Farm {
         sockets: vec![NamedSocket { name: "echo.echo".into(), admin: false }],
         tcp: vec![TcpListen { name: "tcp".into(), address: (Ipv4Addr::LOCALHOST, 0).into() }],
         settings: br#"{"text":"settings"}"#.to_vec(),
+        in_place: InPlace::All,
         counters: vec!["said_total".into()],
         run_dir: directory.path().join("run"),
         data_dir: directory.path().join("data"),

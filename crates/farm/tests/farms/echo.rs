@@ -57,9 +57,6 @@ pub(crate) struct Settings {
     /// The worker ends before it is ready.
     #[serde(default)]
     pub(crate) fails: bool,
-    /// What may change while the worker runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) in_place: Option<String>,
 }
 
 /// The service.

@@ -7,7 +7,7 @@ use std::process::exit;
 use std::rc::Rc;
 use std::time::Duration;
 
-use farm::manager::{Farm, Mode, NamedSocket, TcpListen};
+use farm::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
 use farm::supervisor::Plan;
 use farm::{Worker, WorkerError, Workers};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ pub(crate) struct FarmConfig {
     pub(crate) user: Option<(u32, u32)>,
     /// Sockets besides its own.
     pub(crate) more_sockets: Vec<String>,
+    /// The one setting that may change while a worker runs; without it all may.
+    pub(crate) in_place: Option<String>,
     pub(crate) settings: Settings,
 }
 
@@ -62,6 +64,7 @@ impl Config {
                 .collect(),
             tcp: tcp.into_iter().collect(),
             settings: serde_json::to_vec(&farm.settings).unwrap(),
+            in_place: farm.in_place.clone().map_or(InPlace::All, InPlace::Member),
             counters: vec!["answered_total".into()],
             run_dir: self.directory.join("run"),
             data_dir: self.directory.join("data"),

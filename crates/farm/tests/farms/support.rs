@@ -197,13 +197,13 @@ pub(crate) fn farm(name: &str, workers: u32) -> FarmConfig {
         drain_ms: 5000,
         on_crash: None,
         user: None,
+        in_place: None,
         more_sockets: Vec::new(),
         settings: Settings {
             text: "first".into(),
             passes: None,
             come_again_ms: None,
             fails: false,
-            in_place: None,
         },
     }
 }

@@ -507,7 +507,7 @@ fn a_farm_of_one_takes_settings_in_place() {
 fn what_cannot_change_in_place_replaces_the_worker() {
     let mut place = Place::new(1);
     place.config.farms[0].mode = "one".into();
-    place.config.farms[0].settings.in_place = Some("text".into());
+    place.config.farms[0].in_place = Some("text".into());
     place.manage();
     let before = place.until_ready("echo", 1);
     block_on(async {
