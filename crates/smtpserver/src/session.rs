@@ -1,7 +1,10 @@
 //! One client's session: the machine of crate `smtp` between a connection and the other farms.
 
+use std::cell::OnceCell;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use job::verify::{Client as VerifyClient, Verified, VerifyReply, VerifyRequest};
@@ -30,7 +33,8 @@ pub(crate) struct Session {
     stage: Rc<Stage>,
     stream: TcpStream,
     client: Client,
-    name: Option<Box<str>>,
+    /// The session's name, once anybody is told of it.
+    name: OnceCell<Box<str>>,
     machine: smtp::server::Session,
     input: Input,
     /// Replies that have not been sent.
@@ -73,7 +77,7 @@ impl Session {
             stage,
             stream,
             client,
-            name: None,
+            name: OnceCell::new(),
             out: Vec::new(),
             timer,
             began,
@@ -144,11 +148,14 @@ impl Session {
     async fn greet(&mut self) -> Result<(), End> {
         // Lets the runtime look at the connection once, so that bytes sent before our greeting are seen.
         tokio::task::yield_now().await;
-        let early = match self.input.try_read(&self.stream) {
-            Ok(0) => return Err(End::Client),
-            Ok(_) => true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) => return Err(End::Lost(error)),
+        let look = |context: &mut Context<'_>| {
+            Poll::Ready(self.input.poll_read(&mut self.stream, context))
+        };
+        let early = match poll_fn(look).await {
+            Poll::Ready(Ok(0)) => return Err(End::Client),
+            Poll::Ready(Ok(_)) => true,
+            Poll::Pending => false,
+            Poll::Ready(Err(error)) => return Err(End::Lost(error)),
         };
         self.machine.greet(early, &mut self.out);
         Ok(())
@@ -176,7 +183,7 @@ impl Session {
         }
         self.flush().await?;
         let drain = if between { Drain::Ends } else { Drain::Waits };
-        match self.timer.guard(drain, self.input.read(&self.stream)).await {
+        match self.timer.guard(drain, self.input.read(&mut self.stream)).await {
             Ok(Ok(0)) => Err(End::Client),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(End::Lost(error)),
@@ -210,10 +217,7 @@ impl Session {
 
     async fn close(&mut self) -> End {
         match self.flush().await {
-            Ok(()) => {
-                let _ = self.stream.shutdown().await;
-                End::Client
-            }
+            Ok(()) => End::Client,
             Err(end) => end,
         }
     }
@@ -229,7 +233,7 @@ impl Session {
         while read < LINGER_BYTES_MAX {
             let left = self.input.bytes().len();
             self.input.consume(left);
-            match self.timer.guard(Drain::Waits, self.input.read(&self.stream)).await {
+            match self.timer.guard(Drain::Waits, self.input.read(&mut self.stream)).await {
                 Ok(Ok(count)) if count > 0 => read += count,
                 _ => return,
             }
@@ -369,9 +373,12 @@ impl Session {
             unreachable!("a message ends that has begun, with an envelope")
         };
         let stage = Rc::clone(&self.stage);
-        let name = self.name.get_or_insert_with(|| stage.session_name().into());
-        let facts =
-            Facts { client: &self.client, session: name, helo: self.machine.helo(), protocol };
+        let facts = Facts {
+            client: &self.client,
+            session: &self.name,
+            helo: self.machine.helo(),
+            protocol,
+        };
         let reply = incoming.end(&stage, &facts, envelope).await;
         self.machine.message(&reply, &mut self.out);
     }
@@ -380,7 +387,7 @@ impl Session {
         self.stage.neighbours.count(Counter::Tempfailed, 1);
         let reply = intake_reply(error);
         tracing::error!(
-            client = self.client.address.to_string(),
+            client = %self.client.address,
             error = error_chain(error),
             reply = reply.code,
             "cannot store a message"
@@ -394,33 +401,33 @@ impl Session {
         let sender = envelope
             .map(|envelope| envelope.sender.as_ref().map_or("<>", |sender| sender.as_str()));
         tracing::info!(
-            client = self.client.address.to_string(),
+            client = %self.client.address,
             helo = self.machine.helo(),
             sender,
             recipient = recipient.map(|(recipient, _)| recipient),
             refused = recipient.map(|(_, refused)| refused),
-            reply = reply_text(reply),
+            reply = %reply,
             "{what}"
         );
     }
 
     fn log(&self, end: &End) {
-        let client = self.client.address.to_string();
+        let client = self.client.address;
         let helo = self.machine.helo();
         match end {
             End::Refused(reply) => {
                 self.stage.neighbours.count(Counter::SessionsRefused, 1);
-                tracing::info!(client, helo, reply = reply_text(reply), "session refused");
+                tracing::info!(%client, helo, reply = %reply, "session refused");
             }
             End::TimedOut { was_receiving } => {
                 self.stage.neighbours.count(Counter::SessionsTimedOut, 1);
-                tracing::info!(client, helo, was_receiving, "session timed out");
+                tracing::info!(%client, helo, was_receiving, "session timed out");
             }
             End::Lost(error) => {
-                tracing::debug!(client, helo, error = error.to_string(), "connection lost");
+                tracing::debug!(%client, helo, %error, "connection lost");
             }
             End::Client | End::Drained if self.machine.is_receiving() => {
-                tracing::info!(client, helo, "connection ended within a message");
+                tracing::info!(%client, helo, "connection ended within a message");
             }
             End::Client | End::Drained => {}
         }
@@ -441,14 +448,6 @@ fn verified(verdict: Verified) -> Result<(), Reply> {
 fn refusal(reply: VerifyReply, class: u16, fallback: u16) -> Reply {
     let code = if reply.code / 100 == class { reply.code } else { fallback };
     Reply::new(code, reply.status.subject, reply.status.detail, reply.text)
-}
-
-/// A reply as one line of a log.
-pub(crate) fn reply_text(reply: &Reply) -> String {
-    match reply.status {
-        Some(status) => format!("{} {status} {}", reply.code, reply.text),
-        None => format!("{} {}", reply.code, reply.text),
-    }
 }
 
 /// An error with its causes.

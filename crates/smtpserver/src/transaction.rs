@@ -1,5 +1,7 @@
 //! One message, from 354 to the reply to its last dot.
 
+use std::cell::OnceCell;
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +15,7 @@ use smtp::server::{HopCounter, Reply};
 use crate::Counter;
 use crate::door::{Client, Stage};
 use crate::neighbours::Job;
-use crate::session::{error_chain, reply_text};
+use crate::session::error_chain;
 use crate::verdict::{Decision, decide};
 
 /// After so many bytes the store is asked whether it has caught up.
@@ -35,8 +37,8 @@ pub(crate) struct Incoming {
 /// What of a session goes with its messages.
 pub(crate) struct Facts<'a> {
     pub(crate) client: &'a Client,
-    /// The session's name.
-    pub(crate) session: &'a str,
+    /// The session's name, made for the first message that a filter is asked about.
+    pub(crate) session: &'a OnceCell<Box<str>>,
     pub(crate) helo: &'a str,
     pub(crate) protocol: &'static str,
 }
@@ -129,14 +131,14 @@ impl Incoming {
         stage.neighbours.count(counter, 1);
         tracing::info!(
             id = id.as_str(),
-            client = facts.client.address.to_string(),
+            client = %facts.client.address,
             helo = facts.helo,
             sender = sender.as_ref().map_or("<>", |sender| sender.as_str()),
             recipients,
             size,
-            reply = reply_text(&reply),
+            reply = %reply,
             delay_ms = began.elapsed().as_millis() as u64,
-            delays = delays.text(),
+            %delays,
             "{what}"
         );
         if let Ok(Fate::Stored(handle, facts)) = result {
@@ -197,8 +199,9 @@ impl Incoming {
         envelope: Envelope,
     ) -> Result<Option<Filtered>, Reply> {
         let handle = self.draft.finish().await.map_err(|error| not_stored(&error))?;
+        let session = facts.session.get_or_init(|| stage.session_name().into());
         let mut request = InspectRequest {
-            session: facts.session.to_owned(),
+            session: session.to_string(),
             step: Step::Message,
             origin: origin.clone(),
             envelope: Some(envelope),
@@ -233,11 +236,12 @@ impl Incoming {
     }
 }
 
-impl Delays {
-    /// Milliseconds for receiving, filtering and committing.
-    fn text(&self) -> String {
-        let millis = |delay: Duration| delay.as_millis();
-        format!("{}/{}/{}", millis(self.receive), millis(self.filter), millis(self.commit))
+/// Milliseconds for receiving, filtering and committing.
+impl fmt::Display for Delays {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [receive, filter, commit] =
+            [self.receive, self.filter, self.commit].map(|delay| delay.as_millis());
+        write!(formatter, "{receive}/{filter}/{commit}")
     }
 }
 
