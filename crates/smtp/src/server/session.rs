@@ -130,7 +130,7 @@ impl Session {
             return self.shut(&Reply::out_of_step(), out);
         }
         self.state = State::Command;
-        Reply::plain(220, format!("{} {}", self.config.hostname, self.config.banner)).write(out);
+        Reply::plain(220, self.config.greeting()).write(out);
     }
 
     /// Ends the session with a reply of the driver's: at a time-out, when draining, or instead of a greeting. An unfinished
