@@ -52,6 +52,10 @@ impl Reply {
         Self::new(500, 5, 6, "Line too long")
     }
 
+    pub(super) fn line_without_end() -> Self {
+        Self::new(421, 5, 6, "Line too long, closing")
+    }
+
     pub(super) fn too_large() -> Self {
         Self::new(552, 3, 4, "Message too large")
     }
