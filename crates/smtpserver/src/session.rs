@@ -86,16 +86,11 @@ impl Session {
         }
     }
 
-    /// Holds the session to its end; with a refusal it is a short one.
-    pub(crate) async fn run(mut self, refusal: Option<Reply>) {
+    /// Holds the session to its end.
+    pub(crate) async fn run(mut self) {
         // Replies are written once a turn; what Nagle's algorithm could add is a delay.
         let _ = self.stream.set_nodelay(true);
-        let end = match refusal {
-            Some(reply) => self.send_away(reply).await,
-            None => match self.talk().await {
-                Ok(end) | Err(end) => end,
-            },
-        };
+        let (Ok(end) | Err(end)) = self.talk().await;
         self.log(&end);
         if matches!(end, End::Refused(_) | End::TimedOut { .. } | End::Drained) {
             self.linger().await;
@@ -103,7 +98,10 @@ impl Session {
     }
 
     async fn talk(&mut self) -> Result<End, End> {
-        self.greet().await?;
+        if let Some(reply) = self.greet().await? {
+            self.flush().await?;
+            return Ok(End::Refused(reply));
+        }
         loop {
             let (behind, event) = self.machine.next(self.input.bytes(), &mut self.out);
             match event {
@@ -122,6 +120,10 @@ impl Session {
                     self.input.consume(behind);
                     self.wait().await?;
                     continue;
+                }
+                Event::Mail if self.is_to_end() => {
+                    self.input.consume(behind);
+                    return Ok(self.end_between().await);
                 }
                 Event::Mail => self.machine.mail(Ok(()), &mut self.out),
                 Event::MailRefused(reply) => {
@@ -145,7 +147,8 @@ impl Session {
         }
     }
 
-    async fn greet(&mut self) -> Result<(), End> {
+    /// Says the greeting, or why there is none.
+    async fn greet(&mut self) -> Result<Option<Reply>, End> {
         // Lets the runtime look at the connection once, so that bytes sent before our greeting are seen.
         tokio::task::yield_now().await;
         let look = |context: &mut Context<'_>| {
@@ -157,21 +160,17 @@ impl Session {
             Poll::Pending => false,
             Poll::Ready(Err(error)) => return Err(End::Lost(error)),
         };
-        self.machine.greet(early, &mut self.out);
-        Ok(())
+        Ok(self.machine.greet(early, &mut self.out))
     }
 
     /// Sends what was said and waits for more, unless this is the moment to end the session.
     async fn wait(&mut self) -> Result<(), End> {
         let between = self.machine.is_between_transactions();
-        if between && self.timer.is_draining() {
+        if between && self.is_to_end() {
             return Err(self.end_between().await);
         }
         let now = Instant::now();
         let settings = &self.stage.settings;
-        if between && now.duration_since(self.began) > settings.session_timeout.0 {
-            return Err(self.end_between().await);
-        }
         if self.machine.is_receiving() {
             if now >= self.message_deadline {
                 return Err(self.time_out().await);
@@ -190,6 +189,11 @@ impl Session {
             Err(Interrupt::Draining) => Err(self.end_between().await),
             Err(Interrupt::Expired) => Err(self.time_out().await),
         }
+    }
+
+    /// Whether no other message is to begin in this session.
+    fn is_to_end(&self) -> bool {
+        self.timer.is_draining() || self.began.elapsed() > self.stage.settings.session_timeout.0
     }
 
     async fn time_out(&mut self) -> End {

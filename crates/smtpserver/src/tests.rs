@@ -101,6 +101,13 @@ impl Case {
         TcpStream::connect(self.address).await.expect("a connection")
     }
 
+    /// The connections in hand, as anyone may read them.
+    fn connections(&self) -> u32 {
+        let views =
+            farm::scoreboard::read_all(&self.run_dir.path().join("run")).expect("scoreboards");
+        views[0].workers[0].connections
+    }
+
     /// A counter as anyone may read it.
     fn counted(&self, name: &str) -> u64 {
         let views =
@@ -217,5 +224,24 @@ fn a8_sessions_in_all_have_a_limit() {
             assert!(say(&mut client, "", GREETING).await.starts_with(expect));
             open.push(client);
         }
+    });
+}
+
+#[test]
+fn a8_who_is_refused_holds_no_place() {
+    test(async {
+        let case = Case::new(|settings| settings.sessions_max = 1).await;
+        let mut first = case.connect().await;
+        assert!(say(&mut first, "", GREETING).await.starts_with("220 "));
+        // Refused clients that stay: the connection is over for us, whatever they do.
+        let mut refused = Vec::new();
+        for _ in 0..20 {
+            let mut client = case.connect().await;
+            assert!(say(&mut client, "", GREETING).await.starts_with("421 4.3.2 "));
+            assert_eq!(client.read(&mut [0]).await.expect("the connection ends"), 0);
+            refused.push(client);
+            assert_eq!(case.connections(), 1);
+        }
+        assert_eq!(case.counted("sessions_refused_total"), 20);
     });
 }

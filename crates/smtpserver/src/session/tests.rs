@@ -216,6 +216,7 @@ fn a3_who_talks_first_is_sent_away() {
         let mut caller = Caller(farm.connect_and_say(HELLO).await, Vec::new());
         assert_eq!(caller.codes(1).await, [554]);
         assert!(caller.is_over().await);
+        assert_eq!(farm.counted(Counter::SessionsRefused), 1);
     });
 }
 
@@ -426,6 +427,43 @@ fn draining_ends_idle_sessions_at_once_and_others_after_their_message() {
 }
 
 #[test]
+fn draining_ends_a_session_that_never_waits() {
+    run(async {
+        let farm = Farm::new(|_| {}).await;
+        let mut caller = Caller::greeted(&farm).await;
+        caller.say(ENVELOPE).await;
+        assert_eq!(caller.codes(3).await, [250, 250, 354]);
+        farm.drain();
+        caller.say(format!("text\r\n.\r\n{ENVELOPE}")).await;
+        assert_eq!(caller.codes(2).await, [250, 421]);
+        assert!(caller.is_over().await);
+        assert_eq!(farm.stored().len(), 1);
+    });
+}
+
+#[test]
+fn a_session_that_is_too_old_begins_no_message() {
+    run(async {
+        let farm = Farm::new(|settings| {
+            settings.pipelining = crate::Pipelining::Lenient;
+            settings.session_timeout = Span::seconds(1);
+        })
+        .await;
+        let (stream, client) = farm.pair().await;
+        let mut caller = Caller(client, Vec::new());
+        // All of it is there before the session begins, which therefore never waits.
+        caller.say(format!("{HELLO}{ENVELOPE}")).await;
+        let who = farm.stage.client([127, 0, 0, 1].into(), crate::Service::Mx);
+        let mut session = Session::new(Rc::clone(&farm.stage), stream, who);
+        let age = Duration::from_secs(2);
+        session.began = session.began.checked_sub(age).expect("a clock that has run so long");
+        tokio::task::spawn_local(session.run());
+        assert_eq!(caller.codes(3).await, [220, 250, 421]);
+        assert!(caller.is_over().await);
+    });
+}
+
+#[test]
 fn a_client_may_go_at_every_byte() {
     let script = format!("{HELLO}{ENVELOPE}Subject: one\r\n\r\ntext\r\n.\r\n");
     run(async {
@@ -453,6 +491,7 @@ fn a_refused_session_hears_why() {
         let mut caller = Caller(farm.connect().await, Vec::new());
         assert_eq!(caller.codes(1).await, [421]);
         assert!(caller.is_over().await);
+        assert_eq!(farm.counted(Counter::SessionsRefused), 1);
     });
 }
 
@@ -463,7 +502,7 @@ fn an_idle_session_is_small() {
         let (stream, _client) = farm.pair().await;
         let client = farm.stage.client([127, 0, 0, 1].into(), crate::Service::Mx);
         let session = Session::new(Rc::clone(&farm.stage), stream, client);
-        let bytes = std::mem::size_of_val(&session.run(None));
+        let bytes = std::mem::size_of_val(&session.run());
         assert!(bytes <= 3072, "the task of a session holds {bytes} bytes");
     });
 }

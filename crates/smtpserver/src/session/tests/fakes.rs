@@ -82,10 +82,13 @@ impl Farm {
             async move {
                 while let Ok((stream, peer)) = listener.accept().await {
                     let client = stage.client(peer.ip(), crate::Service::Mx);
+                    if refuse_next.take() {
+                        let reply = Reply::new(421, 7, 0, "Too many connections");
+                        stage.refuse(stream, &client, &reply);
+                        continue;
+                    }
                     let session = Session::new(Rc::clone(&stage), stream, client);
-                    let refused = refuse_next.take();
-                    let refusal = refused.then(|| Reply::new(421, 7, 0, "Too many connections"));
-                    tokio::task::spawn_local(session.run(refusal));
+                    tokio::task::spawn_local(session.run());
                 }
             }
         });
