@@ -16,7 +16,7 @@ use crate::network::mask;
 use crate::session::Session;
 use crate::settings::{self, Service};
 use crate::watch::Watch;
-use crate::{Assignment, Counter, Settings};
+use crate::{Assignment, Counter, OnFilterCrash, Settings};
 
 /// The part of an IPv6 address that counts as one client: what a provider gives to one customer.
 const CLIENT_PREFIX_V6: u8 = 64;
@@ -26,6 +26,7 @@ pub(crate) struct Stage {
     pub(crate) settings: Settings,
     pub(crate) hostname: String,
     pub(crate) inspect: bool,
+    pub(crate) on_filter_crash: OnFilterCrash,
     pub(crate) config: Rc<Config>,
     pub(crate) intake: Rc<dyn Intake>,
     pub(crate) neighbours: Rc<dyn Neighbours>,
@@ -51,7 +52,7 @@ impl Stage {
         neighbours: Rc<dyn Neighbours>,
         name: String,
     ) -> Self {
-        let Assignment { settings, hostname, inspect } = assignment;
+        let Assignment { settings, hostname, inspect, on_filter_crash } = assignment;
         let config = Rc::new(Config {
             hostname: hostname.clone(),
             banner: settings.banner.clone(),
@@ -71,6 +72,7 @@ impl Stage {
             settings,
             hostname,
             inspect,
+            on_filter_crash,
             config,
             intake,
             neighbours,

@@ -1,5 +1,6 @@
 //! The farms that this stage asks: `router`, `contentfilter` and, when a worker of theirs crashed, `scheduler`.
 
+mod ask;
 mod left;
 
 use std::cell::{Cell, RefCell};
@@ -12,14 +13,12 @@ use job::route::{Route, RouteRequest};
 use job::strike::{Strike, StrikeAnswer, StrikeRequest};
 use job::verify::{Verify, VerifyAnswer, VerifyRequest};
 use queue::Local;
-use socket::{CallError, Client, ClientSettings, Conversation, SendOptions, codes};
+use socket::{CallError, Client, ClientSettings, SendOptions, codes};
 
+use self::ask::Asker;
 use self::left::Left;
 use crate::Counter;
 
-/// How many workers a question that is asked before `250` may be lost with before it is given up: the third is the culprit's
-/// (DESIGN: strikes).
-const ASKS_MAX: u32 = job::strike::STRIKES_MAX;
 /// How long the scheduler may take for a strike.
 const STRIKE_DEADLINE: Duration = Duration::from_secs(5);
 /// The most questions of all sessions that wait for room in a window; a session more hears `451`.
@@ -37,7 +36,10 @@ pub(crate) enum Unavailable {
     /// Not in time, or nobody there.
     #[error("no answer in time")]
     Deadline,
-    /// It could not be said, or whoever was asked crashed each time.
+    /// Three workers crashed with the question in hand, the last of them with no other suspect.
+    #[error("the workers that were asked crashed")]
+    Crashed,
+    /// It could not be said, or whoever was asked went away each time.
     #[error("{0}")]
     Failed(String),
 }
@@ -118,6 +120,8 @@ pub(crate) struct Deadlines {
 
 struct Inner {
     clients: Clients,
+    verify: Asker<Verify>,
+    inspect: Asker<Inspect>,
     route_deadline: Duration,
     tally: Box<dyn Tally>,
     fates: RefCell<Fates>,
@@ -159,7 +163,10 @@ impl Farms {
     pub(crate) fn new(clients: Clients, route_deadline: Duration, tally: Box<dyn Tally>) -> Self {
         let (fates, resends) = (RefCell::default(), Cell::new(0));
         let left = Left::new(clients.route.clone(), route_deadline);
-        let inner = Rc::new(Inner { clients, route_deadline, tally, fates, resends, left });
+        let verify = Asker::new(clients.verify.clone());
+        let inspect = Asker::new(clients.inspect.clone());
+        let inner = Inner { clients, verify, inspect, route_deadline, tally, fates, resends, left };
+        let inner = Rc::new(inner);
         let weak = Rc::downgrade(&inner);
         inner.clients.route.on_crash(move |pid| {
             if let Some(inner) = weak.upgrade() {
@@ -175,14 +182,14 @@ impl Neighbours for Farms {
         &'a self,
         request: &'a VerifyRequest,
     ) -> Local<'a, Result<VerifyAnswer, Unavailable>> {
-        Box::pin(ask(&self.0.clients.verify, request))
+        Box::pin(self.0.verify.ask(request))
     }
 
     fn inspect<'a>(
         &'a self,
         request: &'a InspectRequest,
     ) -> Local<'a, Result<InspectAnswer, Unavailable>> {
-        Box::pin(ask(&self.0.clients.inspect, request))
+        Box::pin(self.0.inspect.ask(request))
     }
 
     fn route(&self, request: RouteRequest) {
@@ -195,25 +202,6 @@ impl Neighbours for Farms {
 
     fn job(&self) -> Job {
         self.0.tally.job()
-    }
-}
-
-/// Asks, and asks elsewhere when the connection is lost; within limits.
-async fn ask<C: Conversation>(
-    client: &Client<C>,
-    request: &C::Request,
-) -> Result<C::Answer, Unavailable> {
-    let mut asks = 0;
-    loop {
-        asks += 1;
-        match client.call(request).await {
-            Ok(answer) => return Ok(answer),
-            Err(CallError::Lost { .. }) if asks < ASKS_MAX => {}
-            Err(CallError::Refused(error)) if error.code == codes::NOT_TAKEN && asks < ASKS_MAX => {
-            }
-            Err(CallError::Deadline) => return Err(Unavailable::Deadline),
-            Err(error) => return Err(Unavailable::Failed(error.to_string())),
-        }
     }
 }
 

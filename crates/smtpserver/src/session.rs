@@ -284,8 +284,8 @@ impl Session {
                     Unavailable::Deadline => {
                         Reply::new(451, 4, 3, "Recipient cannot be verified now, try again later")
                     }
-                    Unavailable::Failed(reason) => {
-                        tracing::warn!(reason, "router cannot verify recipients");
+                    Unavailable::Crashed | Unavailable::Failed(_) => {
+                        tracing::warn!(reason = %error, "router cannot verify recipients");
                         Reply::new(451, 3, 0, "Recipient cannot be verified now, try again later")
                     }
                 };

@@ -64,8 +64,12 @@ impl Case {
         };
         change(&mut settings);
         let tcp = settings.listeners().into_iter();
-        let assignment =
-            Assignment { settings, hostname: "mx.example.test".to_owned(), inspect: false };
+        let assignment = Assignment {
+            settings,
+            hostname: "mx.example.test".to_owned(),
+            inspect: false,
+            on_filter_crash: OnFilterCrash::Tempfail,
+        };
         let farm = Farm {
             name: "smtpserver".to_owned(),
             workers: assignment.settings.workers.clone(),

@@ -6,17 +6,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use job::ENVELOPE_RECIPIENTS_MAX;
-use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Step};
+use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
 use job::route::{RouteFacts, RouteRequest};
-use mail::{Edit, Envelope, MessageId, Origin, Timestamp};
+use mail::{Edit, Envelope, MessageId, Origin, StatusCode, Timestamp};
 use queue::{Accept, Draft, Handle, IntakeError};
 use smtp::server::{HopCounter, Reply};
 
-use crate::Counter;
 use crate::door::{Client, Stage};
-use crate::neighbours::Job;
+use crate::neighbours::{Job, Unavailable};
 use crate::session::error_chain;
 use crate::verdict::{Decision, decide};
+use crate::{Counter, OnFilterCrash};
 
 /// After so many bytes the store is asked whether it has caught up.
 const ROOM_BYTES: usize = 64 << 10;
@@ -189,8 +189,8 @@ impl Incoming {
         }
     }
 
-    /// Asks the filters, and decides by what they say. Nothing is left of a message that is to be discarded. A filter that gives no
-    /// answer puts the message off: it never lets it through.
+    /// Asks the filters, and decides by what they say. Nothing is left of a message that is to be discarded. Filters that give no
+    /// answer put the message off; only when they crash at it is that for their settings to say.
     async fn filter(
         &mut self,
         stage: &Rc<Stage>,
@@ -200,28 +200,35 @@ impl Incoming {
     ) -> Result<Option<Filtered>, Reply> {
         let handle = self.draft.finish().await.map_err(|error| not_stored(&error))?;
         let session = facts.session.get_or_init(|| stage.session_name().into());
-        let mut request = InspectRequest {
+        // A frame has room for so many recipients and not for any number.
+        let (along, kept) = match envelope.recipients.len() <= ENVELOPE_RECIPIENTS_MAX {
+            true => (Some(envelope), None),
+            false => (None, Some(envelope)),
+        };
+        let request = InspectRequest {
             session: session.to_string(),
             step: Step::Message,
             origin: origin.clone(),
-            envelope: Some(envelope),
+            envelope: along,
             draft: Some(DraftFacts { handle, id: self.id, size: self.size }),
         };
         let answer = match stage.neighbours.inspect(&request).await {
             Ok(answer) => answer,
             Err(error) => {
                 stage.neighbours.count(Counter::InspectFailures, 1);
-                tracing::warn!(id = self.id.as_str(), error = error.to_string(), "no verdict");
-                return Err(Reply::new(
-                    451,
-                    3,
-                    0,
-                    "Message cannot be checked now, try again later",
-                ));
+                tracing::warn!(id = self.id.as_str(), %error, "no verdict");
+                let verdict = verdict_of_silence(&error, stage.on_filter_crash);
+                InspectAnswer {
+                    verdict,
+                    recipients: Vec::new(),
+                    edits: Vec::new(),
+                    replaced_body: None,
+                }
             }
         };
-        let Some(mut envelope) = request.envelope.take() else {
-            unreachable!("the envelope was put in above")
+        let mut envelope = match (kept, request.envelope) {
+            (Some(envelope), _) | (None, Some(envelope)) => envelope,
+            (None, None) => unreachable!("the envelope is kept or travels along"),
         };
         let recipients = std::mem::take(&mut envelope.recipients);
         match decide(&answer, recipients, stage.settings.mixed) {
@@ -242,6 +249,21 @@ impl fmt::Display for Delays {
         let [receive, filter, commit] =
             [self.receive, self.filter, self.commit].map(|delay| delay.as_millis());
         write!(formatter, "{receive}/{filter}/{commit}")
+    }
+}
+
+/// The verdict on a message on which there is none.
+fn verdict_of_silence(error: &Unavailable, on_crash: OnFilterCrash) -> Verdict {
+    match (error, on_crash) {
+        (Unavailable::Crashed, OnFilterCrash::Accept) => Verdict::Accept,
+        (Unavailable::Crashed, OnFilterCrash::Quarantine) => {
+            Verdict::Quarantine { reason: "contentfilter crashed at the message".to_owned() }
+        }
+        _ => Verdict::Tempfail(Refusal {
+            code: 451,
+            status: StatusCode::new(4, 3, 0),
+            text: "Message cannot be checked now, try again later".to_owned(),
+        }),
     }
 }
 

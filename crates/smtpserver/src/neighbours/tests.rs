@@ -1,12 +1,14 @@
 //! The clients against servers of the test's on real sockets, which crash when told to.
 
+mod ask;
+
 use std::collections::HashMap;
 use std::path::Path;
 
 use job::Acknowledged;
 use mail::{MessageId, Timestamp};
 use queue::Handle;
-use socket::{Ownership, Responder, Server, ServerSettings, Service, Serving, bind};
+use socket::{Conversation, Ownership, Responder, Server, ServerSettings, Service, Serving, bind};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
@@ -116,8 +118,12 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
+        Self::with_deadline(Duration::from_secs(5))
+    }
+
+    fn with_deadline(deadline: Duration) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let settings = ClientSettings { deadline: Duration::from_secs(5), waiting_max: 10 };
+        let settings = ClientSettings { deadline, waiting_max: 10 };
         let path = |name: &str| directory.path().join(name);
         let clients = Clients {
             verify: Client::new(path("verify"), settings.clone()),
@@ -230,29 +236,5 @@ fn a35_a_crash_is_told_for_each_hint_in_hand() {
         // What is lost to the same worker after the word of its crash is told as well.
         route.cut();
         until(|| strike.taken() == 4).await;
-    });
-}
-
-#[test]
-fn a_question_is_asked_elsewhere_but_not_for_ever() {
-    run(async {
-        let case = Case::new();
-        let verify = Serve::<Verify>::new(&case.path("verify"), None);
-        let request = VerifyRequest {
-            sender: None,
-            recipients: vec!["a@example.test".parse().expect("an address")],
-            client: job::verify::Client::default(),
-        };
-        let verify = Rc::new(verify);
-        let killed = Rc::clone(&verify);
-        tokio::task::spawn_local(async move {
-            for deaths in 1..=ASKS_MAX as usize {
-                until(|| killed.taken() == deaths).await;
-                killed.cut();
-            }
-        });
-        let answer = case.farms.verify(&request).await;
-        assert!(matches!(answer, Err(Unavailable::Failed(_))));
-        assert_eq!(verify.taken(), ASKS_MAX as usize);
     });
 }

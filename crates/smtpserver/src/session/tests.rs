@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::OnFilterCrash;
 use crate::settings::{Mixed, Settings};
 use fakes::{Failure, Farm};
 
@@ -406,6 +407,50 @@ fn a29_verdicts_are_kept_and_silence_lets_nothing_through() {
             assert!(draft.size > 6 && inspected[0].envelope.is_some());
         });
     }
+}
+
+#[test]
+fn a36_a_message_that_filters_crash_at_follows_their_rule() {
+    let reason = "contentfilter crashed at the message";
+    for (rule, expect, stored, hold) in [
+        (OnFilterCrash::Tempfail, "451 4.3.0 ", 0, None),
+        (OnFilterCrash::Accept, "250 2.0.0 ", 1, None),
+        (OnFilterCrash::Quarantine, "250 2.0.0 ", 1, Some(reason)),
+    ] {
+        run(async {
+            let farm = Farm::crashing(rule).await;
+            let mut caller = Caller::greeted(&farm).await;
+            caller.say(ENVELOPE).await;
+            assert_eq!(caller.codes(3).await, [250, 250, 354]);
+            caller.say("text\r\n.\r\n").await;
+            let reply = caller.reply().await;
+            assert!(reply.starts_with(expect), "{rule:?}: {reply}");
+            let messages = farm.stored();
+            assert_eq!((messages.len(), farm.hints().len(), farm.drafts()), (stored, stored, 0));
+            assert_eq!(messages.first().and_then(|first| first.accept.hold.as_deref()), hold);
+            assert_eq!(farm.counted(Counter::InspectFailures), 1);
+        });
+    }
+}
+
+#[test]
+fn filters_are_asked_about_many_recipients_by_handle() {
+    run(async {
+        let farm = Farm::filtered(|_| {}).await;
+        farm.judge(Some(Verdict::Accept));
+        let mut caller = Caller::greeted(&farm).await;
+        for (count, travels) in [(100, true), (101, false)] {
+            let recipients = "RCPT TO:<b@example.test>\r\n".repeat(count);
+            caller.say(format!("MAIL FROM:<>\r\n{recipients}DATA\r\n")).await;
+            assert_eq!(caller.codes(count + 2).await[count + 1], 354);
+            caller.say("text\r\n.\r\n").await;
+            assert_eq!(caller.codes(1).await, [250]);
+            let inspected = farm.inspected().pop().expect("a question");
+            assert_eq!((inspected.envelope.is_some(), inspected.draft.is_some()), (travels, true));
+            let stored = farm.stored().pop().expect("a message");
+            assert_eq!(stored.accept.envelope.recipients.len(), count);
+        }
+    });
 }
 
 #[test]
