@@ -17,6 +17,9 @@ enum Act {
     Stop,
 }
 
+/// What the worker with this process id does when these recipients are in its hand.
+type Script = dyn Fn(&Scripted, u32, &[String]) -> Act;
+
 /// A farm of workers that speak the protocol by hand. Each connection is a worker's.
 struct Scripted {
     /// For each hand that a worker took: the worker, and the recipients it was asked about.
@@ -24,14 +27,14 @@ struct Scripted {
     crashed: RefCell<Vec<u32>>,
     workers: u32,
     started: Cell<u32>,
-    act: Box<dyn Fn(&Self, u32, &[String]) -> Act>,
+    script: Box<Script>,
 }
 
 impl Scripted {
     fn start(
         case: &Case,
         workers: u32,
-        act: impl Fn(&Self, u32, &[String]) -> Act + 'static,
+        script: impl Fn(&Self, u32, &[String]) -> Act + 'static,
     ) -> Rc<Self> {
         let ownership = Ownership { mode: 0o600, owner: None };
         let listener = bind(&case.path("verify"), &ownership).expect("a socket");
@@ -41,7 +44,7 @@ impl Scripted {
             crashed: RefCell::default(),
             workers,
             started: Cell::new(0),
-            act: Box::new(act),
+            script: Box::new(script),
         });
         let farm = Rc::clone(&this);
         tokio::task::spawn_local(async move {
@@ -92,7 +95,7 @@ impl Scripted {
             true => Act::Answer,
             false => {
                 self.taken.borrow_mut().push((pid, recipients.clone()));
-                (self.act)(self, pid, &recipients)
+                (self.script)(self, pid, &recipients)
             }
         };
         match act {
