@@ -105,7 +105,7 @@ impl Stage {
     pub(crate) fn refuse(&self, stream: TcpStream, client: &Client, reply: &Reply) {
         let mut said = Vec::new();
         reply.write(&mut said);
-        // The runtime does not know yet whether the connection takes bytes; a new one does, and more than these.
+        // Not through the runtime, which may not know yet that the connection takes bytes; a new one does, and more than these.
         if let Ok(mut stream) = stream.into_std() {
             let _ = stream.write_all(&said);
         }
