@@ -88,8 +88,6 @@ impl Session {
 
     /// Holds the session to its end.
     pub(crate) async fn run(mut self) {
-        // Replies are written once a turn; what Nagle's algorithm could add is a delay.
-        let _ = self.stream.set_nodelay(true);
         let (Ok(end) | Err(end)) = self.talk().await;
         self.log(&end);
         if matches!(end, End::Refused(_) | End::TimedOut { .. } | End::Drained) {
