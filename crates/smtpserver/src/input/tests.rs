@@ -75,7 +75,10 @@ fn a_fast_client_leaves_others_their_turn() {
             input.read(&mut stream).await.expect("bytes come");
         }
         let mut client = writing.await.expect("no panic");
-        client.write_all(&[b'y'; 1000]).await.expect("bytes are taken");
+        client.write_all(&[b'y'; 1001]).await.expect("bytes are taken");
+        // From here on there is always something to read.
+        assert_eq!(input.read(&mut stream).await.expect("bytes come"), 1);
+        input.consume(1);
         let turns = Rc::new(std::cell::Cell::new(0));
         let other = Rc::clone(&turns);
         let turn = tokio::task::spawn_local(async move { other.set(other.get() + 1) });
