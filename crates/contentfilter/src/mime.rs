@@ -72,7 +72,13 @@ pub(crate) fn parts(message: &[u8]) -> Result<Parts, TooComplex> {
             return Err(TooComplex);
         }
         let first_child = worklist.len();
-        take(&entity, &parser, &mut found, &mut worklist);
+        let header = header_length(entity.content());
+        take(&entity, header, &parser, &mut found, &mut worklist);
+        // Whoever reads the message may take its header section to end at the first line that is no field, and show what follows.
+        let early = (entity.depth == 0).then(|| mail::header::section(entity.content()));
+        if let Some(early) = early.filter(|early| early.complete && early.body < header) {
+            take(&entity, early.body, &parser, &mut found, &mut worklist);
+        }
         if worklist.len() > MIME_PARTS_MAX {
             return Err(TooComplex);
         }
@@ -84,10 +90,15 @@ pub(crate) fn parts(message: &[u8]) -> Result<Parts, TooComplex> {
     Ok(found)
 }
 
-/// Notes an entity's names and text, and puts what is within it on the worklist.
-fn take(entity: &Entity, parser: &MessageParser, found: &mut Parts, worklist: &mut Vec<Entity>) {
-    let content = entity.content();
-    let (headers, body) = content.split_at(header_length(content));
+/// Notes the names and text of an entity whose header section has this length, and puts what is within it on the worklist.
+fn take(
+    entity: &Entity,
+    header_length: usize,
+    parser: &MessageParser,
+    found: &mut Parts,
+    worklist: &mut Vec<Entity>,
+) {
+    let (headers, body) = entity.content().split_at(header_length);
     let body_start = entity.start + headers.len();
     let parsed = parser.parse_headers(headers);
     let headers = parsed.as_ref().map(|message| message.headers()).unwrap_or_default();

@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! inspect, no draft yet ─▶ accept            (built-in filters look at whole messages)
-//! inspect, draft ─▶ read its first bytes ─▶ judge: at once when small, else on a thread of its own ─▶ verdict
+//! inspect, draft ─▶ wait for a turn ─▶ read its first bytes ─▶ judge: at once when small, else on a thread of its own ─▶ verdict
 //! ```
+//!
+//! Whatever of this is not done shortly before the deadline is given up, and the filters' `on_failure` decides: nobody would read
+//! a later answer, and work for nobody would make all that follows late too.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use farm::{Worker, WorkerError};
 use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Step, Verdict};
@@ -33,6 +37,11 @@ const INLINE_BYTES_MAX: usize = 32 << 10;
 /// How many messages a worker reads and judges at once: what they may take of memory is this times `scan_bytes_max`.
 const SCANS_MAX: usize = 8;
 
+/// How long before its deadline a message is given up: the answer must still get there.
+const ANSWER_TIME: Duration = Duration::from_millis(100);
+/// Why filters could not look at a message that was given up.
+const LATE: &str = "no time left";
+
 /// Runs a worker of farm `contentfilter` until it has drained.
 pub async fn run(
     worker: Worker,
@@ -40,13 +49,13 @@ pub async fn run(
     reader: Rc<dyn Reader>,
 ) -> Result<(), Error> {
     let filters = Filters::new(&assignment.settings).map_err(Error::Filter)?;
-    let inner = Inner {
-        worker: worker.clone(),
+    let scanner = Scanner {
         filters: Arc::new(filters),
         scan_bytes_max: usize::try_from(assignment.settings.scan_bytes_max.0).unwrap_or(usize::MAX),
         reader,
-        scans: Semaphore::new(SCANS_MAX),
+        scans: Arc::new(Semaphore::new(SCANS_MAX)),
     };
+    let inner = Inner { worker: worker.clone(), scanner };
     worker.serve::<Inspect>("contentfilter.inspect", Rc::new(Inspector(Rc::new(inner))))?;
     worker.ready();
     worker.draining().await;
@@ -58,10 +67,15 @@ struct Inspector(Rc<Inner>);
 
 struct Inner {
     worker: Worker,
+    scanner: Scanner,
+}
+
+/// Reads drafts and has them judged.
+struct Scanner {
     filters: Arc<Filters>,
     scan_bytes_max: usize,
     reader: Rc<dyn Reader>,
-    scans: Semaphore,
+    scans: Arc<Semaphore>,
 }
 
 impl Service<Inspect> for Inspector {
@@ -72,7 +86,10 @@ impl Service<Inspect> for Inspector {
         };
         let inner = Rc::clone(&self.0);
         tokio::task::spawn_local(async move {
-            let judgement = inner.inspect(&draft).await;
+            let end = responder.deadline().map(time_to_give_up);
+            let judged = inner.scanner.inspect(&draft, end, || responder.is_connected()).await;
+            let Some((judgement, scanned_bytes)) = judged else { return };
+            inner.worker.count(counter::SCANNED_BYTES, scanned_bytes);
             inner.note(&draft, &judgement);
             responder.answer(&answer(judgement.verdict, judgement.edits));
         });
@@ -84,28 +101,6 @@ fn answer(verdict: Verdict, edits: Vec<mail::Edit>) -> InspectAnswer {
 }
 
 impl Inner {
-    async fn inspect(&self, draft: &DraftFacts) -> Judgement {
-        if !self.filters.need_content() {
-            return self.filters.judge(draft.size, Ok(&[]));
-        }
-        let _permit = self.scans.acquire().await;
-        let content = match read(&*self.reader, draft, self.scan_bytes_max).await {
-            Ok(content) => content,
-            Err(error) => return self.filters.judge(draft.size, Err(&error.to_string())),
-        };
-        self.worker.count(counter::SCANNED_BYTES, content.len() as u64);
-        if content.len() <= INLINE_BYTES_MAX {
-            return self.filters.judge(draft.size, Ok(&content));
-        }
-        let (filters, size) = (Arc::clone(&self.filters), draft.size);
-        let judged = tokio::task::spawn_blocking(move || filters.judge(size, Ok(&content))).await;
-        match judged {
-            Ok(judgement) => judgement,
-            // A panic is this worker's death in every role: the message gets its strike.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-
     fn note(&self, draft: &DraftFacts, judgement: &Judgement) {
         let count = |counter| self.worker.count(counter, 1);
         count(counter::INSPECTED);
@@ -123,6 +118,66 @@ impl Inner {
         count(verdict.0);
         let filter = judgement.by.as_deref().unwrap_or_default();
         tracing::info!(id = %draft.id, size = draft.size, verdict = verdict.1, %filter, "filtered");
+    }
+}
+
+impl Scanner {
+    /// Judges a draft, and says how many bytes were looked at. What is not done at `end` is given up, and the filters say what
+    /// follows from that. Nothing is looked at, or said, if nobody waits for the verdict any more.
+    async fn inspect(
+        &self,
+        draft: &DraftFacts,
+        end: Option<Instant>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Option<(Judgement, u64)> {
+        let without_content = |content| (self.filters.judge(draft.size, content), 0);
+        if !self.filters.need_content() {
+            return Some(without_content(Ok(&[])));
+        }
+        let Some(Ok(permit)) = in_time(end, Arc::clone(&self.scans).acquire_owned()).await else {
+            return Some(without_content(Err(LATE)));
+        };
+        if !is_wanted() {
+            return None;
+        }
+        let content = match in_time(end, read(&*self.reader, draft, self.scan_bytes_max)).await {
+            Some(Ok(content)) => content,
+            Some(Err(error)) => return Some(without_content(Err(&error.to_string()))),
+            None => return Some(without_content(Err(LATE))),
+        };
+        if end.is_some_and(|end| end <= Instant::now()) {
+            return Some(without_content(Err(LATE)));
+        }
+        let (size, scanned) = (draft.size, content.len() as u64);
+        if content.len() <= INLINE_BYTES_MAX {
+            return Some((self.filters.judge(size, Ok(&content)), scanned));
+        }
+        let filters = Arc::clone(&self.filters);
+        let judging = tokio::task::spawn_blocking(move || {
+            // Work that is given up goes on to its end, and its memory counts as long.
+            let _permit = permit;
+            filters.judge(size, Ok(&content))
+        });
+        match in_time(end, judging).await {
+            Some(Ok(judgement)) => Some((judgement, scanned)),
+            // A panic is this worker's death in every role: the message gets its strike.
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => Some((self.filters.judge(size, Err(LATE)), scanned)),
+        }
+    }
+}
+
+/// When to give up what must be answered by `deadline`.
+fn time_to_give_up(deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    deadline.checked_sub(ANSWER_TIME.min(left / 4)).unwrap_or(deadline)
+}
+
+/// Waits for `future` up to `end`.
+async fn in_time<F: Future>(end: Option<Instant>, future: F) -> Option<F::Output> {
+    match end {
+        Some(end) => tokio::time::timeout_at(end.into(), future).await.ok(),
+        None => Some(future.await),
     }
 }
 

@@ -136,6 +136,18 @@ impl Settings {
         self.filters.is_empty()
     }
 
+    /// What happens to a message that no filter can be asked about: of all that the filters say, the strictest.
+    pub fn on_failure(&self) -> OnFailure {
+        let any = |rule| self.filters.iter().any(|filter| filter.on_failure == rule);
+        if any(OnFailure::Tempfail) {
+            OnFailure::Tempfail
+        } else if any(OnFailure::Quarantine) {
+            OnFailure::Quarantine
+        } else {
+            OnFailure::Accept
+        }
+    }
+
     /// Checks for contradictions.
     pub fn check(&self) -> Result<(), Problem> {
         self.workers.check("contentfilter.workers")?;

@@ -124,6 +124,11 @@ fn smtpserver(configuration: &Configuration) -> Entry {
         settings: settings.clone(),
         hostname: configuration.top.hostname.clone(),
         inspect: configuration.inspects(),
+        on_filter_crash: match configuration.contentfilter.on_failure() {
+            contentfilter::OnFailure::Tempfail => smtpserver::OnFilterCrash::Tempfail,
+            contentfilter::OnFailure::Accept => smtpserver::OnFilterCrash::Accept,
+            contentfilter::OnFailure::Quarantine => smtpserver::OnFilterCrash::Quarantine,
+        },
     };
     let role = Role::Smtpserver(Box::new(assignment));
     let mut entry = Entry::elastic("smtpserver", role, &settings.workers, smtpserver::COUNTERS);

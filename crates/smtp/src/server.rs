@@ -31,7 +31,8 @@ pub use session::{Event, GaveUp, Session};
 
 /// The most RCPT commands that are asked about together.
 pub const RECIPIENT_BATCH_MAX: usize = 500;
-/// Recipients beyond the limit that are refused without counting as errors: a client may have sent them before it could know.
+/// Recipients that are refused for now, as those beyond the limit are, without counting as errors: a client may have sent them
+/// before it could know.
 pub const RECIPIENTS_OVERSHOOT_MAX: usize = 1000;
 /// Commands between messages that bring no message nearer (NOOP, RSET, VRFY, HELP, EHLO …), after which each counts as an error.
 pub const IDLE_COMMANDS_MAX: u32 = 100;

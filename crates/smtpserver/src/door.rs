@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -15,7 +16,7 @@ use crate::network::mask;
 use crate::session::Session;
 use crate::settings::{self, Service};
 use crate::watch::Watch;
-use crate::{Assignment, Counter, Settings};
+use crate::{Assignment, Counter, OnFilterCrash, Settings};
 
 /// The part of an IPv6 address that counts as one client: what a provider gives to one customer.
 const CLIENT_PREFIX_V6: u8 = 64;
@@ -25,6 +26,7 @@ pub(crate) struct Stage {
     pub(crate) settings: Settings,
     pub(crate) hostname: String,
     pub(crate) inspect: bool,
+    pub(crate) on_filter_crash: OnFilterCrash,
     pub(crate) config: Rc<Config>,
     pub(crate) intake: Rc<dyn Intake>,
     pub(crate) neighbours: Rc<dyn Neighbours>,
@@ -50,7 +52,7 @@ impl Stage {
         neighbours: Rc<dyn Neighbours>,
         name: String,
     ) -> Self {
-        let Assignment { settings, hostname, inspect } = assignment;
+        let Assignment { settings, hostname, inspect, on_filter_crash } = assignment;
         let config = Rc::new(Config {
             hostname: hostname.clone(),
             banner: settings.banner.clone(),
@@ -70,6 +72,7 @@ impl Stage {
             settings,
             hostname,
             inspect,
+            on_filter_crash,
             config,
             intake,
             neighbours,
@@ -97,6 +100,19 @@ impl Stage {
         }
     }
 
+    /// Tells a client to come back later, and is done with it: whoever waited to see it go would hold its place meanwhile, and many
+    /// who are refused would leave no place for others.
+    pub(crate) fn refuse(&self, stream: TcpStream, client: &Client, reply: &Reply) {
+        let mut said = Vec::new();
+        reply.write(&mut said);
+        // Not through the runtime, which may not know yet that the connection takes bytes; a new one does, and more than these.
+        if let Ok(mut stream) = stream.into_std() {
+            let _ = stream.write_all(&said);
+        }
+        self.neighbours.count(Counter::SessionsRefused, 1);
+        tracing::info!(client = %client.address, %reply, "session refused");
+    }
+
     /// A name for a session that no other session of any worker has.
     pub(crate) fn session_name(&self) -> String {
         let number = self.sessions.get() + 1;
@@ -112,7 +128,7 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Begins a session, or one that is told to come back later.
+    /// Begins a session, or tells the client to come back later.
     pub(crate) fn open(
         &self,
         stream: TcpStream,
@@ -133,10 +149,13 @@ impl Door {
             None
         };
         self.stage.neighbours.count(Counter::Sessions, 1);
+        if let Some(reply) = refusal {
+            return self.stage.refuse(stream, &client, &reply);
+        }
         let session = Session::new(Rc::clone(&self.stage), stream, client);
         tokio::task::spawn_local(async move {
             let _in_hand = (connection, presence);
-            session.run(refusal).await;
+            session.run().await;
         });
     }
 }

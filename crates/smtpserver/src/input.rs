@@ -1,9 +1,13 @@
 //! Bytes from a client that have not been taken apart yet, in a buffer that is borrowed only while there are any.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 /// How large the buffers are that sessions borrow, in bytes: the most that one read brings.
@@ -71,11 +75,36 @@ impl Input {
         }
     }
 
-    /// Reads what is there, without waiting: how many bytes, 0 at the end of the stream, or `WouldBlock`.
-    pub(crate) fn try_read(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    /// Reads what has come: how many bytes, 0 at the end of the stream. Holds no buffer while nothing has.
+    ///
+    /// A read that did not fill the buffer tells the runtime that the connection is empty, so that the wait after it begins
+    /// without another call to the system; and each read is paid for, so that a client that is always fast cannot keep the
+    /// others from their turn.
+    pub(crate) fn poll_read(
+        &mut self,
+        stream: &mut TcpStream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut room = ReadBuf::new(self.room());
+        let polled = Pin::new(stream).poll_read(context, &mut room);
+        let count = room.filled().len();
+        self.end += count;
+        if polled.is_pending() {
+            self.release();
+        }
+        polled.map_ok(|()| count)
+    }
+
+    /// Waits for bytes and reads them: how many, 0 at the end of the stream. Holds no buffer while it waits.
+    pub(crate) async fn read(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
+        poll_fn(|context| self.poll_read(stream, context)).await
+    }
+
+    /// The free end of the buffer, which is borrowed if there is none; never empty.
+    fn room(&mut self) -> &mut [u8] {
         let (begin, end) = (self.begin, self.end);
-        let buffer = match &mut self.buffer {
-            Some(buffer) => {
+        let buffer = match self.buffer.take() {
+            Some(mut buffer) => {
                 buffer.copy_within(begin..end, 0);
                 (self.begin, self.end) = (0, end - begin);
                 buffer
@@ -87,26 +116,12 @@ impl Input {
                     front.copy_from_slice(&remnant);
                 }
                 (self.begin, self.end) = (0, remnant.len());
-                self.buffer.insert(buffer)
+                buffer
             }
         };
-        let room = buffer.get_mut(self.end..).unwrap_or_default();
+        let room = self.buffer.insert(buffer).get_mut(self.end..).unwrap_or_default();
         assert!(!room.is_empty(), "a session leaves less than a line, which is less than a buffer");
-        let count = stream.try_read(room)?;
-        self.end += count;
-        Ok(count)
-    }
-
-    /// Waits for bytes and reads them: how many, 0 at the end of the stream. Holds no buffer while it waits.
-    pub(crate) async fn read(&mut self, stream: &TcpStream) -> io::Result<usize> {
-        loop {
-            match self.try_read(stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
-            }
-            self.release();
-            stream.readable().await?;
-        }
+        room
     }
 }
 

@@ -49,6 +49,22 @@ pub struct Assignment {
     pub hostname: String,
     /// Whether any filter is configured: without one the hop is skipped.
     pub inspect: bool,
+    /// What is done with a message at which `contentfilter` crashes each time it is asked.
+    pub on_filter_crash: OnFilterCrash,
+}
+
+/// What is done with a message at which `contentfilter` crashes each time it is asked: what its filters say of failure, and of
+/// several the strictest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFilterCrash {
+    /// It is refused for now.
+    #[default]
+    Tempfail,
+    /// It is taken as if there were no filters.
+    Accept,
+    /// It is taken and held.
+    Quarantine,
 }
 
 /// Why a worker of this stage could not work.

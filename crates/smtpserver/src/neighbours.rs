@@ -1,5 +1,7 @@
 //! The farms that this stage asks: `router`, `contentfilter` and, when a worker of theirs crashed, `scheduler`.
 
+mod ask;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,13 +11,11 @@ use job::route::{Route, RouteRequest};
 use job::strike::Strike;
 use job::verify::{Verify, VerifyAnswer, VerifyRequest};
 use queue::Local;
-use socket::{CallError, Client, ClientSettings, Conversation, codes};
+use socket::{Client, ClientSettings};
 
+use self::ask::Asker;
 use crate::Counter;
 
-/// How many workers a question that is asked before `250` may be lost with before it is given up: the third is the culprit's
-/// (DESIGN: strikes).
-const ASKS_MAX: u32 = job::strike::STRIKES_MAX;
 /// How long the scheduler may take for a strike.
 const STRIKE_DEADLINE: Duration = Duration::from_secs(5);
 /// The most questions of all sessions that wait for room in a window; a session more hears `451`.
@@ -27,7 +27,10 @@ pub(crate) enum Unavailable {
     /// Not in time, or nobody there.
     #[error("no answer in time")]
     Deadline,
-    /// It could not be said, or whoever was asked crashed each time.
+    /// Three workers crashed with the question in hand, the last of them with no other suspect.
+    #[error("the workers that were asked crashed")]
+    Crashed,
+    /// It could not be said, or whoever was asked went away each time.
     #[error("{0}")]
     Failed(String),
 }
@@ -90,8 +93,8 @@ impl Tally for farm::Worker {
 
 /// The farms on their job sockets.
 pub(crate) struct Farms {
-    verify: Client<Verify>,
-    inspect: Client<Inspect>,
+    verify: Asker<Verify>,
+    inspect: Asker<Inspect>,
     pub(crate) hints: Hints,
     tally: Rc<dyn Tally>,
 }
@@ -135,6 +138,7 @@ impl Farms {
             };
             counting.count(counter, 1);
         });
+        let (verify, inspect) = (Asker::new(verify), Asker::new(inspect));
         Self { verify, inspect, hints, tally }
     }
 
@@ -153,14 +157,14 @@ impl Neighbours for Farms {
         &'a self,
         request: &'a VerifyRequest,
     ) -> Local<'a, Result<VerifyAnswer, Unavailable>> {
-        Box::pin(ask(&self.verify, request))
+        Box::pin(self.verify.ask(request))
     }
 
     fn inspect<'a>(
         &'a self,
         request: &'a InspectRequest,
     ) -> Local<'a, Result<InspectAnswer, Unavailable>> {
-        Box::pin(ask(&self.inspect, request))
+        Box::pin(self.inspect.ask(request))
     }
 
     fn route(&self, request: RouteRequest) {
@@ -173,25 +177,6 @@ impl Neighbours for Farms {
 
     fn job(&self) -> Job {
         self.tally.job()
-    }
-}
-
-/// Asks, and asks elsewhere when the connection is lost; within limits.
-async fn ask<C: Conversation>(
-    client: &Client<C>,
-    request: &C::Request,
-) -> Result<C::Answer, Unavailable> {
-    let mut asks = 0;
-    loop {
-        asks += 1;
-        match client.call(request).await {
-            Ok(answer) => return Ok(answer),
-            Err(CallError::Lost { .. }) if asks < ASKS_MAX => {}
-            Err(CallError::Refused(error)) if error.code == codes::NOT_TAKEN && asks < ASKS_MAX => {
-            }
-            Err(CallError::Deadline) => return Err(Unavailable::Deadline),
-            Err(error) => return Err(Unavailable::Failed(error.to_string())),
-        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! One client's session: the machine of crate `smtp` between a connection and the other farms.
 
+use std::cell::OnceCell;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use job::verify::{Client as VerifyClient, Verified, VerifyReply, VerifyRequest};
@@ -30,7 +33,8 @@ pub(crate) struct Session {
     stage: Rc<Stage>,
     stream: TcpStream,
     client: Client,
-    name: Option<Box<str>>,
+    /// The session's name, once anybody is told of it.
+    name: OnceCell<Box<str>>,
     machine: smtp::server::Session,
     input: Input,
     /// Replies that have not been sent.
@@ -73,7 +77,7 @@ impl Session {
             stage,
             stream,
             client,
-            name: None,
+            name: OnceCell::new(),
             out: Vec::new(),
             timer,
             began,
@@ -82,16 +86,9 @@ impl Session {
         }
     }
 
-    /// Holds the session to its end; with a refusal it is a short one.
-    pub(crate) async fn run(mut self, refusal: Option<Reply>) {
-        // Replies are written once a turn; what Nagle's algorithm could add is a delay.
-        let _ = self.stream.set_nodelay(true);
-        let end = match refusal {
-            Some(reply) => self.send_away(reply).await,
-            None => match self.talk().await {
-                Ok(end) | Err(end) => end,
-            },
-        };
+    /// Holds the session to its end.
+    pub(crate) async fn run(mut self) {
+        let (Ok(end) | Err(end)) = self.talk().await;
         self.log(&end);
         if matches!(end, End::Refused(_) | End::TimedOut { .. } | End::Drained) {
             self.linger().await;
@@ -99,7 +96,10 @@ impl Session {
     }
 
     async fn talk(&mut self) -> Result<End, End> {
-        self.greet().await?;
+        if let Some(reply) = self.greet().await? {
+            self.flush().await?;
+            return Ok(End::Refused(reply));
+        }
         loop {
             let (behind, event) = self.machine.next(self.input.bytes(), &mut self.out);
             match event {
@@ -118,6 +118,10 @@ impl Session {
                     self.input.consume(behind);
                     self.wait().await?;
                     continue;
+                }
+                Event::Mail if self.is_to_end() => {
+                    self.input.consume(behind);
+                    return Ok(self.end_between().await);
                 }
                 Event::Mail => self.machine.mail(Ok(()), &mut self.out),
                 Event::MailRefused(reply) => {
@@ -141,30 +145,30 @@ impl Session {
         }
     }
 
-    async fn greet(&mut self) -> Result<(), End> {
+    /// Says the greeting, or why there is none.
+    async fn greet(&mut self) -> Result<Option<Reply>, End> {
         // Lets the runtime look at the connection once, so that bytes sent before our greeting are seen.
         tokio::task::yield_now().await;
-        let early = match self.input.try_read(&self.stream) {
-            Ok(0) => return Err(End::Client),
-            Ok(_) => true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) => return Err(End::Lost(error)),
+        let look = |context: &mut Context<'_>| {
+            Poll::Ready(self.input.poll_read(&mut self.stream, context))
         };
-        self.machine.greet(early, &mut self.out);
-        Ok(())
+        let early = match poll_fn(look).await {
+            Poll::Ready(Ok(0)) => return Err(End::Client),
+            Poll::Ready(Ok(_)) => true,
+            Poll::Pending => false,
+            Poll::Ready(Err(error)) => return Err(End::Lost(error)),
+        };
+        Ok(self.machine.greet(early, &mut self.out))
     }
 
     /// Sends what was said and waits for more, unless this is the moment to end the session.
     async fn wait(&mut self) -> Result<(), End> {
         let between = self.machine.is_between_transactions();
-        if between && self.timer.is_draining() {
+        if between && self.is_to_end() {
             return Err(self.end_between().await);
         }
         let now = Instant::now();
         let settings = &self.stage.settings;
-        if between && now.duration_since(self.began) > settings.session_timeout.0 {
-            return Err(self.end_between().await);
-        }
         if self.machine.is_receiving() {
             if now >= self.message_deadline {
                 return Err(self.time_out().await);
@@ -176,13 +180,18 @@ impl Session {
         }
         self.flush().await?;
         let drain = if between { Drain::Ends } else { Drain::Waits };
-        match self.timer.guard(drain, self.input.read(&self.stream)).await {
+        match self.timer.guard(drain, self.input.read(&mut self.stream)).await {
             Ok(Ok(0)) => Err(End::Client),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(End::Lost(error)),
             Err(Interrupt::Draining) => Err(self.end_between().await),
             Err(Interrupt::Expired) => Err(self.time_out().await),
         }
+    }
+
+    /// Whether no other message is to begin in this session.
+    fn is_to_end(&self) -> bool {
+        self.timer.is_draining() || self.began.elapsed() > self.stage.settings.session_timeout.0
     }
 
     async fn time_out(&mut self) -> End {
@@ -210,10 +219,7 @@ impl Session {
 
     async fn close(&mut self) -> End {
         match self.flush().await {
-            Ok(()) => {
-                let _ = self.stream.shutdown().await;
-                End::Client
-            }
+            Ok(()) => End::Client,
             Err(end) => end,
         }
     }
@@ -229,7 +235,7 @@ impl Session {
         while read < LINGER_BYTES_MAX {
             let left = self.input.bytes().len();
             self.input.consume(left);
-            match self.timer.guard(Drain::Waits, self.input.read(&self.stream)).await {
+            match self.timer.guard(Drain::Waits, self.input.read(&mut self.stream)).await {
                 Ok(Ok(count)) if count > 0 => read += count,
                 _ => return,
             }
@@ -276,8 +282,8 @@ impl Session {
                     Unavailable::Deadline => {
                         Reply::new(451, 4, 3, "Recipient cannot be verified now, try again later")
                     }
-                    Unavailable::Failed(reason) => {
-                        tracing::warn!(reason, "router cannot verify recipients");
+                    Unavailable::Crashed | Unavailable::Failed(_) => {
+                        tracing::warn!(reason = %error, "router cannot verify recipients");
                         Reply::new(451, 3, 0, "Recipient cannot be verified now, try again later")
                     }
                 };
@@ -369,9 +375,12 @@ impl Session {
             unreachable!("a message ends that has begun, with an envelope")
         };
         let stage = Rc::clone(&self.stage);
-        let name = self.name.get_or_insert_with(|| stage.session_name().into());
-        let facts =
-            Facts { client: &self.client, session: name, helo: self.machine.helo(), protocol };
+        let facts = Facts {
+            client: &self.client,
+            session: &self.name,
+            helo: self.machine.helo(),
+            protocol,
+        };
         let reply = incoming.end(&stage, &facts, envelope).await;
         self.machine.message(&reply, &mut self.out);
     }
@@ -380,7 +389,7 @@ impl Session {
         self.stage.neighbours.count(Counter::Tempfailed, 1);
         let reply = intake_reply(error);
         tracing::error!(
-            client = self.client.address.to_string(),
+            client = %self.client.address,
             error = error_chain(error),
             reply = reply.code,
             "cannot store a message"
@@ -394,33 +403,33 @@ impl Session {
         let sender = envelope
             .map(|envelope| envelope.sender.as_ref().map_or("<>", |sender| sender.as_str()));
         tracing::info!(
-            client = self.client.address.to_string(),
+            client = %self.client.address,
             helo = self.machine.helo(),
             sender,
             recipient = recipient.map(|(recipient, _)| recipient),
             refused = recipient.map(|(_, refused)| refused),
-            reply = reply_text(reply),
+            reply = %reply,
             "{what}"
         );
     }
 
     fn log(&self, end: &End) {
-        let client = self.client.address.to_string();
+        let client = self.client.address;
         let helo = self.machine.helo();
         match end {
             End::Refused(reply) => {
                 self.stage.neighbours.count(Counter::SessionsRefused, 1);
-                tracing::info!(client, helo, reply = reply_text(reply), "session refused");
+                tracing::info!(%client, helo, reply = %reply, "session refused");
             }
             End::TimedOut { was_receiving } => {
                 self.stage.neighbours.count(Counter::SessionsTimedOut, 1);
-                tracing::info!(client, helo, was_receiving, "session timed out");
+                tracing::info!(%client, helo, was_receiving, "session timed out");
             }
             End::Lost(error) => {
-                tracing::debug!(client, helo, error = error.to_string(), "connection lost");
+                tracing::debug!(%client, helo, %error, "connection lost");
             }
             End::Client | End::Drained if self.machine.is_receiving() => {
-                tracing::info!(client, helo, "connection ended within a message");
+                tracing::info!(%client, helo, "connection ended within a message");
             }
             End::Client | End::Drained => {}
         }
@@ -441,14 +450,6 @@ fn verified(verdict: Verified) -> Result<(), Reply> {
 fn refusal(reply: VerifyReply, class: u16, fallback: u16) -> Reply {
     let code = if reply.code / 100 == class { reply.code } else { fallback };
     Reply::new(code, reply.status.subject, reply.status.detail, reply.text)
-}
-
-/// A reply as one line of a log.
-pub(crate) fn reply_text(reply: &Reply) -> String {
-    match reply.status {
-        Some(status) => format!("{} {status} {}", reply.code, reply.text),
-        None => format!("{} {}", reply.code, reply.text),
-    }
 }
 
 /// An error with its causes.

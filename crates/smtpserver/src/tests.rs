@@ -64,8 +64,12 @@ impl Case {
         };
         change(&mut settings);
         let tcp = settings.listeners().into_iter();
-        let assignment =
-            Assignment { settings, hostname: "mx.example.test".to_owned(), inspect: false };
+        let assignment = Assignment {
+            settings,
+            hostname: "mx.example.test".to_owned(),
+            inspect: false,
+            on_filter_crash: OnFilterCrash::Tempfail,
+        };
         let farm = Farm {
             name: "smtpserver".to_owned(),
             workers: assignment.settings.workers.clone(),
@@ -100,6 +104,13 @@ impl Case {
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("a connection")
+    }
+
+    /// The connections in hand, as anyone may read them.
+    fn connections(&self) -> u32 {
+        let views =
+            farm::scoreboard::read_all(&self.run_dir.path().join("run")).expect("scoreboards");
+        views[0].workers[0].connections
     }
 
     /// A counter as anyone may read it.
@@ -218,5 +229,24 @@ fn a8_sessions_in_all_have_a_limit() {
             assert!(say(&mut client, "", GREETING).await.starts_with(expect));
             open.push(client);
         }
+    });
+}
+
+#[test]
+fn a8_who_is_refused_holds_no_place() {
+    test(async {
+        let case = Case::new(|settings| settings.sessions_max = 1).await;
+        let mut first = case.connect().await;
+        assert!(say(&mut first, "", GREETING).await.starts_with("220 "));
+        // Refused clients that stay: the connection is over for us, whatever they do.
+        let mut refused = Vec::new();
+        for _ in 0..20 {
+            let mut client = case.connect().await;
+            assert!(say(&mut client, "", GREETING).await.starts_with("421 4.3.2 "));
+            assert_eq!(client.read(&mut [0]).await.expect("the connection ends"), 0);
+            refused.push(client);
+            assert_eq!(case.connections(), 1);
+        }
+        assert_eq!(case.counted("sessions_refused_total"), 20);
     });
 }

@@ -1,20 +1,22 @@
 //! One message, from 354 to the reply to its last dot.
 
+use std::cell::OnceCell;
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use job::ENVELOPE_RECIPIENTS_MAX;
-use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Step};
+use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
 use job::route::{RouteFacts, RouteRequest};
-use mail::{Edit, Envelope, MessageId, Origin, Timestamp};
+use mail::{Edit, Envelope, MessageId, Origin, StatusCode, Timestamp};
 use queue::{Accept, Draft, Handle, IntakeError};
 use smtp::server::{HopCounter, Reply};
 
-use crate::Counter;
 use crate::door::{Client, Stage};
-use crate::neighbours::Job;
-use crate::session::{error_chain, reply_text};
+use crate::neighbours::{Job, Unavailable};
+use crate::session::error_chain;
 use crate::verdict::{Decision, decide};
+use crate::{Counter, OnFilterCrash};
 
 /// After so many bytes the store is asked whether it has caught up.
 const ROOM_BYTES: usize = 64 << 10;
@@ -35,8 +37,8 @@ pub(crate) struct Incoming {
 /// What of a session goes with its messages.
 pub(crate) struct Facts<'a> {
     pub(crate) client: &'a Client,
-    /// The session's name.
-    pub(crate) session: &'a str,
+    /// The session's name, made for the first message that a filter is asked about.
+    pub(crate) session: &'a OnceCell<Box<str>>,
     pub(crate) helo: &'a str,
     pub(crate) protocol: &'static str,
 }
@@ -129,14 +131,14 @@ impl Incoming {
         stage.neighbours.count(counter, 1);
         tracing::info!(
             id = id.as_str(),
-            client = facts.client.address.to_string(),
+            client = %facts.client.address,
             helo = facts.helo,
             sender = sender.as_ref().map_or("<>", |sender| sender.as_str()),
             recipients,
             size,
-            reply = reply_text(&reply),
+            reply = %reply,
             delay_ms = began.elapsed().as_millis() as u64,
-            delays = delays.text(),
+            %delays,
             "{what}"
         );
         if let Ok(Fate::Stored(handle, facts)) = result {
@@ -187,8 +189,8 @@ impl Incoming {
         }
     }
 
-    /// Asks the filters, and decides by what they say. Nothing is left of a message that is to be discarded. A filter that gives no
-    /// answer puts the message off: it never lets it through.
+    /// Asks the filters, and decides by what they say. Nothing is left of a message that is to be discarded. Filters that give no
+    /// answer put the message off; only when they crash at it is that for their settings to say.
     async fn filter(
         &mut self,
         stage: &Rc<Stage>,
@@ -197,28 +199,36 @@ impl Incoming {
         envelope: Envelope,
     ) -> Result<Option<Filtered>, Reply> {
         let handle = self.draft.finish().await.map_err(|error| not_stored(&error))?;
-        let mut request = InspectRequest {
-            session: facts.session.to_owned(),
+        let session = facts.session.get_or_init(|| stage.session_name().into());
+        // A frame has room for so many recipients and not for any number.
+        let (along, kept) = match envelope.recipients.len() <= ENVELOPE_RECIPIENTS_MAX {
+            true => (Some(envelope), None),
+            false => (None, Some(envelope)),
+        };
+        let request = InspectRequest {
+            session: session.to_string(),
             step: Step::Message,
             origin: origin.clone(),
-            envelope: Some(envelope),
+            envelope: along,
             draft: Some(DraftFacts { handle, id: self.id, size: self.size }),
         };
         let answer = match stage.neighbours.inspect(&request).await {
             Ok(answer) => answer,
             Err(error) => {
                 stage.neighbours.count(Counter::InspectFailures, 1);
-                tracing::warn!(id = self.id.as_str(), error = error.to_string(), "no verdict");
-                return Err(Reply::new(
-                    451,
-                    3,
-                    0,
-                    "Message cannot be checked now, try again later",
-                ));
+                tracing::warn!(id = self.id.as_str(), %error, "no verdict");
+                let verdict = verdict_of_silence(&error, stage.on_filter_crash);
+                InspectAnswer {
+                    verdict,
+                    recipients: Vec::new(),
+                    edits: Vec::new(),
+                    replaced_body: None,
+                }
             }
         };
-        let Some(mut envelope) = request.envelope.take() else {
-            unreachable!("the envelope was put in above")
+        let mut envelope = match (kept, request.envelope) {
+            (Some(envelope), _) | (None, Some(envelope)) => envelope,
+            (None, None) => unreachable!("the envelope is kept or travels along"),
         };
         let recipients = std::mem::take(&mut envelope.recipients);
         match decide(&answer, recipients, stage.settings.mixed) {
@@ -233,11 +243,27 @@ impl Incoming {
     }
 }
 
-impl Delays {
-    /// Milliseconds for receiving, filtering and committing.
-    fn text(&self) -> String {
-        let millis = |delay: Duration| delay.as_millis();
-        format!("{}/{}/{}", millis(self.receive), millis(self.filter), millis(self.commit))
+/// Milliseconds for receiving, filtering and committing.
+impl fmt::Display for Delays {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [receive, filter, commit] =
+            [self.receive, self.filter, self.commit].map(|delay| delay.as_millis());
+        write!(formatter, "{receive}/{filter}/{commit}")
+    }
+}
+
+/// The verdict on a message on which there is none.
+fn verdict_of_silence(error: &Unavailable, on_crash: OnFilterCrash) -> Verdict {
+    match (error, on_crash) {
+        (Unavailable::Crashed, OnFilterCrash::Accept) => Verdict::Accept,
+        (Unavailable::Crashed, OnFilterCrash::Quarantine) => {
+            Verdict::Quarantine { reason: "contentfilter crashed at the message".to_owned() }
+        }
+        _ => Verdict::Tempfail(Refusal {
+            code: 451,
+            status: StatusCode::new(4, 3, 0),
+            text: "Message cannot be checked now, try again later".to_owned(),
+        }),
     }
 }
 

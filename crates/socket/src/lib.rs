@@ -25,8 +25,6 @@ mod conversation;
 mod frame;
 mod link;
 mod listener;
-#[cfg(feature = "served")]
-pub mod served;
 mod server;
 #[cfg(test)]
 mod testing;

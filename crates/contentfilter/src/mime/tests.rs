@@ -97,6 +97,27 @@ fn reads_what_is_malformed_as_readers_do() {
 
 /// Attack A19: depth. An encoded message within may hide as much depth as one that is not.
 #[test]
+fn a_line_that_is_no_field_hides_nothing() {
+    check("Subject: x\nbuy pills\nX: y\n\nbody\n", &[], &["body", "buy pills\nX: y\n\nbody"]);
+    check(
+        "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n<b>\nbu=\ny pills\n",
+        &[],
+        &["", "<b>\nbuy pills"],
+    );
+    check(
+        "Content-Type: multipart/mixed; boundary=b\n(\n--b\nContent-Disposition: attachment; filename=a.exe\n\nhidden\n--b--\n",
+        &["a.exe", "a.exe"],
+        &["hidden\n--b--", "hidden"],
+    );
+    // Only the message's own: a part without header is text as before.
+    check(
+        "Content-Type: multipart/mixed; boundary=b\n\n--b\nSubject: x\nno field\n\ntext\n--b--\n",
+        &[],
+        &["text"],
+    );
+}
+
+#[test]
 fn deep_nesting_is_refused_and_costs_no_stack() {
     let level = "Content-Type: message/rfc822\r\n\r\n";
     for (levels, is_too_deep) in

@@ -84,3 +84,19 @@ fn no_header_can_be_injected() {
         assert_eq!(problem.key, format!("contentfilter.filters[0]{key}"), "{filter}");
     }
 }
+
+#[test]
+fn of_what_filters_say_of_failure_the_strictest_holds() {
+    use OnFailure::{Accept, Quarantine, Tempfail};
+    for (rules, expected) in [
+        (&[][..], Accept),
+        (&[Accept, Accept], Accept),
+        (&[Accept, Quarantine], Quarantine),
+        (&[Quarantine, Tempfail, Accept], Tempfail),
+    ] {
+        let filter = |rule: &OnFailure| FilterSetting { on_failure: *rule, ..Default::default() };
+        let filters = rules.iter().map(filter).collect();
+        let settings = Settings { filters, ..Settings::default() };
+        assert_eq!(settings.on_failure(), expected, "{rules:?}");
+    }
+}

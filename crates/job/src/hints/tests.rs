@@ -1,12 +1,14 @@
 //! The hints of a worker against routers on real sockets, which drain and go when told to.
 
+mod served;
+
 use std::collections::HashMap;
 
 use mail::{MessageId, Timestamp};
 use queue::Handle;
 use socket::ClientSettings;
-use socket::served::Served;
 
+use self::served::Served;
 use super::*;
 use crate::Acknowledged;
 

@@ -204,6 +204,8 @@ fn replies_cannot_be_broken_out_of() {
     assert_eq!(written(451, "5.1.1", ""), "451 4.1.1 \r\n");
     assert_eq!(written(550, "5.1.1", "x\r250 ü\0"), "550 5.1.1 x?250 ???\r\n");
     assert_eq!(written(7, "", "what"), "451 what\r\n");
+    assert_eq!(written(250, "2.0.10", "\n\n."), "250-2.0.10 \r\n250-2.0.10 \r\n250 2.0.10 .\r\n");
+    assert_eq!(written(599, "4.999.100", "no"), "599 5.999.100 no\r\n");
     for line in written(550, "5.100.100", &"x".repeat(2000)).split_inclusive("\r\n") {
         assert!(line.len() <= REPLY_LINE_BYTES_MAX && line.starts_with("550"));
     }

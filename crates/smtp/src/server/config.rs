@@ -1,6 +1,9 @@
 //! What a server session is told before it begins.
 
-use std::fmt;
+use std::fmt::{self, Write};
+
+/// About how much the reply to EHLO says behind our name, in bytes.
+const EHLO_BYTES: usize = 96;
 
 /// What all sessions of a service have in common. Made once, shared by all.
 #[derive(Debug, Clone)]
@@ -95,14 +98,24 @@ pub enum Pipelining {
 }
 
 impl Config {
-    /// The reply to EHLO.
+    /// The text of the greeting.
+    pub(super) fn greeting(&self) -> String {
+        let mut text = String::with_capacity(self.hostname.len() + 1 + self.banner.len());
+        text.push_str(&self.hostname);
+        text.push(' ');
+        text.push_str(&self.banner);
+        text
+    }
+
+    /// The text of the reply to EHLO.
     pub(super) fn ehlo(&self) -> String {
-        let mut text = self.hostname.clone();
+        let mut text = String::with_capacity(self.hostname.len() + EHLO_BYTES);
+        text.push_str(&self.hostname);
         for extension in &self.extensions {
             text.push('\n');
             text.push_str(extension.keyword());
             if *extension == Extension::Size {
-                text.push_str(&format!(" {}", self.limits.message_bytes_max));
+                let _ = write!(text, " {}", self.limits.message_bytes_max);
             }
         }
         text

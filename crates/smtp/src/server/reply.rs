@@ -1,6 +1,7 @@
 //! The replies of a server session.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use mail::StatusCode;
 
@@ -51,6 +52,10 @@ impl Reply {
         Self::new(500, 5, 6, "Line too long")
     }
 
+    pub(super) fn line_without_end() -> Self {
+        Self::new(421, 5, 6, "Line too long, closing")
+    }
+
     pub(super) fn too_large() -> Self {
         Self::new(552, 3, 4, "Message too large")
     }
@@ -73,6 +78,16 @@ impl Reply {
 
     pub(super) fn too_many_recipients() -> Self {
         Self::new(452, 5, 3, "Too many recipients, send the others in another transaction")
+    }
+}
+
+/// As a log shows it: code, enhanced status code, text.
+impl fmt::Display for Reply {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => write!(formatter, "{} {status} {}", self.code, self.text),
+            None => write!(formatter, "{} {}", self.code, self.text),
+        }
     }
 }
 

@@ -15,6 +15,8 @@ mod commands;
 
 /// How much of a refused message is read and dropped beyond the largest that would be taken, in bytes; then the session ends.
 const DROPPED_BYTES_MAX: u64 = 64 << 20;
+/// How much of an over-long command line is skipped while its end is looked for, in bytes; then the session ends.
+const SKIPPED_BYTES_MAX: usize = 1 << 20;
 
 /// One SMTP session. See the module for its states.
 #[derive(Debug)]
@@ -34,7 +36,10 @@ enum State {
     Greeting,
     Command,
     /// In an over-long line, up to its end.
-    SkipLine,
+    SkipLine {
+        /// How many bytes of it are behind us.
+        skipped: usize,
+    },
     Asked(Question),
     Body(Box<Body>),
     Closed,
@@ -55,7 +60,7 @@ struct Transaction {
     declared_bytes: Option<u64>,
     /// RCPT commands in their order that have not been answered.
     pending: Vec<Pending>,
-    /// Recipients refused for being too many.
+    /// Recipients refused for now: for being too many, or by the driver.
     excess: usize,
 }
 
@@ -123,14 +128,17 @@ impl Session {
         }
     }
 
-    /// Says the greeting. A client from which bytes have come already (`early`) is sent away, if pipelining is strict; then the
-    /// next event is [`Event::Close`].
-    pub fn greet(&mut self, early: bool, out: &mut Vec<u8>) {
+    /// Says the greeting. A client from which bytes have come already (`early`) is sent away instead, if pipelining is strict:
+    /// with the reply that this gives back, after which the session is over.
+    pub fn greet(&mut self, early: bool, out: &mut Vec<u8>) -> Option<Reply> {
         if early && self.config.pipelining == Pipelining::Strict {
-            return self.shut(&Reply::out_of_step(), out);
+            let reply = Reply::out_of_step();
+            self.shut(&reply, out);
+            return Some(reply);
         }
         self.state = State::Command;
-        Reply::plain(220, format!("{} {}", self.config.hostname, self.config.banner)).write(out);
+        Reply::plain(220, self.config.greeting()).write(out);
+        None
     }
 
     /// Ends the session with a reply of the driver's: at a time-out, when draining, or instead of a greeting. An unfinished
@@ -149,7 +157,7 @@ impl Session {
             let rest = input.get(behind..).unwrap_or_default();
             let (bytes, event) = match self.state {
                 State::Command => self.command_line(rest, out),
-                State::SkipLine => self.skip_line(rest, out),
+                State::SkipLine { skipped } => self.skip_line(rest, skipped, out),
                 State::Body(_) => self.body(rest, out),
                 State::Closed => (rest.len(), Some(Event::Close(None))),
                 State::Greeting => unreachable!("the driver greets before it reads"),
@@ -166,7 +174,7 @@ impl Session {
 
     /// Whether no transaction has begun: the moment in which a session may be ended without harm.
     pub fn is_between_transactions(&self) -> bool {
-        self.transaction.is_none() && matches!(self.state, State::Command | State::SkipLine)
+        self.transaction.is_none() && matches!(self.state, State::Command | State::SkipLine { .. })
     }
 
     /// Whether the text of a message is being read, be it to be dropped.
@@ -243,15 +251,30 @@ impl Session {
             }
             match pending {
                 Pending::Refused(reply) => self.refuse(&reply, out),
-                Pending::Excess => self.excess(out),
+                Pending::Excess => self.refuse_recipient(&Reply::too_many_recipients(), out),
                 Pending::Ask(recipient) => {
                     let answer = answers.next();
                     match answer.unwrap_or_else(|| Err(Reply::new(451, 3, 0, "Try again later"))) {
-                        _ if self.is_full() => self.excess(out),
+                        _ if self.is_full() => {
+                            self.refuse_recipient(&Reply::too_many_recipients(), out);
+                        }
                         Ok(()) => self.add(recipient, out),
-                        Err(reply) => self.refuse(&reply, out),
+                        Err(reply) => self.refuse_recipient(&reply, out),
                     }
                 }
+            }
+        }
+    }
+
+    /// Refuses a recipient. One that is refused for now is not the client's fault, unless it goes on and on.
+    fn refuse_recipient(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        self.refuse(reply, out);
+        if let Some(transaction) = &mut self.transaction
+            && reply.code < 500
+        {
+            transaction.excess += 1;
+            if transaction.excess > RECIPIENTS_OVERSHOOT_MAX {
+                self.errors = self.errors.saturating_add(1);
             }
         }
     }
@@ -267,17 +290,6 @@ impl Session {
         let envelope = self.envelope();
         let most = self.config.limits.recipients_max;
         envelope.is_some_and(|envelope| envelope.recipients.len() >= most)
-    }
-
-    /// Refuses a recipient for being one too many. That is an error only of a client that goes on and on.
-    fn excess(&mut self, out: &mut Vec<u8>) {
-        Reply::too_many_recipients().write(out);
-        if let Some(transaction) = &mut self.transaction {
-            transaction.excess += 1;
-            if transaction.excess > RECIPIENTS_OVERSHOOT_MAX {
-                self.errors = self.errors.saturating_add(1);
-            }
-        }
     }
 
     /// Answers [`Event::Data`].
@@ -346,9 +358,17 @@ impl Session {
         Some(Event::Close(Some(reply)))
     }
 
-    fn skip_line<'i>(&mut self, rest: &'i [u8], out: &mut Vec<u8>) -> Step<'i> {
-        match skip(rest, self.bare_newline) {
-            Skipped::Part(bytes) => (bytes, Some(Event::Input)),
+    fn skip_line<'i>(&mut self, rest: &'i [u8], skipped: usize, out: &mut Vec<u8>) -> Step<'i> {
+        // What lies beyond the limit is not looked at, so that it does not matter how the bytes were split.
+        let within = rest.get(..SKIPPED_BYTES_MAX.saturating_sub(skipped)).unwrap_or(rest);
+        match skip(within, self.bare_newline) {
+            Skipped::Part(_) if within.len() < rest.len() => {
+                (rest.len(), self.close(Reply::line_without_end(), out))
+            }
+            Skipped::Part(bytes) => {
+                self.state = State::SkipLine { skipped: skipped + bytes };
+                (bytes, Some(Event::Input))
+            }
             Skipped::BareNewline => (rest.len(), self.close(Reply::bare_newline(), out)),
             Skipped::ToEnd(bytes) => {
                 self.state = State::Command;
@@ -373,7 +393,7 @@ impl Session {
             Line::Partial => (0, Some(Event::Input)),
             Line::BareNewline => (rest.len(), self.close(Reply::bare_newline(), out)),
             Line::TooLong { bytes } => {
-                self.state = State::SkipLine;
+                self.state = State::SkipLine { skipped: 0 };
                 (bytes, None)
             }
             Line::Complete { line, bytes } => {

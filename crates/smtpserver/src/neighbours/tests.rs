@@ -1,6 +1,11 @@
 //! The clients against servers of the test's on real sockets, which crash when told to.
 
-use socket::served::Served;
+mod ask;
+
+use std::cell::RefCell;
+
+use socket::{Ownership, bind};
+use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 
@@ -33,13 +38,18 @@ impl Tally for Uncounted {
 
 struct Case {
     directory: tempfile::TempDir,
+    verify: Client<Verify>,
     farms: Farms,
 }
 
 impl Case {
     fn new() -> Self {
+        Self::with_deadline(Duration::from_secs(5))
+    }
+
+    fn with_deadline(deadline: Duration) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let settings = ClientSettings { deadline: Duration::from_secs(5), waiting_max: 10 };
+        let settings = ClientSettings { deadline, waiting_max: 10 };
         let path = |name: &str| directory.path().join(name);
         let clients = Clients {
             verify: Client::new(path("verify"), settings.clone()),
@@ -47,35 +57,12 @@ impl Case {
             route: Client::new(path("route"), settings.clone()),
             strike: Client::new(path("strike"), settings),
         };
+        let verify = clients.verify.clone();
         let farms = Farms::new(clients, Duration::from_secs(5), Rc::new(Uncounted));
-        Self { directory, farms }
+        Self { directory, verify, farms }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.directory.path().join(name)
     }
-}
-
-#[test]
-fn a_question_is_asked_elsewhere_but_not_for_ever() {
-    run(async {
-        let case = Case::new();
-        let verify = Served::<Verify>::new(&case.path("verify"), None);
-        let request = VerifyRequest {
-            sender: None,
-            recipients: vec!["a@example.test".parse().expect("an address")],
-            client: job::verify::Client::default(),
-        };
-        let verify = Rc::new(verify);
-        let killed = Rc::clone(&verify);
-        tokio::task::spawn_local(async move {
-            for deaths in 1..=ASKS_MAX as usize {
-                until(|| killed.taken() == deaths).await;
-                killed.cut();
-            }
-        });
-        let answer = case.farms.verify(&request).await;
-        assert!(matches!(answer, Err(Unavailable::Failed(_))));
-        assert_eq!(verify.taken(), ASKS_MAX as usize);
-    });
 }

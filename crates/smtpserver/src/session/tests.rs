@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::OnFilterCrash;
 use crate::settings::{Mixed, Settings};
 use fakes::{Failure, Farm};
 
@@ -216,6 +217,7 @@ fn a3_who_talks_first_is_sent_away() {
         let mut caller = Caller(farm.connect_and_say(HELLO).await, Vec::new());
         assert_eq!(caller.codes(1).await, [554]);
         assert!(caller.is_over().await);
+        assert_eq!(farm.counted(Counter::SessionsRefused), 1);
     });
 }
 
@@ -408,6 +410,50 @@ fn a29_verdicts_are_kept_and_silence_lets_nothing_through() {
 }
 
 #[test]
+fn a36_a_message_that_filters_crash_at_follows_their_rule() {
+    let reason = "contentfilter crashed at the message";
+    for (rule, expect, stored, hold) in [
+        (OnFilterCrash::Tempfail, "451 4.3.0 ", 0, None),
+        (OnFilterCrash::Accept, "250 2.0.0 ", 1, None),
+        (OnFilterCrash::Quarantine, "250 2.0.0 ", 1, Some(reason)),
+    ] {
+        run(async {
+            let farm = Farm::crashing(rule).await;
+            let mut caller = Caller::greeted(&farm).await;
+            caller.say(ENVELOPE).await;
+            assert_eq!(caller.codes(3).await, [250, 250, 354]);
+            caller.say("text\r\n.\r\n").await;
+            let reply = caller.reply().await;
+            assert!(reply.starts_with(expect), "{rule:?}: {reply}");
+            let messages = farm.stored();
+            assert_eq!((messages.len(), farm.hints().len(), farm.drafts()), (stored, stored, 0));
+            assert_eq!(messages.first().and_then(|first| first.accept.hold.as_deref()), hold);
+            assert_eq!(farm.counted(Counter::InspectFailures), 1);
+        });
+    }
+}
+
+#[test]
+fn filters_are_asked_about_many_recipients_by_handle() {
+    run(async {
+        let farm = Farm::filtered(|_| {}).await;
+        farm.judge(Some(Verdict::Accept));
+        let mut caller = Caller::greeted(&farm).await;
+        for (count, travels) in [(100, true), (101, false)] {
+            let recipients = "RCPT TO:<b@example.test>\r\n".repeat(count);
+            caller.say(format!("MAIL FROM:<>\r\n{recipients}DATA\r\n")).await;
+            assert_eq!(caller.codes(count + 2).await[count + 1], 354);
+            caller.say("text\r\n.\r\n").await;
+            assert_eq!(caller.codes(1).await, [250]);
+            let inspected = farm.inspected().pop().expect("a question");
+            assert_eq!((inspected.envelope.is_some(), inspected.draft.is_some()), (travels, true));
+            let stored = farm.stored().pop().expect("a message");
+            assert_eq!(stored.accept.envelope.recipients.len(), count);
+        }
+    });
+}
+
+#[test]
 fn draining_ends_idle_sessions_at_once_and_others_after_their_message() {
     run(async {
         let farm = Farm::new(|_| {}).await;
@@ -422,6 +468,43 @@ fn draining_ends_idle_sessions_at_once_and_others_after_their_message() {
         assert_eq!(busy.codes(2).await, [250, 421]);
         assert!(busy.is_over().await);
         assert_eq!(farm.stored().len(), 1);
+    });
+}
+
+#[test]
+fn draining_ends_a_session_that_never_waits() {
+    run(async {
+        let farm = Farm::new(|_| {}).await;
+        let mut caller = Caller::greeted(&farm).await;
+        caller.say(ENVELOPE).await;
+        assert_eq!(caller.codes(3).await, [250, 250, 354]);
+        farm.drain();
+        caller.say(format!("text\r\n.\r\n{ENVELOPE}")).await;
+        assert_eq!(caller.codes(2).await, [250, 421]);
+        assert!(caller.is_over().await);
+        assert_eq!(farm.stored().len(), 1);
+    });
+}
+
+#[test]
+fn a_session_that_is_too_old_begins_no_message() {
+    run(async {
+        let farm = Farm::new(|settings| {
+            settings.pipelining = crate::Pipelining::Lenient;
+            settings.session_timeout = Span::seconds(1);
+        })
+        .await;
+        let (stream, client) = farm.pair().await;
+        let mut caller = Caller(client, Vec::new());
+        // All of it is there before the session begins, which therefore never waits.
+        caller.say(format!("{HELLO}{ENVELOPE}")).await;
+        let who = farm.stage.client([127, 0, 0, 1].into(), crate::Service::Mx);
+        let mut session = Session::new(Rc::clone(&farm.stage), stream, who);
+        let age = Duration::from_secs(2);
+        session.began = session.began.checked_sub(age).expect("a clock that has run so long");
+        tokio::task::spawn_local(session.run());
+        assert_eq!(caller.codes(3).await, [220, 250, 421]);
+        assert!(caller.is_over().await);
     });
 }
 
@@ -453,6 +536,7 @@ fn a_refused_session_hears_why() {
         let mut caller = Caller(farm.connect().await, Vec::new());
         assert_eq!(caller.codes(1).await, [421]);
         assert!(caller.is_over().await);
+        assert_eq!(farm.counted(Counter::SessionsRefused), 1);
     });
 }
 
@@ -463,7 +547,7 @@ fn an_idle_session_is_small() {
         let (stream, _client) = farm.pair().await;
         let client = farm.stage.client([127, 0, 0, 1].into(), crate::Service::Mx);
         let session = Session::new(Rc::clone(&farm.stage), stream, client);
-        let bytes = std::mem::size_of_val(&session.run(None));
+        let bytes = std::mem::size_of_val(&session.run());
         assert!(bytes <= 3072, "the task of a session holds {bytes} bytes");
     });
 }

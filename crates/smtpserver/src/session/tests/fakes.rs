@@ -11,8 +11,8 @@ use queue::{Accept, Draft, Handle, Intake, Local};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::Assignment;
 use crate::neighbours::{Job, Neighbours};
+use crate::{Assignment, OnFilterCrash};
 
 /// Where the queue fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,34 +42,47 @@ pub(super) struct Farm {
 
 impl Farm {
     pub(super) async fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::start(change, false).await
+        Self::start(change, None).await
     }
 
     pub(super) async fn filtered(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::start(change, true).await
+        Self::start(change, Some(OnFilterCrash::Tempfail)).await
     }
 
-    async fn start(change: impl FnOnce(&mut Settings), inspect: bool) -> Self {
+    /// A farm whose filters crash at every message.
+    pub(super) async fn crashing(rule: OnFilterCrash) -> Self {
+        let farm = Self::start(|_| {}, Some(rule)).await;
+        farm.others.crashes.set(true);
+        farm
+    }
+
+    async fn start(change: impl FnOnce(&mut Settings), filters: Option<OnFilterCrash>) -> Self {
         let store = Rc::new(Store::default());
         let intake = Rc::new(Writer(Rc::clone(&store)));
-        Self::with(change, inspect, store, intake).await
+        Self::with(change, filters, store, intake).await
     }
 
     /// A farm that writes to another queue.
     pub(super) async fn writing_to(intake: Rc<dyn Intake>, inspect: bool) -> Self {
-        Self::with(|_| {}, inspect, Rc::default(), intake).await
+        let filters = inspect.then_some(OnFilterCrash::Tempfail);
+        Self::with(|_| {}, filters, Rc::default(), intake).await
     }
 
     async fn with(
         change: impl FnOnce(&mut Settings),
-        inspect: bool,
+        filters: Option<OnFilterCrash>,
         store: Rc<Store>,
         intake: Rc<dyn Intake>,
     ) -> Self {
         let mut settings = Settings::default();
         change(&mut settings);
         settings.check().expect("the settings are right");
-        let assignment = Assignment { settings, hostname: "mx.example.test".to_owned(), inspect };
+        let assignment = Assignment {
+            settings,
+            hostname: "mx.example.test".to_owned(),
+            inspect: filters.is_some(),
+            on_filter_crash: filters.unwrap_or_default(),
+        };
         let others = Rc::new(Others::default());
         let neighbours = Rc::clone(&others);
         let stage =
@@ -82,10 +95,13 @@ impl Farm {
             async move {
                 while let Ok((stream, peer)) = listener.accept().await {
                     let client = stage.client(peer.ip(), crate::Service::Mx);
+                    if refuse_next.take() {
+                        let reply = Reply::new(421, 7, 0, "Too many connections");
+                        stage.refuse(stream, &client, &reply);
+                        continue;
+                    }
                     let session = Session::new(Rc::clone(&stage), stream, client);
-                    let refused = refuse_next.take();
-                    let refusal = refused.then(|| Reply::new(421, 7, 0, "Too many connections"));
-                    tokio::task::spawn_local(session.run(refusal));
+                    tokio::task::spawn_local(session.run());
                 }
             }
         });
@@ -268,6 +284,7 @@ struct Others {
     counters: RefCell<HashMap<usize, u64>>,
     verdict: RefCell<Option<Verdict>>,
     silence: RefCell<Option<Unavailable>>,
+    crashes: Cell<bool>,
 }
 
 impl Neighbours for Others {
@@ -304,7 +321,8 @@ impl Neighbours for Others {
         request: &'a InspectRequest,
     ) -> Local<'a, Result<InspectAnswer, Unavailable>> {
         self.inspected.borrow_mut().push(request.clone());
-        let verdict = self.verdict.borrow().clone().ok_or(Unavailable::Deadline);
+        let why = if self.crashes.get() { Unavailable::Crashed } else { Unavailable::Deadline };
+        let verdict = self.verdict.borrow().clone().ok_or(why);
         let answer = verdict.map(|verdict| InspectAnswer {
             verdict,
             recipients: Vec::new(),

@@ -1,12 +1,11 @@
-//! For tests of crates that ask others: a worker that serves a conversation as the test says, and goes when it is made to.
+//! A worker that serves a conversation as the test says, and goes when it is made to.
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
+use socket::{Conversation, Ownership, Responder, Server, ServerSettings, Service, Serving, bind};
 use tokio::net::{UnixListener, UnixStream};
-
-use crate::{Conversation, Ownership, Responder, Server, ServerSettings, Service, Serving, bind};
 
 /// Takes requests, and answers each at once or never.
 struct Kept<C: Conversation> {
@@ -26,7 +25,7 @@ impl<C: Conversation> Service<C> for Kept<C> {
 }
 
 /// A worker that serves a socket until it is dropped.
-pub struct Served<C: Conversation> {
+pub(super) struct Served<C: Conversation> {
     kept: Rc<Kept<C>>,
     server: Server<C>,
     accepting: tokio::task::JoinHandle<()>,
@@ -36,7 +35,7 @@ pub struct Served<C: Conversation> {
 
 impl<C: Conversation> Served<C> {
     /// Binds the socket and answers every request with `answer`, or keeps it unanswered. Call it within a runtime.
-    pub fn new(path: &Path, answer: Option<C::Answer>) -> Self {
+    pub(super) fn new(path: &Path, answer: Option<C::Answer>) -> Self {
         let kept = Rc::new(Kept { taken: RefCell::default(), held: RefCell::default(), answer });
         let server = Server::new(Rc::clone(&kept) as Rc<dyn Service<C>>, ServerSettings::default());
         let listener = bind(path, &Ownership { mode: 0o600, owner: None }).expect("a socket");
@@ -60,12 +59,12 @@ impl<C: Conversation> Served<C> {
     }
 
     /// How many requests have come.
-    pub fn taken(&self) -> usize {
+    pub(super) fn taken(&self) -> usize {
         self.kept.taken.borrow().len()
     }
 
     /// The requests that have come.
-    pub fn requests(&self) -> Vec<C::Request>
+    pub(super) fn requests(&self) -> Vec<C::Request>
     where
         C::Request: Clone,
     {
@@ -73,17 +72,17 @@ impl<C: Conversation> Served<C> {
     }
 
     /// Begins to drain.
-    pub fn drain(&self) {
+    pub(super) fn drain(&self) {
         self.server.drain();
     }
 
     /// Tells every client how many workers there are, and which crashed.
-    pub fn tell_workers(&self, workers: u32, crashed: &[u32]) {
+    pub(super) fn tell_workers(&self, workers: u32, crashed: &[u32]) {
         self.server.set_workers(workers, crashed);
     }
 
     /// Cuts all connections.
-    pub fn cut(&self) {
+    pub(super) fn cut(&self) {
         for relay in self.relays.take() {
             relay.abort();
         }
