@@ -47,7 +47,10 @@ fn a_section_is_typed_and_an_absent_one_has_its_defaults() {
 fn a_refusal_names_file_line_key_and_what_would_be_right() {
     let cases = [
         ("[s]\n\nnmae = \"a\"\n", "x.toml:3: s.nmae: unknown field `nmae`"),
-        ("[s]\nname = 5\n", "x.toml:2: s.name: invalid type: integer `5`; right would be a text in quotes"),
+        (
+            "[s]\nname = 5\n",
+            "x.toml:2: s.name: invalid type: integer `5`; right would be a text in quotes",
+        ),
         (
             "[s]\nevery = \"soon\"\n",
             "x.toml:2: s.every: not a length of time; right would be a number and",
@@ -59,13 +62,31 @@ fn a_refusal_names_file_line_key_and_what_would_be_right() {
         ("[s]\nname = \n", "x.toml:2: syntax: "),
         ("s = 4\n", "x.toml:1: s: is an integer; right would be a table"),
         ("s = []\n", "x.toml:1: s: is an array; right would be a table"),
-        ("[s]\nname = \"a\"\n[s]\n", "x.toml:3: s: is given twice; right would be each key and each section once"),
+        (
+            "[s]\nname = \"a\"\n[s]\n",
+            "x.toml:3: s: is given twice; right would be each key and each section once",
+        ),
         ("[s]\nname = \"a\"\nname = \"b\"\n", "x.toml:3: name: is given twice"),
-        ("[s]\nevery = 5\n", "x.toml:2: s.every: invalid type: integer `5`; right would be a length of time with its unit, in quotes"),
-        ("[s]\nlist = 5\n", "x.toml:2: s.list: invalid type: integer `5`; right would be a list in brackets"),
-        ("[s]\nport = 70000\n", "x.toml:2: s.port: invalid value: integer `70000`; right would be a whole number from 0 to 65535"),
-        ("[s]\nlisten = 9925\n", "x.toml:2: s.listen: invalid type: integer `9925`; right would be an IP address and a port"),
-        ("[s]\nbind = \"::1\"\n", "x.toml:2: s.bind: not an IPv4 address; right would be an IPv4 address, as in"),
+        (
+            "[s]\nevery = 5\n",
+            "x.toml:2: s.every: invalid type: integer `5`; right would be a length of time with its unit, in quotes",
+        ),
+        (
+            "[s]\nlist = 5\n",
+            "x.toml:2: s.list: invalid type: integer `5`; right would be a list in brackets",
+        ),
+        (
+            "[s]\nport = 70000\n",
+            "x.toml:2: s.port: invalid value: integer `70000`; right would be a whole number from 0 to 65535",
+        ),
+        (
+            "[s]\nlisten = 9925\n",
+            "x.toml:2: s.listen: invalid type: integer `9925`; right would be an IP address and a port",
+        ),
+        (
+            "[s]\nbind = \"::1\"\n",
+            "x.toml:2: s.bind: not an IPv4 address; right would be an IPv4 address, as in",
+        ),
     ];
     for (text, expected) in cases {
         let refusal = refusal(text);

@@ -122,7 +122,10 @@ impl Board {
         let alive = File::open(&temporary)?;
         if !sys::flock(&alive, sys::Lock::Exclusive)? {
             // Readers would take this farm for dead as long as it lives.
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody locked the scoreboard"));
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "somebody locked the scoreboard",
+            ));
         }
         let map = SharedMap::new(&file, geometry.length())?;
         let counter_names = counters.to_vec();
