@@ -19,8 +19,10 @@ pub const CONFIG_DEFAULT: &str = "/etc/grange/grange.toml";
         contentfilter, router, and one farm of agents for each channel; one scheduler manages the queue. All of them take \
         jobs over named sockets.\n\nBegin with `grange try`: it needs no configuration and touches nothing outside a \
         scratch directory.",
-    after_long_help = "Exit codes follow sysexits: 0 all right, 64 wrong usage, 66 no such message, 69 a farm did not answer, 70 a bug, \
-        74 input or output failed, 75 try again later, 78 the configuration is wrong."
+    after_long_help = "Exit codes follow sysexits: 0 all right, 1 a message of `try` went astray, 64 wrong usage, 65 the queue's \
+        files are damaged (`spool check`), 66 no such message or no queue, 69 a farm did not answer, 71 a worker cannot go on, \
+        74 input or output failed, 75 try again later, 78 the configuration is wrong. A bug ends a process with SIGABRT, \
+        which a shell shows as 134."
 )]
 pub struct Cli {
     /// The configuration file

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::Failure;
-use crate::cli;
+use crate::{cli, print};
 
 /// Prints a shell's completions.
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
-    clap_complete::generate(shell, &mut cli::definitions(), "grange", &mut std::io::stdout());
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut cli::definitions(), "grange", &mut text);
+    print::bytes(&text);
     Ok(ExitCode::SUCCESS)
 }
 
