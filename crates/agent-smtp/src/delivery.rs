@@ -346,7 +346,7 @@ fn log(request: &DeliverRequest, answer: &DeliverAnswer, trace: &Trace) {
             tracing::info!(
                 id = %request.id, host = request.host, remote = trace.remote, recipient,
                 recipients = request.recipients.len(), delivered, deferred, failed,
-                status, delay_ms, delays, reply, $what
+                size = request.size, status, delay_ms, delays, reply, $what
             )
         };
     }

@@ -183,7 +183,7 @@ impl Incoming {
         delays.commit = since.elapsed();
         match committed {
             Ok(handle) => Ok(Fate::Stored(handle, route_facts)),
-            Err(error) => Err(not_stored(&error)),
+            Err(error) => Err(not_stored(self.id, &error)),
         }
     }
 
@@ -196,7 +196,7 @@ impl Incoming {
         origin: &Origin,
         envelope: Envelope,
     ) -> Result<Option<Filtered>, Reply> {
-        let handle = self.draft.finish().await.map_err(|error| not_stored(&error))?;
+        let handle = self.draft.finish().await.map_err(|error| not_stored(self.id, &error))?;
         let mut request = InspectRequest {
             session: facts.session.to_owned(),
             step: Step::Message,
@@ -245,8 +245,8 @@ fn queued(id: MessageId) -> Reply {
     Reply::new(250, 0, 0, format!("Ok: queued as {id}"))
 }
 
-fn not_stored(error: &IntakeError) -> Reply {
-    tracing::error!(error = error_chain(error), "cannot store a message");
+fn not_stored(id: MessageId, error: &IntakeError) -> Reply {
+    tracing::error!(id = id.as_str(), error = error_chain(error), "cannot store a message");
     intake_reply(error)
 }
 
