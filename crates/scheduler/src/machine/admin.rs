@@ -47,6 +47,7 @@ impl Scheduler {
             turn.actions.answers.push((token, Answer::Refused(error)));
             return;
         }
+        log_change(&request);
         let answer = match request {
             AdminRequest::List(query) => self.list(turn.now, &query),
             AdminRequest::Summary(_) => Ok(AdminAnswer::Summary(self.summary(turn.now))),
@@ -551,16 +552,42 @@ impl Scheduler {
         let selected = self.select(select)?;
         for one in &selected {
             let recipients = change(self, turn, one);
+            tracing::info!(id = %one.id, recipients, "changed by the administrator");
             changed.messages += 1;
             changed.recipients += recipients as u64;
         }
         tracing::info!(
             messages = changed.messages,
             recipients = changed.recipients,
-            "changed by the administrator"
+            "the administrator's change is made"
         );
         Ok(AdminAnswer::Changed(changed))
     }
+}
+
+/// Says what the administrator asked for, before a line for each message says that it was done.
+fn log_change(request: &AdminRequest) {
+    let (action, change) = match request {
+        AdminRequest::Hold(change) => ("hold", change),
+        AdminRequest::Release(change) => ("release", change),
+        AdminRequest::Retry(change) => ("retry", change),
+        AdminRequest::Remove(change) => ("remove", change),
+        AdminRequest::Bounce(change) => ("bounce", change),
+        AdminRequest::Reroute(change) => ("reroute", change),
+        _ => return,
+    };
+    let Change { select, reason } = change;
+    tracing::info!(
+        action,
+        ids = select.ids.len(),
+        lane = select.lane,
+        domain = select.domain,
+        sender = select.sender,
+        held = select.held,
+        all = select.all,
+        reason,
+        "asked by the administrator"
+    );
 }
 
 #[derive(Clone, Copy)]
