@@ -33,3 +33,34 @@ fn page(directory: &Path, command: &clap::Command, name: &str) -> std::io::Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn pages(folder: &Path) -> BTreeMap<String, String> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let page = |path: std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(&path).unwrap())
+        };
+        entries.map(page).collect()
+    }
+
+    #[test]
+    fn the_manual_says_what_the_command_line_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        man(folder.path()).unwrap();
+        let (current, kept) = (pages(folder.path()), pages(Path::new("../../man")));
+        let names = |pages: &BTreeMap<String, String>| pages.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&current), names(&kept), "run: cargo run -p grange -- man man");
+        for (name, page) in &current {
+            assert!(
+                kept.get(name) == Some(page),
+                "man/{name} has drifted; run: cargo run -p grange -- man man"
+            );
+        }
+    }
+}
