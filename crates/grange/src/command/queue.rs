@@ -374,3 +374,6 @@ async fn changed(
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests;
