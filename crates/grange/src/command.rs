@@ -112,8 +112,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
+/// The rights to read messages and to list them.
+type Store = (Rc<dyn Reader>, Rc<dyn Recovery>);
+
 /// The store, for a command that looks into it; a place where there has never been one is no empty queue.
-fn store(configuration: &Configuration) -> Result<(Rc<dyn Reader>, Rc<dyn Recovery>), Failure> {
+fn store(configuration: &Configuration) -> Result<Store, Failure> {
     stored_somewhere(configuration)?;
     Ok(stores::read_only(configuration)?)
 }
