@@ -105,7 +105,7 @@ const BROKEN: &[Broken] = &[
     },
     Broken {
         from: "[channel.smtp]",
-        to: "log = { to = \"/nonexistent/grange.log\" }\n[channel.smtp]",
+        to: "[log]\nto = \"/nonexistent/grange.log\"\n[channel.smtp]",
         key: "log.to",
         right: "a directory that exists",
     },

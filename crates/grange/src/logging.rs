@@ -345,7 +345,7 @@ impl TextFields {
             push_escaped(&mut self.message, value);
             return;
         }
-        let _ = write!(self.rest, " {}=", field.name());
+        let _ = write!(self.rest, " {}=", name_of(field));
         let plain = !value.is_empty()
             && value.chars().all(|character| !matches!(character, ' ' | '"' | '='));
         if plain {
@@ -355,6 +355,14 @@ impl TextFields {
             push_escaped(&mut self.rest, &value.replace('"', "'"));
             self.rest.push('"');
         }
+    }
+}
+
+/// A field's name in a line. The process that writes the line is its `worker`; one that it speaks of is its peer.
+fn name_of(field: &Field) -> &'static str {
+    match field.name() {
+        "worker" => "peer",
+        name => name,
     }
 }
 
@@ -393,27 +401,27 @@ struct JsonFields(serde_json::Map<String, serde_json::Value>);
 
 impl Visit for JsonFields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), cut(value).into());
+        self.0.insert(name_of(field).to_owned(), cut(value).into());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.0.insert(field.name().to_owned(), cut(&format!("{value:?}")).into());
+        self.0.insert(name_of(field).to_owned(), cut(&format!("{value:?}")).into());
     }
 }
 

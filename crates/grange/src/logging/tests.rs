@@ -48,6 +48,9 @@ fn no_event_takes_the_name_of_its_process() {
         json.contains("\"worker\":\"router/1\"") && json.contains("\"level\":\"info\""),
         "{json}"
     );
+    assert!(json.contains("\"peer\":\"smtp/3\""), "{json}");
+    let text = line(Format::Text, || tracing::info!(worker = "smtp/3", "lost"));
+    assert_eq!(text, "router/1 info lost peer=smtp/3\n");
 }
 
 #[test]
