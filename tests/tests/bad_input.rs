@@ -300,7 +300,7 @@ fn bad_sinks_defer_and_hold_nobody_up() {
                 message["recipients"][0]["state"]["open"]["count"].as_u64() > Some(0)
             });
             let summary = site.json(&["queue", "summary", "--json"]);
-            let lanes = summary.as_array()?;
+            let lanes = summary["lanes"].as_array()?;
             let host = format!("[127.0.0.1]:{}", port.number);
             let lane = lanes.iter().find(|lane| lane["host"] == *host)?;
             (tried || lane["last"].is_string()).then_some(())

@@ -25,6 +25,22 @@ Lengths of time are text: `\"90s\"`, `\"5m\"`, `\"1h30m\"`, `\"5d\"`. Sizes are 
 This page is written by `cargo xtask document` from the source; every setting has a default unless it says that it must be given.
 ";
 
+const TABLES: &str = "\
+`aliases` and the `users` of a route are tables: `\"file:/PATH\"`, a list of names, or a map such as `{ info = \"anna, berta\" }`. A file is read again when it changes.
+
+```
+# aliases: a comment
+postmaster: anna                      a name, a colon, values
+sales:  berta, carl,
+        sales@example.org             a line that begins with white space goes on with the one before
+info@example.test anna@example.test   without a colon: one address for another
+@example.org: anna                    everyone else of a domain
+
+# users: a key on each line, a local part or a whole address
+anna
+berta@example.test
+```";
+
 const SECTIONS: &[Section] = &[
     section("Top level", "", "crates/grange/src/configuration.rs", "Top"),
     section(
@@ -38,12 +54,18 @@ const SECTIONS: &[Section] = &[
     section("`[contentfilter]`", "", "crates/contentfilter/src/settings.rs", "Settings"),
     section(
         "`[contentfilter]` `filters = [{ … }]`",
-        "",
+        "A filter acts on a message on which all that it says of `header`, `matches`, `body`, `attachment` and `size_over` holds; it says something of at least one. \
+         Regular expressions do not care about case; `(?-i)` makes one that does.",
         "crates/contentfilter/src/settings.rs",
         "FilterSetting",
     ),
-    section("`[router]`", "", "crates/router/src/settings.rs", "Settings"),
-    section("`[router]` `routes = [{ … }]`", "", "crates/router/src/settings.rs", "RouteSetting"),
+    section("`[router]`", TABLES, "crates/router/src/settings.rs", "Settings"),
+    section(
+        "`[router]` `routes = [{ … }]`",
+        "A route has either `domain` or `address`, and either `channel` or `reject`.",
+        "crates/router/src/settings.rs",
+        "RouteSetting",
+    ),
     section("`[scheduler]`", "", "crates/scheduler/src/settings.rs", "Settings"),
     section("`[requeue]`", "", "crates/requeue/src/lib.rs", "Settings"),
     section(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::process::{cargo, lines, succeeds, target_dir};
+use crate::process::{cargo, is_root, lines, succeeds, target_dir};
 use crate::{Failure, fuzz, packages, tidy, usage};
 
 /// How `cargo xtask test` was asked to run.
@@ -61,6 +61,11 @@ impl Count {
         Self { passed: u64::from(passed), failed: u64::from(!passed) }
     }
 
+    /// Whether nothing was run.
+    fn is_nothing(self) -> bool {
+        self.passed + self.failed == 0
+    }
+
     /// Adds another count to this one.
     pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
@@ -70,8 +75,9 @@ impl Count {
 
 /// Runs the steps, each whatever became of those before, and prints the count as the last line.
 pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
-    packages::provide()?;
     let mut report = Report::default();
+    // Only the system tests run other people's programs; what else can run does so without them.
+    let provided = !options.wants("system") || report.step("packages", provide);
     if !options.fast && options.wants("fmt") {
         report.step("fmt", || one(succeeds(&mut cargo(&["fmt", "--all", "--check"]))));
     }
@@ -85,15 +91,33 @@ pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
         report.step("unit", || tests(options, &["--workspace", "--exclude", "tests"], &[]));
     }
     if options.wants("system") {
-        report.step("system", || system(options));
+        report.step("system", || match provided {
+            true => system(options),
+            false => Err("not run: see packages".into()),
+        });
     }
     if options.wants("fuzz") {
         let seconds = if options.fast { 2 } else { 8 };
         report.step("fuzz", || fuzz::run(Duration::from_secs(seconds)));
     }
     report.print();
-    println!("{} passed, {} failed", report.count.passed, report.count.failed);
-    Ok(report.count.failed == 0)
+    let mut count = report.count;
+    if let Some(text) = options.tests().filter(|_| count.is_nothing()) {
+        println!("no test has {text:?} in its name; steps are {}\n", STEPS.join(", "));
+        count.add(Count::one(false));
+    }
+    println!("{} passed, {} failed", count.passed, count.failed);
+    Ok(count.failed == 0)
+}
+
+/// Sees to what the system tests need, and says what they cannot do without.
+fn provide() -> Result<Count, Failure> {
+    if !is_root() {
+        println!(
+            "the system tests run farms as root does, under an account without rights: those that do fail for anybody else"
+        );
+    }
+    packages::provide().map(|()| Count::default())
 }
 
 fn clippy() -> Result<Count, Failure> {
@@ -164,7 +188,8 @@ struct Report {
 }
 
 impl Report {
-    fn step(&mut self, name: &'static str, work: impl FnOnce() -> Result<Count, Failure>) {
+    /// Runs a step; says whether nothing in it failed.
+    fn step(&mut self, name: &'static str, work: impl FnOnce() -> Result<Count, Failure>) -> bool {
         println!("\n== {name}");
         let begun = Instant::now();
         let count = work().unwrap_or_else(|failure| {
@@ -173,6 +198,7 @@ impl Report {
         });
         self.count.add(count);
         self.steps.push((name, count, begun.elapsed()));
+        count.failed == 0
     }
 
     fn print(&self) {
@@ -195,6 +221,15 @@ mod tests {
         assert_eq!((count.passed, count.failed), (12, 3));
         assert!(result("test smtp::session ... ok").is_none());
         assert!(result("test result: ok").is_none());
+    }
+
+    #[test]
+    fn a_step_that_cannot_run_is_counted_and_stops_no_other() {
+        let mut report = Report::default();
+        assert!(!report.step("packages", || Err("swaks is missing".into())));
+        assert!(report.step("fmt", || Ok(Count::one(true))));
+        assert_eq!((report.count.passed, report.count.failed), (1, 1));
+        assert!(Count::default().is_nothing() && !report.count.is_nothing());
     }
 
     #[test]

@@ -66,7 +66,10 @@ struct SourceFile {
 impl Tree {
     fn read(root: &Path) -> Result<Self, Failure> {
         let arguments = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"];
-        let names = output(Command::new("git").arg("-C").arg(root).args(arguments))?;
+        // A checkout may belong to another user than the one who checks it; nothing of it is run by listing its files.
+        let safe = format!("safe.directory={}", root.display());
+        let mut git = Command::new("git");
+        let names = output(git.args(["-c", &safe, "-C"]).arg(root).args(arguments))?;
         let mut files = Vec::new();
         for path in names.split('\0').filter(|name| !name.is_empty()) {
             // A file may be deleted and not yet committed; one that is not text has nothing for us.

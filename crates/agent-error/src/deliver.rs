@@ -92,7 +92,7 @@ impl Inner {
         let request = &job.request;
         let Some(asked) = &request.report else {
             let outcome = refusal(&request.host);
-            tracing::info!(id = %request.id, recipients = request.recipients.len(), host = %request.host.escape_debug(), "refused");
+            log_refused(request, &outcome);
             return outcome;
         };
         let Some(sender) = &request.sender else {
@@ -108,11 +108,13 @@ impl Inner {
         match self.report(job, kind, sender, asked.will_retry_until).await {
             Ok(id) => {
                 self.counters.add(counter_of(kind), 1);
+                let said = format!("reported in {id}");
                 tracing::info!(
                     %id, about = %request.id, recipient = %sender.as_str().escape_debug(),
-                    recipients = request.recipients.len(), kind = ?kind, "reported"
+                    recipients = request.recipients.len(), kind = ?kind, size = request.size,
+                    delay_ms = delay_ms(request), reply = said, "reported"
                 );
-                delivered(&format!("reported in {id}"))
+                delivered(&said)
             }
             Err(refusal) => deferred(request, &refusal),
         }
@@ -240,6 +242,25 @@ fn counter_of(kind: Kind) -> usize {
         Kind::Delay => counter::DELAY,
         Kind::Success => counter::SUCCESS,
     }
+}
+
+fn log_refused(request: &DeliverRequest, outcome: &Outcome) {
+    let (what, reply) = match outcome {
+        Outcome::Failed(reply) => ("failed", reply),
+        Outcome::Deferred(reply) => ("deferred", reply),
+        Outcome::Delivered(by) => ("delivered", &by.reply),
+    };
+    tracing::info!(
+        id = %request.id, recipients = request.recipients.len(), host = %request.host.escape_debug(),
+        size = request.size, status = %reply.status, delay_ms = delay_ms(request), reply = reply.text,
+        "{what}"
+    );
+}
+
+/// How long ago the message was accepted.
+fn delay_ms(request: &DeliverRequest) -> u64 {
+    let delay = Timestamp::from(SystemTime::now()).since(request.accepted_at);
+    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn delivered(text: &str) -> Outcome {

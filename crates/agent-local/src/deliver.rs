@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use agent::{Agent, Counters, Gate, Job, unreadable};
 use bytes::Bytes;
@@ -94,9 +95,11 @@ impl Agent for LocalAgent {
 impl Inner {
     async fn deliver(self: &Rc<Self>, job: &Rc<Job>) -> DeliverAnswer {
         let request = &job.request;
+        let began = Instant::now();
         let is_small = request.size <= HELD_BYTES_MAX as u64;
         let kib = if is_small { request.size as usize / 1024 + 1 } else { LARGE_JOB_KIB };
         let _held = self.memory.acquire_many(u32::try_from(kib).unwrap_or(u32::MAX)).await;
+        let waited = began.elapsed();
         let mut results = Vec::with_capacity(request.recipients.len());
         if is_small {
             match self.read_whole(request).await {
@@ -108,7 +111,9 @@ impl Inner {
                 results.push(self.deliver_large(job, recipient).await);
             }
         }
-        answer(request, results)
+        let answer = answer(request, results);
+        log(request, &answer.outcomes, waited, began.elapsed().saturating_sub(waited));
+        answer
     }
 
     async fn read_whole(
@@ -299,7 +304,6 @@ fn answer(request: &DeliverRequest, results: Vec<Result<Published, Refusal>>) ->
             RecipientOutcome { index: recipient.index, outcome }
         })
         .collect();
-    log(request, &outcomes);
     DeliverAnswer { outcomes, lane: None, throttle: None }
 }
 
@@ -353,28 +357,46 @@ fn disk_words(kind: ErrorKind) -> (u16, u16, &'static str) {
     }
 }
 
-/// One line for the whole job.
-fn log(request: &DeliverRequest, outcomes: &[RecipientOutcome]) {
+/// One line for the whole job. It says the worst that became of a recipient.
+fn log(
+    request: &DeliverRequest,
+    outcomes: &[RecipientOutcome],
+    waited: Duration,
+    written: Duration,
+) {
     let count =
         |wanted: fn(&Outcome) -> bool| outcomes.iter().filter(|o| wanted(&o.outcome)).count();
+    let delivered = count(|outcome| matches!(outcome, Outcome::Delivered(_)));
+    let deferred = count(|outcome| matches!(outcome, Outcome::Deferred(_)));
+    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
+    let (what, reply) = worst(outcomes);
     let first = request.recipients.first().map_or("", |recipient| recipient.address.as_str());
-    let odd = outcomes.iter().find_map(|outcome| match &outcome.outcome {
-        Outcome::Delivered(_) => None,
-        Outcome::Deferred(reply) | Outcome::Failed(reply) => Some(reply.text.as_str()),
-    });
     let delay = Timestamp::from(std::time::SystemTime::now()).since(request.accepted_at);
     tracing::info!(
         id = %request.id,
         recipient = %first.escape_debug(),
         recipients = outcomes.len(),
-        delivered = count(|outcome| matches!(outcome, Outcome::Delivered(_))),
-        deferred = count(|outcome| matches!(outcome, Outcome::Deferred(_))),
-        failed = count(|outcome| matches!(outcome, Outcome::Failed(_))),
-        reply = odd,
+        delivered,
+        deferred,
+        failed,
         size = request.size,
+        status = reply.map(|reply| reply.status.to_string()),
         delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-        "filed"
+        delays = format!("{}/{}", waited.as_millis(), written.as_millis()),
+        reply = reply.map(|reply| reply.text.as_str()),
+        "{what}"
     );
+}
+
+/// The worst outcome of all, by its name, and its words.
+fn worst(outcomes: &[RecipientOutcome]) -> (&'static str, Option<&Reply>) {
+    let ranked = outcomes.iter().map(|outcome| match &outcome.outcome {
+        Outcome::Delivered(by) => (0, "delivered", &by.reply),
+        Outcome::Deferred(reply) => (1, "deferred", reply),
+        Outcome::Failed(reply) => (2, "failed", reply),
+    });
+    let worst = ranked.max_by_key(|(rank, ..)| *rank);
+    worst.map_or(("delivered", None), |(_, what, reply)| (what, Some(reply)))
 }
 
 #[cfg(test)]

@@ -360,6 +360,7 @@ fn log(request: &DeliverRequest, answer: &DeliverAnswer, trace: &Trace) {
                 delivered = count(delivered),
                 deferred = count(deferred),
                 failed = count(failed),
+                size = request.size,
                 status,
                 delay_ms,
                 delays = format_args!("{connecting}/{transacting}"),

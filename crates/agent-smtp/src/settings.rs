@@ -52,7 +52,7 @@ pub enum Protocol {
 
 /// How long each phase of a session may take (RFC 5321 section 4.5.3.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a table, as in { connect = \"30s\" }")]
 pub struct Timeouts {
     /// For a TCP connection to one address. Default: `"30s"`.
     pub connect: Span,

@@ -27,6 +27,28 @@ impl Problem {
     }
 }
 
+/// What is allowed in a setting and yet should be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The key with its section: `router.routes[0]`.
+    pub key: String,
+    /// What should be known.
+    pub what: String,
+}
+
+impl Notice {
+    /// Says what should be known of a key.
+    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into() }
+    }
+}
+
+impl std::fmt::Display for Notice {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}: {}", self.key, self.what)
+    }
+}
+
 /// A [`Problem`] with its place, or a file that could not be read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -108,7 +130,8 @@ impl File {
                 }
             }
             other => {
-                let problem = Problem::new(name, format!("is a {}", other.type_str()), "a table");
+                let wrong = format!("is {}", with_article(other.type_str()));
+                let problem = Problem::new(name, wrong, "a table");
                 return Err(self.locate(problem));
             }
         }
@@ -126,10 +149,17 @@ impl File {
         })
     }
 
-    /// One text of a section, or nothing: a channel's `agent`.
-    pub fn text_at(&self, key: &str) -> Option<String> {
+    /// One text of a section, or nothing when the key is absent: a channel's `agent`.
+    pub fn text_at(&self, key: &str) -> Result<Option<String>, ConfigError> {
         let root = self.root();
-        descend(&root, key).and_then(|value| value.get_ref().as_str().map(str::to_owned))
+        let Some(value) = descend(&root, key) else { return Ok(None) };
+        match value.get_ref().as_str() {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => {
+                let wrong = format!("is {}", with_article(value.get_ref().type_str()));
+                Err(self.locate(Problem::new(key, wrong, "a text in quotes")))
+            }
+        }
     }
 
     /// Names of the tables below a section, in the order of the file: the channels of `channel`.
@@ -154,15 +184,26 @@ impl File {
 
     /// Gives a problem its place in this file: the line of its key, or of the nearest section that exists.
     pub fn locate(&self, problem: Problem) -> ConfigError {
+        let line = self.line_of(&problem.key);
+        ConfigError::Wrong { path: self.path.clone(), line, problem }
+    }
+
+    /// A notice with its place in this file, for people.
+    pub fn note(&self, notice: &Notice) -> String {
+        format!("{}:{}: {notice}", self.path.display(), self.line_of(&notice.key))
+    }
+
+    /// The line of a key, or of the nearest section that exists.
+    fn line_of(&self, key: &str) -> usize {
         let root = self.root();
         let mut place = 0;
         let mut here = &root;
-        for step in steps(&problem.key) {
+        for step in steps(key) {
             let Some((start, next)) = enter(here, &step) else { break };
             place = start;
             here = next;
         }
-        ConfigError::Wrong { path: self.path.clone(), line: self.line_at(place), problem }
+        self.line_at(place)
     }
 
     fn root(&self) -> Spanned<DeValue<'_>> {
@@ -172,9 +213,15 @@ impl File {
     }
 
     fn wrong(&self, span: Option<Range<usize>>, key: &str, message: &str) -> ConfigError {
-        let start = span.map_or(0, |span| span.start);
+        let start = span.as_ref().map_or(0, |span| span.start);
         let (wrong, right) = split_expectation(message);
-        let problem = Problem::new(if key.is_empty() { "syntax" } else { key }, wrong, right);
+        // The parser knows only where a key or a section is that is given twice.
+        let twice = span.filter(|_| message == DUPLICATE).and_then(|span| self.text.get(span));
+        let key = match key {
+            "" => twice.map_or("syntax", |key| key.trim_matches(['[', ']', ' '])),
+            key => key,
+        };
+        let problem = Problem::new(key, wrong, right);
         ConfigError::Wrong { path: self.path.clone(), line: self.line_at(start), problem }
     }
 
@@ -232,22 +279,52 @@ fn key_of(section: &str, path: &str) -> String {
     }
 }
 
+/// The parser's word for a key or a section that is given twice.
+const DUPLICATE: &str = "duplicate key";
+
+fn with_article(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}
+
+/// What the parser says that it expected, and how people would say it.
+const EXPECTATIONS: &[(&str, &str)] = &[
+    ("u8", "a whole number from 0 to 255"),
+    ("u16", "a whole number from 0 to 65535"),
+    ("u32", "a whole number from 0 to 4294967295"),
+    ("u64", "a whole number, 0 or more"),
+    ("usize", "a whole number, 0 or more"),
+    ("a string", "a text in quotes"),
+    ("a boolean", "true or false"),
+    ("a sequence", "a list in brackets, [ … ]"),
+    ("a map", "a table in braces, { … }"),
+    ("socket address", ADDRESS_WITH_PORT),
+    ("IPv4 address", ADDRESS_V4),
+    ("IPv6 address", ADDRESS_V6),
+];
+
+const ADDRESS_WITH_PORT: &str = "an IP address and a port, as in \"127.0.0.1:25\" or \"[::1]:25\"";
+const ADDRESS_V4: &str = "an IPv4 address, as in \"192.0.2.1\"";
+const ADDRESS_V6: &str = "an IPv6 address, as in \"2001:db8::1\"";
+
+/// Whole sentences of the parser, what is wrong and what would be right.
+const SENTENCES: &[(&str, &str, &str)] = &[
+    ("invalid socket address syntax", "not an address with a port", ADDRESS_WITH_PORT),
+    ("invalid IPv4 address syntax", "not an IPv4 address", ADDRESS_V4),
+    ("invalid IPv6 address syntax", "not an IPv6 address", ADDRESS_V6),
+    (DUPLICATE, "is given twice", "each key and each section once"),
+];
+
 /// Takes the parser's sentence apart into what is wrong and what would be right.
 fn split_expectation(message: &str) -> (String, String) {
     let message = message.trim().trim_end_matches('.');
     if let Some((wrong, right)) = message.split_once(", expected ") {
-        let right = match right {
-            "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number, 0 or more".to_owned(),
-            right => right.replace('\n', " "),
-        };
+        let known = EXPECTATIONS.iter().find(|(expected, _)| *expected == right);
+        let right = known.map_or_else(|| right.replace('\n', " "), |(_, told)| (*told).to_owned());
         return (wrong.to_owned(), right);
     }
-    if message == "invalid socket address syntax" {
-        let right = "an IP address and a port, as in \"127.0.0.1:25\" or \"[::1]:25\"";
-        return ("not an address with a port".to_owned(), right.to_owned());
-    }
-    if message == "duplicate key" {
-        return ("the key is given twice".to_owned(), "each key once".to_owned());
+    if let Some((_, wrong, right)) = SENTENCES.iter().find(|(sentence, ..)| *sentence == message) {
+        return ((*wrong).to_owned(), (*right).to_owned());
     }
     if let Some(field) = message.strip_prefix("missing field ") {
         return (format!("{field} is missing"), format!("a line {field} = …"));

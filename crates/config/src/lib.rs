@@ -8,5 +8,5 @@
 mod file;
 mod units;
 
-pub use file::{ConfigError, File, Problem};
+pub use file::{ConfigError, File, Notice, Problem};
 pub use units::{ByteSize, Span, UnitError};

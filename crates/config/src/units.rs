@@ -4,11 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// A length of time: a number and `ms`, `s`, `m`, `h`, `d` or `w`, as in `"90s"`; several may follow each other, `"1h30m"`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(into = "String")]
 pub struct Span(pub Duration);
 
 /// A size in bytes: a whole number, or a text with `k`, `M`, `G` (powers of 1000) or `KiB`, `MiB`, `GiB`.
@@ -20,10 +21,10 @@ pub struct ByteSize(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a length of time.
-    #[error("not a length of time; write a number and ms, s, m, h, d or w, as in \"5m\"")]
+    #[error("not a length of time; a number and ms, s, m, h, d or w, as in \"5m\"")]
     Span,
     /// Not a size.
-    #[error("not a size; write a number of bytes, or a text such as \"50MiB\"")]
+    #[error("not a size; a number of bytes, or a text such as \"50MiB\"")]
     Size,
 }
 
@@ -137,11 +138,24 @@ impl fmt::Debug for ByteSize {
     }
 }
 
-impl TryFrom<String> for Span {
-    type Error = UnitError;
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(SpanText)
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+/// Takes a text for a length of time, and says so when it is given something else: a number has no unit.
+struct SpanText;
+
+impl Visitor<'_> for SpanText {
+    type Value = Span;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a length of time with its unit, in quotes, as in \"5m\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -153,7 +167,7 @@ impl From<Span> for String {
 
 /// What a size may be written as.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "not a size; write a number of bytes, or a text such as \"50MiB\"")]
+#[serde(untagged, expecting = "not a size; a number of bytes, or a text such as \"50MiB\"")]
 enum NumberOrText {
     Number(u64),
     Text(String),

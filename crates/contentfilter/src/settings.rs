@@ -20,7 +20,11 @@ pub struct Settings {
 /// One entry of `filters`. It acts on a message on which everything holds that it says of `header`, `body`, `attachment` and
 /// `size_over`. Regular expressions do not care about case; `(?-i)` makes one that does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table, as in { header = \"X-Spam\", action = \"quarantine\" }"
+)]
 pub struct FilterSetting {
     /// Its name, for logs and as the reason of a quarantine. Default: `filters[0]` and so on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,13 +44,16 @@ pub struct FilterSetting {
     /// The message is larger than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_over: Option<ByteSize>,
-    /// What to do.
+    /// What to do: `"accept"` (no later filter is asked), `"reject"`, `"tempfail"`, `"quarantine"` (taken and held), `"discard"`
+    /// (taken and forgotten), or `{ add_header = { name = "X-Size", value = "large" } }` (later filters are asked too).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
     /// The text of a refusal, or the reason of a quarantine. Default: a general one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// What to do when the filter cannot be asked: the message cannot be read, or is too complex. Default: `tempfail`.
+    /// What to do when the filter cannot be asked: the message cannot be read, or is too complex:
+    /// `tempfail` (refuse it for now), `accept` (as if the filter were not there) or `quarantine` (take and hold it). Default:
+    /// `tempfail`.
     pub on_failure: OnFailure,
     /// A milter to ask. Not in this version.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -36,12 +36,12 @@ pub(crate) fn prepare_run_dir(run_dir: &Path, owners: Owners) -> Result<(), Mana
         .metadata()
         .map_err(|error| setup(format!("cannot look at run_dir {shown}: {error}")))?;
     check_run_dir(run_dir, &metadata, owners)?;
-    // Operators in the admin group must reach sockets/admin: they may pass through sockets/, where the sockets' own modes
-    // keep them out.
-    let sockets_mode = if owners.admin_group.is_some() { 0o751 } else { 0o750 };
+    // Operators in the admin group must reach sockets/admin, and the workers, who are not in that group, the sockets in it: they
+    // may pass through the directories, where the sockets' own modes keep others out.
+    let mode = if owners.admin_group.is_some() { 0o751 } else { 0o750 };
     let group = owners.user.map(|(_, gid)| gid);
-    owned_directory(&run_dir.join("sockets"), sockets_mode, group)?;
-    owned_directory(&run_dir.join("sockets/admin"), 0o750, owners.admin_group.or(group))?;
+    owned_directory(&run_dir.join("sockets"), mode, group)?;
+    owned_directory(&run_dir.join("sockets/admin"), mode, owners.admin_group.or(group))?;
     owned_directory(&run_dir.join("scoreboards"), 0o755, None)?;
     owned_directory(&run_dir.join("supervisors"), 0o755, None)?;
     owned_directory(&run_dir.join("locks"), 0o700, None)

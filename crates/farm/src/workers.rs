@@ -1,24 +1,44 @@
 //! Apache's settings of a farm.
 
 use config::Problem;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How many workers a farm has and what each takes on: `workers = { … }` in every stage's section.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+///
+/// A table that names only some keys leaves the others at the farm's defaults: a stage whose defaults are not those of
+/// [`Workers::default`] reads its table with [`Workers::over`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Workers {
-    /// Workers started at once (Apache: StartServers).
+    /// Workers started at once (Apache: StartServers). Default: 1.
     pub start: u32,
     /// The most workers (MaxRequestWorkers); more than the machine has cores only cost. Default: the number of cores.
     pub max: u32,
-    /// Fewer spare workers than this: one more is started (MinSpareServers).
+    /// Fewer spare workers than this: one more is started (MinSpareServers). Default: 1.
     pub spare_min: u32,
-    /// More spare workers than this: one is drained (MaxSpareServers).
+    /// More spare workers than this: one is drained (MaxSpareServers). Default: the number of cores.
     pub spare_max: u32,
-    /// After so many jobs a worker is replaced (MaxConnectionsPerChild); 0 never.
+    /// After so many jobs a worker is replaced (MaxConnectionsPerChild); 0 never. Default: 0.
     pub jobs_max: u64,
-    /// Sessions or jobs a worker holds at once.
+    /// Sessions or jobs a worker holds at once. Default: 1000; in `[smtpserver]` and `[scheduler]` 10000.
     pub concurrency: u32,
+}
+
+/// A table as it is written: what it does not name is as the farm's defaults say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table, as in { start = 1, max = 4 }")]
+struct Partial {
+    start: Option<u32>,
+    max: Option<u32>,
+    spare_min: Option<u32>,
+    spare_max: Option<u32>,
+    jobs_max: Option<u64>,
+    concurrency: Option<u32>,
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::over(Self::default(), deserializer)
+    }
 }
 
 impl Default for Workers {
@@ -39,6 +59,22 @@ impl Default for Workers {
 impl Workers {
     /// The most workers any farm may have: the scoreboard's size.
     pub const MAX: u32 = 256;
+
+    /// Reads a table that stands over a farm's own defaults, for serde's `deserialize_with`.
+    pub fn over<'de, D: Deserializer<'de>>(
+        default: Self,
+        deserializer: D,
+    ) -> Result<Self, D::Error> {
+        let given = Partial::deserialize(deserializer)?;
+        Ok(Self {
+            start: given.start.unwrap_or(default.start),
+            max: given.max.unwrap_or(default.max),
+            spare_min: given.spare_min.unwrap_or(default.spare_min),
+            spare_max: given.spare_max.unwrap_or(default.spare_max),
+            jobs_max: given.jobs_max.unwrap_or(default.jobs_max),
+            concurrency: given.concurrency.unwrap_or(default.concurrency),
+        })
+    }
 
     /// Checks for contradictions; `key` is where these settings stand, as in `smtpserver.workers`.
     pub fn check(&self, key: &str) -> Result<(), Problem> {
@@ -72,3 +108,6 @@ impl Workers {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,22 @@ use mail::{Address, MessageId};
 /// Where the configuration is when nobody says.
 pub const CONFIG_DEFAULT: &str = "/etc/grange/grange.toml";
 
+const QUEUE_EXAMPLES: &str = "Examples:
+  grange queue list --domain example.org        what waits for a domain
+  grange queue summary                          each lane, and why it waits
+  grange queue show 06h0wgtywmt084g7yzdp        everything about one message
+  grange queue retry --lane smtp/example.org    try a lane now
+  grange queue bounce --sender a@example.org --reason 'sent by mistake'
+  grange queue suspend smtp/example.org --seconds 3600";
+
+const ROUTE_EXAMPLES: &str = "Examples:
+  grange route anna@example.test                where it goes, and by which route
+  grange route anna@example.org --client 192.0.2.1    whether that client may send there";
+
+const RUN_EXAMPLES: &str = "Examples:
+  grange run                                    every farm of the configuration
+  grange run --only smtpserver,router           these two; others run elsewhere";
+
 /// A mail transfer agent made of server farms.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,8 +35,10 @@ pub const CONFIG_DEFAULT: &str = "/etc/grange/grange.toml";
         contentfilter, router, and one farm of agents for each channel; one scheduler manages the queue. All of them take \
         jobs over named sockets.\n\nBegin with `grange try`: it needs no configuration and touches nothing outside a \
         scratch directory.",
-    after_long_help = "Exit codes follow sysexits: 0 all right, 64 wrong usage, 66 no such message, 69 a farm did not answer, 70 a bug, \
-        74 input or output failed, 75 try again later, 78 the configuration is wrong."
+    after_long_help = "Exit codes follow sysexits: 0 all right, 1 a message of `try` went astray, 64 wrong usage, 65 the queue's \
+        files are damaged (`spool check`), 66 no such message or no queue, 69 a farm did not answer, 71 a worker cannot go on, \
+        74 input or output failed, 75 try again later, 78 the configuration is wrong. A bug ends a process with SIGABRT, \
+        which a shell shows as 134."
 )]
 pub struct Cli {
     /// The configuration file
@@ -37,12 +55,14 @@ pub enum Command {
     /// Everything on loopback, with a built-in configuration and a scratch directory
     ///
     /// Starts all farms on a free port of 127.0.0.1, prints how to send a message, and then what happens to each. Nothing
-    /// leaves this machine: mail for other domains goes to a built-in sink. Ctrl-C ends it.
+    /// leaves this machine: mail for other domains goes to a built-in sink. Ctrl-C ends it. Its configuration is its own:
+    /// `--config` means nothing here.
     Try(Try),
     /// Run the farms of this host
     ///
     /// Starts a manager for each farm and restarts one that dies. SIGHUP checks the configuration and reloads it; SIGTERM
     /// drains and stops.
+    #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
     /// Run one farm's manager alone
     ///
@@ -53,9 +73,10 @@ pub enum Command {
     /// Show farms, workers, jobs in hand, lanes, and the queue's size and age
     Status(Output),
     /// Look into the queue and steer it
-    #[command(subcommand)]
+    #[command(subcommand, after_help = QUEUE_EXAMPLES)]
     Queue(Queue),
     /// Explain, decision by decision, where mail for an address would go
+    #[command(after_help = ROUTE_EXAMPLES)]
     Route(Route),
     /// Print a message as it would leave, by its handle
     ///
@@ -120,7 +141,10 @@ pub struct Farm {
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Print the whole configuration with its defaults
+    /// Print the whole configuration with its defaults, as JSON
+    ///
+    /// What is not set and has no default (`user`, `metrics.listen`, a route's `host` …) is null or left out: docs/configuration.md
+    /// has every key.
     #[arg(long)]
     pub print: bool,
 }

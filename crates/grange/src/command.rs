@@ -14,13 +14,16 @@ mod upgrade;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
+use ::queue::{ReadError, Reader, Recovery};
+use anyhow::Context;
 use socket::{CallError, Client, ClientSettings, Conversation};
 
 use crate::cli::{Cli, Command};
 use crate::configuration::Configuration;
-use crate::metrics;
+use crate::{metrics, stores};
 
 /// Why a command failed, in the words of sysexits.
 #[derive(Debug, thiserror::Error)]
@@ -69,22 +72,9 @@ pub fn main(cli: Cli) -> ExitCode {
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
-            if !is_broken_pipe(&failure) {
-                eprintln!("grange: {}", chain(&failure));
-            }
+            eprintln!("grange: {}", chain(&failure));
             ExitCode::from(failure.code())
         }
-    }
-}
-
-/// A reader that has seen enough (`grange queue list | head`) is no failure worth a word.
-fn is_broken_pipe(failure: &Failure) -> bool {
-    match failure {
-        Failure::System(error) => error
-            .chain()
-            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe),
-        _ => false,
     }
 }
 
@@ -119,6 +109,34 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Upgrade => upgrade::run(path),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { directory } => documents::man(&directory),
+    }
+}
+
+/// The rights to read messages and to list them.
+type Store = (Rc<dyn Reader>, Rc<dyn Recovery>);
+
+/// The store, for a command that looks into it; a place where there has never been one is no empty queue.
+fn store(configuration: &Configuration) -> Result<Store, Failure> {
+    stored_somewhere(configuration)?;
+    Ok(stores::read_only(configuration)?)
+}
+
+/// Says that there is no queue where the configuration has it, which may be a slip in its path.
+fn stored_somewhere(configuration: &Configuration) -> Result<(), Failure> {
+    let data_dir = &configuration.top.data_dir;
+    let there = stores::is_there(data_dir)
+        .with_context(|| format!("cannot look into {}", data_dir.display()))?;
+    match there {
+        true => Ok(()),
+        false => Err(Failure::NotFound(format!("there is no queue in {}", data_dir.display()))),
+    }
+}
+
+/// Why a message cannot be read: it is not there, or the store is not in order.
+fn unreadable(error: ReadError) -> Failure {
+    match error {
+        ReadError::Gone(..) | ReadError::Foreign(_) => Failure::NotFound(error.to_string()),
+        ReadError::Io { .. } => Failure::System(error.into()),
     }
 }
 
@@ -176,3 +194,6 @@ fn reachable(path: &Path) -> Result<(), Failure> {
         })),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! The whole configuration: every stage's own settings, composed and checked against each other.
 
+mod across;
+
 use std::path::{Path, PathBuf};
 
 use config::{ConfigError, File, Problem, Span};
 use serde::{Deserialize, Serialize};
 
-use crate::{logging, metrics};
+use crate::{logging, metrics, privilege};
 
 /// The top level of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +126,7 @@ pub struct Configuration {
     pub requeue: requeue::Settings,
     /// `[channel.NAME]`, in the order of the file.
     pub channels: Vec<Channel>,
-    /// What is allowed but should be known.
+    /// What is allowed but should be known, with file and line.
     #[serde(skip)]
     pub notices: Vec<String>,
 }
@@ -133,6 +135,19 @@ impl Configuration {
     /// Reads, types and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::from_file(&File::load(path)?)
+    }
+
+    /// Reads, types and checks a file for `run` on this host, and notes what is wanting here: accounts, tables, the log's
+    /// directory. What `run` would refuse is refused, with its place.
+    pub fn load_here(path: &Path) -> Result<Self, ConfigError> {
+        let file = File::load(path)?;
+        let mut configuration = Self::from_file(&file)?;
+        privilege::check(&configuration.top).map_err(|problem| file.locate(problem))?;
+        configuration.log.check_here().map_err(|problem| file.locate(problem))?;
+        let here = privilege::notices(&configuration.top);
+        let tables = configuration.router.unreadable_tables();
+        configuration.notices.extend(here.iter().chain(&tables).map(|notice| file.note(notice)));
+        Ok(configuration)
     }
 
     /// Types and checks a file that is parsed.
@@ -153,7 +168,8 @@ impl Configuration {
             notices: Vec::new(),
         };
         configuration.check().map_err(|problem| file.locate(problem))?;
-        configuration.notices = configuration.router.notices();
+        let notices = across::notices(&configuration);
+        configuration.notices = notices.iter().map(|notice| file.note(notice)).collect();
         Ok(configuration)
     }
 
@@ -192,12 +208,6 @@ impl Configuration {
         self.queue.check()?;
         self.dns.check()?;
         self.smtpserver.check()?;
-        if let Some(address) = self.metrics.listen
-            && self.smtpserver.listen.iter().any(|listen| listen.address == address)
-        {
-            let wrong = format!("{address} is in smtpserver.listen too");
-            return Err(Problem::new("metrics.listen", wrong, "a port of its own"));
-        }
         self.contentfilter.check()?;
         let channels: Vec<String> = self.channels.iter().map(|one| one.name.clone()).collect();
         self.router.check(&channels)?;
@@ -208,10 +218,10 @@ impl Configuration {
                 Agent::Smtp(settings) => settings.check(&channel.name)?,
                 Agent::Local(settings) => settings.check(&channel.name)?,
                 Agent::Error(settings) => settings.check(&channel.name)?,
-                Agent::Socket(external) => check_external(&channel.name, external)?,
+                Agent::Socket(_) => {}
             }
         }
-        Ok(())
+        across::check(self)
     }
 }
 
@@ -221,8 +231,7 @@ fn check_top(top: &Top) -> Result<(), Problem> {
         let right = "this host's full name, as in hostname = \"mta.example.org\"";
         return Err(Problem::new("hostname", "is missing", right));
     }
-    let address = mail::Address::parse(&format!("postmaster@{name}"));
-    if address.is_err() || !name.is_ascii() || name.starts_with('[') {
+    if !across::is_host_name(name) {
         let wrong = format!("{name:?} is not a host name");
         return Err(Problem::new("hostname", wrong, "letters, digits, hyphens and dots"));
     }
@@ -236,18 +245,6 @@ fn check_top(top: &Top) -> Result<(), Problem> {
         return Err(Problem::new("run_dir", "is the same as data_dir", "a directory of its own"));
     }
     Ok(())
-}
-
-fn check_external(channel: &str, external: &External) -> Result<(), Problem> {
-    let socket = &external.socket;
-    let plain = !socket.is_empty()
-        && !socket.starts_with('.')
-        && socket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if plain {
-        return Ok(());
-    }
-    let wrong = format!("{socket:?} is not the name of a socket in run_dir/sockets");
-    Err(Problem::new(format!("channel.{channel}.socket"), wrong, format!("\"{channel}.deliver\"")))
 }
 
 /// Types every channel; those that a mail system cannot do without are there by default.
@@ -275,7 +272,7 @@ fn channel(file: &File, name: String) -> Result<Channel, ConfigError> {
     if !plain {
         return wrong(format!("{name:?} is not a channel's name"), "up to 32 of a-z, 0-9 and -");
     }
-    let agent = match file.text_at(&format!("{section}.agent")) {
+    let agent = match file.text_at(&format!("{section}.agent"))? {
         Some(agent) => agent,
         None if file.has(&format!("{section}.socket")) => "socket".to_owned(),
         None if CHANNELS_DEFAULT.contains(&name.as_str()) => name.clone(),
@@ -302,3 +299,6 @@ fn channel(file: &File, name: String) -> Result<Channel, ConfigError> {
     };
     Ok(Channel { name, agent })
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,11 @@
 //! A worker never waits for its log: lines go into a bounded buffer, and what finds no room is counted and said later.
 //! Everything from outside is escaped, so that no message can write a line of its own.
 
+pub mod output;
+
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +17,8 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use self::output::Output;
+
 /// The `[log]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,7 +27,9 @@ pub struct Settings {
     pub format: Format,
     /// The least important level that is logged: error, warn, info, debug or trace. Default: `info`.
     pub level: LevelName,
-    /// Where to: `stderr`, or the path of a file that lines are appended to. Default: `stderr`.
+    /// Where to: `stderr`, or the path of a file that lines are appended to. Started as root, `run` makes the file and gives it to
+    /// the workers' user. A file that was moved away is written on until another stands under its name, which SIGHUP makes.
+    /// Default: `stderr`.
     pub to: String,
 }
 
@@ -68,6 +74,24 @@ impl Settings {
         Err(Problem::new("log.to", format!("{:?}", self.to), "\"stderr\" or the path of a file"))
     }
 
+    /// Checks that the log can be on this host.
+    pub fn check_here(&self) -> Result<(), Problem> {
+        let path = Path::new(&self.to);
+        let Some(folder) = path.parent().filter(|_| self.to != "stderr") else { return Ok(()) };
+        let wrong = if !folder.is_dir() {
+            format!("there is no directory {}", folder.display())
+        } else if path.is_dir() {
+            format!("{} is a directory", self.to)
+        } else {
+            return Ok(());
+        };
+        Err(Problem::new(
+            "log.to",
+            wrong,
+            "\"stderr\" or the path of a file in a directory that exists",
+        ))
+    }
+
     fn level(&self) -> Level {
         match self.level {
             LevelName::Error => Level::ERROR,
@@ -88,11 +112,11 @@ const VALUE_CHARACTERS_MAX: usize = 1024;
 
 /// Installs the log of a process that must stay of one thread, a manager's: each line is written at once.
 pub fn start_direct(settings: &Settings, who: &str) {
-    let output = Mutex::new(open(&settings.to));
+    let output = Mutex::new(Output::open(&settings.to));
     install(settings, who, move |line| {
         let mut output = output.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A log that cannot be written must not stop mail.
-        let _ = output.write_all(line.as_bytes());
+        let _ = output.write(line.as_bytes());
     });
 }
 
@@ -101,10 +125,11 @@ pub fn start(settings: &Settings, who: &str) -> Flush {
     let shared = Arc::new(Shared { buffer: Mutex::default(), filled: Condvar::new() });
     let writer = Arc::clone(&shared);
     let to = settings.to.clone();
+    let lost = Lost { format: settings.format, who: who.to_owned() };
     let spawned = std::thread::Builder::new()
         .name("log".to_owned())
         .stack_size(128 << 10)
-        .spawn(move || write_lines(&writer, &to));
+        .spawn(move || write_lines(&writer, &to, &lost));
     if let Err(error) = spawned {
         eprintln!("cannot start the log's thread: {error}");
     }
@@ -200,8 +225,8 @@ impl Shared {
 }
 
 /// The writer's loop: waits for the first line, gathers more for a moment, writes all of them at once.
-fn write_lines(shared: &Shared, to: &str) {
-    let mut output = open(to);
+fn write_lines(shared: &Shared, to: &str, lost: &Lost) {
+    let mut output = Output::open(to);
     let mut lines = Vec::new();
     loop {
         let mut buffer = shared.lock();
@@ -219,22 +244,31 @@ fn write_lines(shared: &Shared, to: &str) {
         buffer.writing = true;
         drop(buffer);
         if dropped > 0 {
-            lines.extend_from_slice(format!("{dropped} log lines found no room\n").as_bytes());
+            lines.extend_from_slice(lost.line(dropped).as_bytes());
         }
         // A log that cannot be written must not stop mail: the lines are lost, and nobody can be told.
-        let _ = output.write_all(&lines);
+        let _ = output.write(&lines);
     }
 }
 
-fn open(to: &str) -> Box<dyn std::io::Write + Send> {
-    if to == "stderr" {
-        return Box::new(std::io::stderr());
-    }
-    match std::fs::OpenOptions::new().create(true).append(true).open(PathBuf::from(to)) {
-        Ok(file) => Box::new(file),
-        Err(error) => {
-            eprintln!("cannot open the log {to}: {error}; logging to stderr");
-            Box::new(std::io::stderr())
+/// Says how many lines were lost, as a line like the others.
+struct Lost {
+    format: Format,
+    who: String,
+}
+
+impl Lost {
+    fn line(&self, dropped: u64) -> String {
+        let what = "log lines found no room";
+        match self.format {
+            Format::Text => format!("{} {} warn {what} lines={dropped}\n", now(), self.who),
+            Format::Json => {
+                let (time, worker) = (now(), self.who.as_str());
+                let line = serde_json::json!({
+                    "time": time, "worker": worker, "level": "warn", "message": what, "lines": dropped
+                });
+                format!("{line}\n")
+            }
         }
     }
 }
@@ -276,11 +310,10 @@ impl Lines {
     fn json(&self, event: &Event<'_>, line: &mut String) {
         let mut fields = JsonFields::default();
         event.record(&mut fields);
-        let mut object = serde_json::Map::new();
+        let mut object = fields.0;
         object.insert("time".to_owned(), now().into());
         object.insert("worker".to_owned(), self.who.as_str().into());
         object.insert("level".to_owned(), level_name(event.metadata()).into());
-        object.extend(fields.0);
         line.push_str(&serde_json::Value::Object(object).to_string());
     }
 }
@@ -312,7 +345,7 @@ impl TextFields {
             push_escaped(&mut self.message, value);
             return;
         }
-        let _ = write!(self.rest, " {}=", field.name());
+        let _ = write!(self.rest, " {}=", name_of(field));
         let plain = !value.is_empty()
             && value.chars().all(|character| !matches!(character, ' ' | '"' | '='));
         if plain {
@@ -325,13 +358,25 @@ impl TextFields {
     }
 }
 
+/// A field's name in a line. The process that writes the line is its `worker`; one that it speaks of is its peer.
+fn name_of(field: &Field) -> &'static str {
+    match field.name() {
+        "worker" => "peer",
+        name => name,
+    }
+}
+
+/// A value, cut at the limit.
+fn cut(value: &str) -> Cow<'_, str> {
+    match value.char_indices().nth(VALUE_CHARACTERS_MAX) {
+        Some((end, _)) => Cow::Owned(format!("{}…", value.split_at(end).0)),
+        None => Cow::Borrowed(value),
+    }
+}
+
 /// Adds a value with control characters escaped, cut at a limit.
 fn push_escaped(out: &mut String, value: &str) {
-    for (count, character) in value.chars().enumerate() {
-        if count == VALUE_CHARACTERS_MAX {
-            out.push('…');
-            return;
-        }
+    for character in cut(value).chars() {
         if character.is_control() {
             out.extend(character.escape_default());
         } else {
@@ -356,27 +401,27 @@ struct JsonFields(serde_json::Map<String, serde_json::Value>);
 
 impl Visit for JsonFields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), cut(value).into());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(name_of(field).to_owned(), value.into());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+        self.0.insert(name_of(field).to_owned(), cut(&format!("{value:?}")).into());
     }
 }
 

@@ -5,6 +5,9 @@
 
 #![allow(unreachable_pub, reason = "nothing outside a program reaches into it")]
 
+#[macro_use]
+mod print;
+
 mod cli;
 mod command;
 mod configuration;

@@ -2,6 +2,9 @@
 //!
 //! The farm `metrics` has one worker, which holds nothing: each scrape reads the scoreboards and asks the scheduler.
 
+mod families;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -73,10 +76,13 @@ pub fn print(configuration: &Configuration) -> Result<ExitCode, Failure> {
         let path = run_dir.join("sockets/admin/scheduler.admin");
         scrape(run_dir, &Client::new(path, client_settings())).await
     });
-    let text = text.map_err(|error| {
+    let scraped = text.map_err(|error| {
         Failure::Unavailable(format!("no scoreboards in {}: {error}", run_dir.display()))
     })?;
-    print!("{text}");
+    if let Some(silence) = scraped.silence {
+        eprintln!("grange: the scheduler does not answer: {silence}");
+    }
+    print!("{}", scraped.text);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,33 +123,58 @@ async fn respond(
     assignment: Rc<Assignment>,
     scheduler: Client<Admin>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let plain = |status, text: String| {
+    let answer = |status, kind: &'static str, text: String| {
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         let kind = hyper::header::HeaderValue::from_static(kind);
         response.headers_mut().insert(hyper::header::CONTENT_TYPE, kind);
         Ok(response)
     };
     if request.method() != Method::GET || request.uri().path() != "/metrics" {
-        return plain(StatusCode::NOT_FOUND, "there is only GET /metrics\n".to_owned());
+        return answer(StatusCode::NOT_FOUND, PLAIN, "there is only GET /metrics\n".to_owned());
     }
     match scrape(&assignment.run_dir, &scheduler).await {
-        Ok(text) => plain(StatusCode::OK, text),
-        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Ok(scraped) => {
+            if let Some(silence) = scraped.silence {
+                tracing::warn!(error = silence, "the scheduler does not answer a scrape");
+            }
+            answer(StatusCode::OK, OPEN_METRICS, scraped.text)
+        }
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
     }
 }
 
-async fn scrape(run_dir: &Path, scheduler: &Client<Admin>) -> std::io::Result<String> {
+/// What metrics are, by HTTP's name.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What everything else is.
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// What a scrape found.
+struct Scraped {
+    text: String,
+    /// Why the scheduler said nothing.
+    silence: Option<String>,
+}
+
+async fn scrape(run_dir: &Path, scheduler: &Client<Admin>) -> std::io::Result<Scraped> {
     let views = scoreboard::read_all(run_dir)?;
-    let status = match scheduler.call(&AdminRequest::Status(Nothing {})).await {
-        Ok(AdminAnswer::Status(status)) => Some(status),
-        _ => None,
+    let (status, silence) = match scheduler.call(&AdminRequest::Status(Nothing {})).await {
+        Ok(AdminAnswer::Status(status)) => (Some(status), None),
+        Ok(_) => (None, Some("it gave an answer to another question".to_owned())),
+        Err(error) => (None, Some(error.to_string())),
     };
+    Ok(Scraped { text: text_of(&views, status.as_deref())?, silence })
+}
+
+fn text_of(views: &[View], status: Option<&Status>) -> std::io::Result<String> {
     let mut registry = Registry::with_prefix("grange");
-    register_farms(&mut registry, &views);
+    register_farms(&mut registry, views);
+    register_counters(&mut registry, views);
+    let up = Gauge::<i64>::default();
+    up.set(status.is_some().into());
+    registry.register("scheduler_up", "Whether the scheduler answered this scrape", up);
     if let Some(status) = status {
-        register_queue(&mut registry, &status);
+        register_queue(&mut registry, status);
     }
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
@@ -190,18 +221,21 @@ fn register_farms(registry: &mut Registry, views: &[View]) {
     registry.register("worker_connections", "Connections in hand", connections);
     registry.register("worker_capacity", "Jobs or sessions a worker may hold", capacity);
     registry.register("worker_jobs_done", "Jobs done since the worker started", done);
-    let mut counters: std::collections::BTreeMap<&str, Family<OfFarm, Counter>> =
-        std::collections::BTreeMap::new();
+}
+
+/// Registers what the farms count, each stage's under its own name: what they count is not the same.
+fn register_counters(registry: &mut Registry, views: &[View]) {
+    let mut counters: BTreeMap<(&str, &str), Family<OfFarm, Counter>> = BTreeMap::new();
     for view in views {
         for (index, name) in view.counters.iter().enumerate() {
-            let family = counters.entry(name).or_default();
+            let name = name.strip_suffix("_total").unwrap_or(name);
+            let family = counters.entry((families::stage(&view.farm), name)).or_default();
             let of_farm = OfFarm { farm: view.farm.clone() };
             family.get_or_create(&of_farm).inc_by(total(view, index));
         }
     }
-    for (name, family) in counters {
-        let name = name.strip_suffix("_total").unwrap_or(name);
-        registry.register(name, "Counted by the farm's workers", family);
+    for ((stage, name), family) in counters {
+        registry.register(format!("{stage}_{name}"), families::help(stage, name), family);
     }
 }
 
@@ -213,25 +247,18 @@ fn register_queue(registry: &mut Registry, status: &Status) {
         ("queue_held", "Messages held", status.held),
         ("queue_lanes", "Lanes", status.lanes),
         ("queue_lanes_backing_off", "Lanes backing off", status.lanes_backing_off),
-        ("queue_oldest_seconds", "When the oldest message was accepted, in Unix time", {
-            status.oldest.map_or(0, |oldest| oldest.millis() / 1000)
-        }),
     ];
-    for (name, help, value) in gauges {
+    // None is not the same as long ago.
+    let oldest = status.oldest.map(|oldest| {
+        let help = "When the oldest message was accepted, in Unix time";
+        ("queue_oldest_accepted_timestamp_seconds", help, oldest.millis() / 1000)
+    });
+    for (name, help, value) in gauges.into_iter().chain(oldest) {
         let gauge = Gauge::<i64>::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     }
-    let counters = [
-        ("queue_enqueued", "Messages enqueued", status.enqueued),
-        ("queue_delivered", "Recipients delivered", status.delivered),
-        ("queue_deferred", "Attempts deferred", status.deferred),
-        ("queue_failed", "Recipients failed", status.failed),
-        ("queue_reports", "Delivery reports written", status.reports),
-    ];
-    for (name, help, value) in counters {
-        let counter = Counter::<u64>::default();
-        counter.inc_by(value);
-        registry.register(name, help, counter);
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,11 @@ pub fn recovery(data_dir: &Path) -> anyhow::Result<Rc<dyn Recovery>> {
     Ok(recovery)
 }
 
+/// Whether a queue was ever kept there.
+pub fn is_there(data_dir: &Path) -> std::io::Result<bool> {
+    data_dir.join("spool").try_exists()
+}
+
 /// What a command may do to the store: look.
 pub fn read_only(
     configuration: &Configuration,

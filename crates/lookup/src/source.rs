@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "a table is \"file:/path\", a list of names, or a map such as { info = \"anna\" }"
+    expecting = "not a table; \"file:/path\", a list of names, or a map such as { info = \"anna\" }"
 )]
 pub enum Source {
     /// `KIND:NAME`; `file:` and an absolute path.
@@ -21,7 +21,7 @@ pub enum Source {
 
 /// A value, or several. One text may hold several, separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "a text, or a list of texts")]
+#[serde(untagged, expecting = "not a value of a table; a text, or a list of texts")]
 pub enum OneOrMany {
     /// `"anna, berta"`
     One(String),

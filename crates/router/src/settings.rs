@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use config::{Problem, Span};
+use config::{Notice, Problem, Span};
 use farm::Workers;
 use lookup::Source;
 use mail::Address;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{ERROR_CHANNEL, LOCAL_CHANNEL, normalise_host};
 
@@ -24,7 +24,7 @@ pub struct Settings {
     pub recipient_delimiter: String,
     /// Who reads mail for `postmaster` where no alias says so and no mailbox of that name is listed. Default: the mailbox
     /// `postmaster` of the first domain with channel `local`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "address")]
     pub postmaster: Option<Address>,
     /// How many aliases may lead from one to the next. Default: 10; at most 50.
     pub alias_depth_max: usize,
@@ -37,9 +37,22 @@ pub struct Settings {
     pub enqueue_deadline: Span,
 }
 
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Address>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    Address::parse(&text).map(Some).map_err(|error| {
+        serde::de::Error::custom(format!(
+            "{text:?} is not an address ({error}); an address such as \"anna@example.test\""
+        ))
+    })
+}
+
 /// One entry of `routes`. It has either `domain` or `address`, and either `channel` or `reject`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table, as in { domain = \"example.test\", channel = \"local\" }"
+)]
 pub struct RouteSetting {
     /// `example.test`; `*.example.test` for every domain below it, but not itself; `*` for every domain.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,46 +145,42 @@ impl Settings {
     }
 
     /// What is legal and yet worth saying at start and in `grange check`.
-    pub fn notices(&self) -> Vec<String> {
+    pub fn notices(&self) -> Vec<Notice> {
         let mut notices = Vec::new();
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut everything = None;
         for (index, route) in self.routes.iter().enumerate() {
             let what = route.subject();
+            let mut notice =
+                |text: String| notices.push(Notice::new(format!("router.routes[{index}]"), text));
             if let Some(first) = everything {
-                notices.push(format!("router.routes[{index}] ({what}) is never reached: routes[{first}] takes every domain"));
+                notice(format!("{what} is never reached: routes[{first}] takes every domain"));
                 continue;
             }
             if let Some(first) = seen.insert(what.to_ascii_lowercase(), index) {
-                notices.push(format!("router.routes[{index}] ({what}) is never reached: routes[{first}] is for the same"));
+                notice(format!("{what} is never reached: routes[{first}] is for the same"));
                 continue;
             }
             if route.domain.as_deref() == Some("*") {
                 everything = Some(index);
             }
             if route.is_local() && route.users.is_none() && route.address.is_none() {
-                notices.push(format!(
-                    "router.routes[{index}]: every address of {what} is taken; name them in users"
-                ));
+                notice(format!("every address of {what} is taken; name them in users"));
             } else if route.from() == From::Any && what.starts_with("*.") {
-                notices.push(format!(
-                    "router.routes[{index}]: anyone may send to every domain of {what}"
-                ));
+                notice(format!("anyone may send to every domain of {what}"));
             }
         }
         if self.routes.is_empty() {
-            notices.push("router.routes is empty: no mail can be delivered".to_owned());
+            notices.push(Notice::new("router.routes", "is empty: no mail can be delivered"));
         } else if self.home().is_none() && self.postmaster.is_none() {
-            notices.push(
-                "router.postmaster is not set and no domain is local: mail for postmaster goes by the routes of this system's name"
-                    .to_owned(),
-            );
+            let what = "is not set and no domain is local: mail for postmaster goes by the routes of this system's name";
+            notices.push(Notice::new("router.postmaster", what));
         }
         notices
     }
 
     /// Tables that cannot be opened now, for `grange check`: until they can, recipients that need them are deferred.
-    pub fn unreadable_tables(&self) -> Vec<String> {
+    pub fn unreadable_tables(&self) -> Vec<Notice> {
         let aliases = self.aliases.iter().enumerate();
         let aliases = aliases.map(|(index, source)| (format!("router.aliases[{index}]"), source));
         let users = self.routes.iter().enumerate().filter_map(|(index, route)| {
@@ -183,7 +192,8 @@ impl Settings {
                 let Source::Named(name) = source else { return None };
                 let path = name.strip_prefix("file:")?;
                 let error = std::fs::File::open(path).err()?;
-                Some(format!("{key}: cannot read {path}: {error}; mail that needs it is deferred"))
+                let what = format!("cannot read {path}: {error}; mail that needs it is deferred");
+                Some(Notice::new(key, what))
             })
             .collect()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use config::{ByteSize, Problem, Span};
 use farm::Workers;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// `[scheduler]`: when to try, how much at once, when to give up and when to tell the sender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Settings {
     /// How long the answers of jobs in hand are waited for when the scheduler is asked to end. Default: `"8s"`.
     pub drain: Span,
     /// The farm: always one worker, whatever `start` and `max` say; `concurrency` is how many requests it takes at once.
+    /// Default: 10000.
+    #[serde(deserialize_with = "workers_over_default")]
     pub workers: Workers,
 }
 
@@ -56,16 +58,17 @@ impl Default for Settings {
             deadline: Span::seconds(20 * 60),
             deadline_rate: ByteSize(8 << 10),
             drain: Span::seconds(8),
-            workers: Workers {
-                start: 1,
-                max: 1,
-                spare_min: 0,
-                spare_max: 1,
-                jobs_max: 0,
-                concurrency: 10_000,
-            },
+            workers: workers_default(),
         }
     }
+}
+
+fn workers_default() -> Workers {
+    Workers { start: 1, max: 1, spare_min: 0, spare_max: 1, jobs_max: 0, concurrency: 10_000 }
+}
+
+fn workers_over_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Workers, D::Error> {
+    Workers::over(workers_default(), deserializer)
 }
 
 /// The most steps of a retry schedule.

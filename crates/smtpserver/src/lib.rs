@@ -38,7 +38,9 @@ use crate::door::{Door, Stage};
 use crate::neighbours::{Clients, Deadlines, Farms};
 
 pub use network::{Network, NetworkError};
-pub use settings::{BareNewline, Listen, Mixed, Pipelining, Service, Settings};
+pub use settings::{
+    BareNewline, Listen, Mixed, Pipelining, Service, ServiceError, Settings, overlap,
+};
 
 /// What a worker of this stage is handed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

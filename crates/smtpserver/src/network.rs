@@ -16,9 +16,7 @@ pub struct Network {
 
 /// The text is not a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not a network; write an address, or an address and a prefix length, as in \"192.0.2.0/24\""
-)]
+#[error("not a network; an address, or an address and a prefix length, as in \"192.0.2.0/24\"")]
 pub struct NetworkError;
 
 impl Network {

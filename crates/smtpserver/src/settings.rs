@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use config::{ByteSize, Problem, Span};
 use farm::Workers;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::network::Network;
 
@@ -66,12 +66,16 @@ pub struct Settings {
     /// How long `router` may take to hand a message on, before it is left to `requeue`. Default: 5 seconds.
     pub route_timeout: Span,
     /// How many workers there are, and how many sessions each holds (`concurrency`, default 10000).
+    #[serde(deserialize_with = "workers_over_default")]
     pub workers: Workers,
 }
 
 /// One entry of `listen`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table, as in { address = \"127.0.0.1:2525\", service = \"mx\" }"
+)]
 pub struct Listen {
     /// The address and port: `127.0.0.1:2525`, `[::]:25`.
     pub address: SocketAddr,
@@ -82,7 +86,7 @@ pub struct Listen {
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", rename_all = "lowercase")]
 pub enum Service {
     /// Mail from other servers, and from clients in `relay_from`.
     #[default]
@@ -104,6 +108,20 @@ impl Service {
             Self::Submissions => "submissions",
             Self::Lmtp => "lmtp",
         }
+    }
+}
+
+/// There is no service of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no service {0:?}; \"mx\"")]
+pub struct ServiceError(String);
+
+impl TryFrom<String> for Service {
+    type Error = ServiceError;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let all = [Self::Mx, Self::Submission, Self::Submissions, Self::Lmtp];
+        all.into_iter().find(|service| service.name() == name).ok_or(ServiceError(name))
     }
 }
 
@@ -166,9 +184,17 @@ impl Default for Settings {
             verify_timeout: Span::seconds(5),
             inspect_timeout: Span::seconds(30),
             route_timeout: Span::seconds(5),
-            workers: Workers { concurrency: 10_000, ..Workers::default() },
+            workers: workers_default(),
         }
     }
+}
+
+fn workers_default() -> Workers {
+    Workers { concurrency: 10_000, ..Workers::default() }
+}
+
+fn workers_over_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Workers, D::Error> {
+    Workers::over(workers_default(), deserializer)
 }
 
 impl Settings {
@@ -213,9 +239,12 @@ impl Settings {
                 let wrong = format!("{} has no port", listen.address);
                 return Err(Problem::new(key("address"), wrong, "a port from 1 to 65535"));
             }
-            let earlier = self.listen.iter().take(index);
-            if earlier.into_iter().any(|other| other.address == listen.address) {
-                let wrong = format!("{} is listed twice", listen.address);
+            let mut earlier = self.listen.iter().take(index).map(|other| other.address);
+            if let Some(other) = earlier.find(|other| overlap(*other, listen.address)) {
+                let wrong = match other == listen.address {
+                    true => format!("{other} is listed twice"),
+                    false => format!("{} and {other} cannot both be listened on", listen.address),
+                };
                 return Err(Problem::new(key("address"), wrong, "each address once"));
             }
             if listen.service != Service::Mx {
@@ -291,6 +320,14 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// Whether two listeners are in each other's way: on one port, `0.0.0.0` and `[::]` are every address of their kind.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let every = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (every || one.ip() == other.ip())
 }
 
 pub(crate) fn listener_name(index: usize) -> String {

@@ -185,7 +185,7 @@ impl Incoming {
         delays.commit = since.elapsed();
         match committed {
             Ok(handle) => Ok(Fate::Stored(handle, route_facts)),
-            Err(error) => Err(not_stored(&error)),
+            Err(error) => Err(not_stored(self.id, &error)),
         }
     }
 
@@ -198,7 +198,7 @@ impl Incoming {
         origin: &Origin,
         envelope: Envelope,
     ) -> Result<Option<Filtered>, Reply> {
-        let handle = self.draft.finish().await.map_err(|error| not_stored(&error))?;
+        let handle = self.draft.finish().await.map_err(|error| not_stored(self.id, &error))?;
         let session = facts.session.get_or_init(|| stage.session_name().into());
         // A frame has room for so many recipients and not for any number.
         let (along, kept) = match envelope.recipients.len() <= ENVELOPE_RECIPIENTS_MAX {
@@ -271,8 +271,8 @@ fn queued(id: MessageId) -> Reply {
     Reply::new(250, 0, 0, format!("Ok: queued as {id}"))
 }
 
-fn not_stored(error: &IntakeError) -> Reply {
-    tracing::error!(error = error_chain(error), "cannot store a message");
+fn not_stored(id: MessageId, error: &IntakeError) -> Reply {
+    tracing::error!(id = id.as_str(), error = error_chain(error), "cannot store a message");
     intake_reply(error)
 }
 

@@ -17,8 +17,8 @@ use super::grange::Grange;
 use super::load::{Sink, send};
 use super::measure::{machine_cpu, median};
 use super::postfix::Postfix;
-use crate::Failure;
 use crate::process::{output, target_dir};
+use crate::{Failure, packages, usage};
 
 /// The contenders, in the order of every round.
 const NAMES: &[&str] = &["floor", "grange", "postfix"];
@@ -31,7 +31,15 @@ const WARM_UP: usize = 500;
 
 /// Measures and prints the table.
 pub(super) fn run(options: &Options) -> Result<bool, Failure> {
-    let scratch = target_dir()?.join("bench");
+    if let Some(only) = options.only.as_deref().filter(|only| !NAMES.contains(only)) {
+        return Err(usage(format!("no contender {only}; there are {}", NAMES.join(", "))));
+    }
+    packages::provide()?;
+    let mut scratch = target_dir()?.join("bench");
+    if !is_passable(&scratch)? {
+        println!("{} is closed to the contenders' users: using {ELSEWHERE}", scratch.display());
+        scratch = ELSEWHERE.into();
+    }
     let folder = scratch.join(format!("relay-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     open_to_all(&folder)?;
@@ -179,7 +187,21 @@ fn table(contenders: &[Contender]) {
     }
 }
 
-/// Makes a folder and those above it passable for the users that the contenders run as.
+/// Where a round's files are when the target directory is closed to other users: on disk, unlike what /tmp may be.
+const ELSEWHERE: &str = "/var/tmp/grange-bench";
+
+/// Whether every folder above lets any user through.
+fn is_passable(folder: &Path) -> Result<bool, Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    for above in folder.ancestors().skip(1).filter(|above| above.is_absolute()) {
+        if above.try_exists()? && above.metadata()?.permissions().mode() & 0o001 == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes a folder passable for the users that the contenders run as.
 fn open_to_all(folder: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
@@ -189,4 +211,31 @@ fn open_to_all(folder: &Path) -> Result<(), Failure> {
 fn file_system(folder: &Path) -> Result<String, Failure> {
     let table = output(Command::new("df").arg("--output=fstype").arg(folder))?;
     Ok(table.lines().nth(1).unwrap_or("unknown").trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_below_a_closed_one_is_not_passable() {
+        let closed = std::env::temp_dir().join(format!("xtask-closed-{}", std::process::id()));
+        let below = closed.join("a/b");
+        std::fs::create_dir_all(&below).expect("a folder");
+        for (mode, passable) in [(0o755, true), (0o700, false)] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&closed, mode).expect("our own");
+            assert_eq!(is_passable(&below).expect("it is there"), passable);
+        }
+        std::fs::remove_dir_all(&closed).expect("our own");
+    }
+
+    #[test]
+    fn an_unknown_contender_is_refused() {
+        let options = Options::parse(&["--only", "typo"]).expect("good options");
+        let refused = run(&options).expect_err("nobody by that name").to_string();
+        assert!(refused.contains("no contender typo"), "{refused}");
+    }
 }

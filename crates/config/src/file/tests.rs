@@ -11,6 +11,9 @@ struct Section {
     name: String,
     every: Span,
     list: Vec<Entry>,
+    port: u16,
+    listen: Option<std::net::SocketAddr>,
+    bind: Option<std::net::Ipv4Addr>,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -44,17 +47,46 @@ fn a_section_is_typed_and_an_absent_one_has_its_defaults() {
 fn a_refusal_names_file_line_key_and_what_would_be_right() {
     let cases = [
         ("[s]\n\nnmae = \"a\"\n", "x.toml:3: s.nmae: unknown field `nmae`"),
-        ("[s]\nname = 5\n", "x.toml:2: s.name: invalid type: integer `5`; right would be a string"),
+        (
+            "[s]\nname = 5\n",
+            "x.toml:2: s.name: invalid type: integer `5`; right would be a text in quotes",
+        ),
         (
             "[s]\nevery = \"soon\"\n",
-            "x.toml:2: s.every: not a length of time; right would be write a",
+            "x.toml:2: s.every: not a length of time; right would be a number and",
         ),
         (
             "[s]\nlist = [\n{ address = \"a\" },\n{ adress = \"b\" }]\n",
             "x.toml:4: s.list[1].adress",
         ),
         ("[s]\nname = \n", "x.toml:2: syntax: "),
-        ("s = 4\n", "x.toml:1: s: is a integer; right would be a table"),
+        ("s = 4\n", "x.toml:1: s: is an integer; right would be a table"),
+        ("s = []\n", "x.toml:1: s: is an array; right would be a table"),
+        (
+            "[s]\nname = \"a\"\n[s]\n",
+            "x.toml:3: s: is given twice; right would be each key and each section once",
+        ),
+        ("[s]\nname = \"a\"\nname = \"b\"\n", "x.toml:3: name: is given twice"),
+        (
+            "[s]\nevery = 5\n",
+            "x.toml:2: s.every: invalid type: integer `5`; right would be a length of time with its unit, in quotes",
+        ),
+        (
+            "[s]\nlist = 5\n",
+            "x.toml:2: s.list: invalid type: integer `5`; right would be a list in brackets",
+        ),
+        (
+            "[s]\nport = 70000\n",
+            "x.toml:2: s.port: invalid value: integer `70000`; right would be a whole number from 0 to 65535",
+        ),
+        (
+            "[s]\nlisten = 9925\n",
+            "x.toml:2: s.listen: invalid type: integer `9925`; right would be an IP address and a port",
+        ),
+        (
+            "[s]\nbind = \"::1\"\n",
+            "x.toml:2: s.bind: not an IPv4 address; right would be an IPv4 address, as in",
+        ),
     ];
     for (text, expected) in cases {
         let refusal = refusal(text);
@@ -67,7 +99,21 @@ fn keys_that_are_somebody_elses_are_left_out() {
     let file = file("[s]\nagent = \"x\"\nname = \"a\"\n").unwrap();
     assert!(file.section::<Section>("s").is_err());
     assert_eq!(file.section_without::<Section>("s", &["agent"]).unwrap().name, "a");
-    assert_eq!(file.text_at("s.agent").as_deref(), Some("x"));
+    assert_eq!(file.text_at("s.agent").unwrap().as_deref(), Some("x"));
+    assert_eq!(file.text_at("s.absent").unwrap(), None);
+}
+
+#[test]
+fn what_should_be_a_text_and_is_not_is_refused() {
+    let refusal = file("[s]\nagent = 5\n").unwrap().text_at("s.agent").unwrap_err().to_string();
+    assert_eq!(refusal, "x.toml:2: s.agent: is an integer; right would be a text in quotes");
+}
+
+#[test]
+fn a_notice_is_shown_with_its_place() {
+    let file = file("a = 1\n[s]\nname = \"a\"\n").unwrap();
+    let notice = Notice::new("s.name", "is short");
+    assert_eq!(file.note(&notice), "x.toml:3: s.name: is short");
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn a_run_dir_is_made_with_its_modes() {
     let admins = Owners { user: None, admin_group: Some(sys::effective_ids().1) };
     prepare_run_dir(&run_dir, admins).unwrap();
     assert_eq!(mode(&run_dir.join("sockets")), 0o751);
+    assert_eq!(mode(&run_dir.join("sockets/admin")), 0o751);
 }
 
 #[test]

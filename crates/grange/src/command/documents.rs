@@ -4,11 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::Failure;
-use crate::cli;
+use crate::{cli, print};
 
 /// Prints a shell's completions.
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
-    clap_complete::generate(shell, &mut cli::definitions(), "grange", &mut std::io::stdout());
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut cli::definitions(), "grange", &mut text);
+    print::bytes(&text);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -30,4 +32,35 @@ fn page(directory: &Path, command: &clap::Command, name: &str) -> std::io::Resul
         page(directory, below, &format!("{name}-{}", below.get_name()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn pages(folder: &Path) -> BTreeMap<String, String> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let page = |path: std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(&path).unwrap())
+        };
+        entries.map(page).collect()
+    }
+
+    #[test]
+    fn the_manual_says_what_the_command_line_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        man(folder.path()).unwrap();
+        let (current, kept) = (pages(folder.path()), pages(Path::new("../../man")));
+        let names = |pages: &BTreeMap<String, String>| pages.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&current), names(&kept), "run: cargo run -p grange -- man man");
+        for (name, page) in &current {
+            assert!(
+                kept.get(name) == Some(page),
+                "man/{name} has drifted; run: cargo run -p grange -- man man"
+            );
+        }
+    }
 }

@@ -1,22 +1,20 @@
 //! `grange queue …`: asks the scheduler; `list` and `show` read the store when there is none.
 
-use std::collections::HashSet;
-use std::io::Write;
+mod stored;
+
 use std::process::ExitCode;
 
 use job::admin::{
     Admin, AdminAnswer, AdminRequest, Change, LaneChange, LaneSummary, ListQuery, Nothing, Page,
     QueuedMessage, Selection, ShowQuery,
 };
-use job::known::{Known, KnownMessage, KnownRequest};
 use job::requeue::{Requeue, RequeueRequest};
 use mail::MessageId;
-use queue::{Listed, State};
+use queue::State;
 
-use super::{Failure, ask, block_on, table};
-use crate::cli;
+use super::{Failure, ask, block_on, chain, store, table, unreadable};
 use crate::configuration::Configuration;
-use crate::stores;
+use crate::{cli, print};
 
 /// Runs a command on the queue.
 pub(super) fn run(configuration: &Configuration, command: cli::Queue) -> Result<ExitCode, Failure> {
@@ -97,38 +95,17 @@ async fn list(
     output: cli::Output,
 ) -> Result<ExitCode, Failure> {
     let select = selection(select);
-    let mut page = Page { messages: Vec::new(), cursor: cursor.clone() };
-    let mut first = true;
-    while page.messages.len() < limit as usize && (first || page.cursor.is_some()) {
-        first = false;
-        let missing = limit - page.messages.len() as u32;
-        let query = ListQuery {
-            select: select.clone(),
-            limit: Some(missing.min(job::LIST_MAX)),
-            cursor: page.cursor.take(),
-        };
-        match admin(configuration, &AdminRequest::List(query)).await {
-            Ok(AdminAnswer::List(next)) => {
-                page.messages.extend(next.messages);
-                page.cursor = next.cursor;
-            }
-            Ok(_) => return Err(unexpected()),
-            Err(Failure::Unavailable(why)) => {
-                if select.lane.is_some() {
-                    let why = format!("{why}; the store alone does not know of lanes");
-                    return Err(Failure::Unavailable(why));
-                }
-                eprintln!("grange: {why}; reading the store instead");
-                page = whole_store(configuration, &select, limit, cursor.as_deref()).await?;
-                break;
-            }
-            Err(other) => return Err(other),
+    let page = match page(configuration, &select, limit, cursor.clone()).await {
+        Err(Failure::Unavailable(why)) if select.lane.is_some() => {
+            let why = format!("{why}; the store alone does not know of lanes");
+            return Err(Failure::Unavailable(why));
         }
-    }
-    let whole = page.cursor.is_none();
-    if whole && !select.held && select.lane.is_none() && page.messages.len() < limit as usize {
-        add_accepted(configuration, &select, limit, &mut page).await;
-    }
+        Err(Failure::Unavailable(why)) => {
+            eprintln!("grange: {why}; reading the store instead");
+            stored::whole_store(configuration, &select, limit as usize, cursor.as_deref()).await?
+        }
+        page => page?,
+    };
     if output.json {
         table::json(&page)?;
     } else {
@@ -137,131 +114,45 @@ async fn list(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A page of all that the store holds, by id; the cursor is the last id of the page before.
-async fn whole_store(
+/// A page of what the scheduler knows, and behind the last of these of what it does not know yet.
+async fn page(
     configuration: &Configuration,
     select: &Selection,
     limit: u32,
-    cursor: Option<&str>,
+    cursor: Option<String>,
 ) -> Result<Page, Failure> {
-    let after: Option<MessageId> = cursor
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| Failure::Usage("the cursor is not one of ours".to_owned()))?;
-    let mut page = stored_page(configuration, select, u32::MAX, None).await?;
-    page.messages.retain(|message| after.is_none_or(|after| message.id > after));
-    page.messages.sort_by_key(|message| message.id);
-    if page.messages.len() > limit as usize {
-        page.messages.truncate(limit as usize);
-        page.cursor = page.messages.last().map(|message| message.id.to_string());
+    let mut page = Page { messages: Vec::new(), cursor: None };
+    let mut after = stored::accepted_after(cursor.as_deref())?;
+    let only_accepted = after.is_some();
+    let mut next = Some(cursor).filter(|_| after.is_none());
+    while let Some(cursor) = next.take() {
+        let missing = limit - page.messages.len() as u32;
+        let limit_here = Some(missing.min(job::LIST_MAX));
+        let query = ListQuery { select: select.clone(), limit: limit_here, cursor };
+        let AdminAnswer::List(found) = admin(configuration, &AdminRequest::List(query)).await?
+        else {
+            return Err(unexpected());
+        };
+        page.messages.extend(found.messages);
+        match found.cursor {
+            None => after = Some(stored::After::NOTHING),
+            more if page.messages.len() < limit as usize => next = Some(more),
+            more => page.cursor = more,
+        }
+    }
+    if let Some(after) = after.filter(|_| !select.held && select.lane.is_none()) {
+        let added =
+            stored::add_accepted(configuration, select, limit as usize, after, &mut page).await;
+        match added {
+            // Who may ask the scheduler may still not read the spool.
+            Err(error) if !only_accepted => eprintln!(
+                "grange: what is accepted and not routed yet cannot be listed: {}",
+                chain(&error)
+            ),
+            added => added?,
+        }
     }
     Ok(page)
-}
-
-/// Adds what is accepted and not known to the scheduler yet (S1).
-async fn add_accepted(
-    configuration: &Configuration,
-    select: &Selection,
-    limit: u32,
-    page: &mut Page,
-) {
-    let have: HashSet<MessageId> = page.messages.iter().map(|message| message.id).collect();
-    let Ok(stored) = stored_page(configuration, select, u32::MAX, Some(&have)).await else {
-        return;
-    };
-    let room = limit as usize - page.messages.len().min(limit as usize);
-    page.messages.extend(stored.messages.into_iter().take(room));
-    page.messages.sort_by_key(|message| message.id);
-}
-
-/// Reads messages from the store. With `have`, only those that the scheduler says it does not know; else all, as nobody can
-/// say which of them have ended.
-async fn stored_page(
-    configuration: &Configuration,
-    select: &Selection,
-    limit: u32,
-    have: Option<&HashSet<MessageId>>,
-) -> Result<Page, Failure> {
-    let (reader, recovery) = stores::read_only(configuration)?;
-    let segments = recovery.segments(true).await.map_err(anyhow::Error::from)?;
-    let mut messages = Vec::new();
-    for segment in segments {
-        let mut listed = recovery.accepted(&segment).await.map_err(anyhow::Error::from)?;
-        if let Some(have) = have {
-            listed.retain(|message| !have.contains(&message.id));
-            listed = unknown(configuration, listed).await?;
-        } else {
-            let retired = stores::retired(configuration)?;
-            listed.retain(|message| !retired(&message.handle));
-        }
-        for message in listed {
-            if messages.len() >= limit as usize {
-                return Ok(Page { messages, cursor: None });
-            }
-            let Ok(stored) = reader.open(&message.handle).await else { continue };
-            let found = accepted_message(&message, stored.accepted);
-            if selects(select, &found) {
-                messages.push(found);
-            }
-        }
-    }
-    Ok(Page { messages, cursor: None })
-}
-
-/// Keeps those that the scheduler lacks.
-async fn unknown(
-    configuration: &Configuration,
-    listed: Vec<Listed>,
-) -> Result<Vec<Listed>, Failure> {
-    let mut lacking = Vec::new();
-    for part in listed.chunks(job::KNOWN_MAX) {
-        let messages = part
-            .iter()
-            .map(|one| KnownMessage { handle: one.handle.clone(), id: one.id })
-            .collect();
-        let request = KnownRequest { messages };
-        let answer = ask::<Known>(&configuration.top.run_dir, "scheduler.known", &request).await?;
-        let wanted = answer.wanted.iter().filter_map(|wanted| part.get(wanted.index as usize));
-        lacking.extend(wanted.cloned());
-    }
-    Ok(lacking)
-}
-
-fn accepted_message(listed: &Listed, accepted: queue::Accepted) -> QueuedMessage {
-    let recipients = accepted.accept.envelope.recipients.iter().zip(0..);
-    QueuedMessage {
-        id: accepted.id,
-        state: "accepted".to_owned(),
-        sender: accepted.accept.envelope.sender.clone(),
-        size: accepted.size,
-        accepted_at: accepted.accept.accepted_at,
-        handle: listed.handle.clone(),
-        hold: accepted.accept.hold.clone(),
-        recipients_total: accepted.accept.envelope.recipients.len() as u32,
-        recipients: recipients
-            .map(|(recipient, index)| queue::RoutedRecipient {
-                index,
-                address: recipient.address.clone(),
-                original: None,
-                orcpt: recipient.orcpt.clone(),
-                notify: recipient.notify,
-                channel: String::new(),
-                host: String::new(),
-                user: String::new(),
-                state: State::default(),
-            })
-            .collect(),
-    }
-}
-
-fn selects(select: &Selection, message: &QueuedMessage) -> bool {
-    let sender = table::sender(message.sender.as_ref());
-    (select.ids.is_empty() || select.ids.contains(&message.id))
-        && (!select.held || message.hold.is_some())
-        && select.sender.as_ref().is_none_or(|wanted| sender.eq_ignore_ascii_case(wanted))
-        && select.domain.as_ref().is_none_or(|wanted| {
-            message.recipients.iter().any(|one| one.address.domain().eq_ignore_ascii_case(wanted))
-        })
 }
 
 fn print_page(page: &Page) -> Result<(), Failure> {
@@ -288,9 +179,10 @@ fn print_page(page: &Page) -> Result<(), Failure> {
         .collect();
     if rows.is_empty() {
         println!("no messages");
-        return Ok(());
+    } else {
+        let heading = ["ID", "STATE", "AGE", "SIZE", "SENDER", "RECIPIENT", "WAITS FOR"];
+        table::print(&heading, &rows)?;
     }
-    table::print(&["ID", "STATE", "AGE", "SIZE", "SENDER", "RECIPIENT", "WAITS FOR"], &rows)?;
     if let Some(cursor) = &page.cursor {
         println!("more: --cursor {cursor}");
     }
@@ -313,6 +205,12 @@ fn waits_for(message: &QueuedMessage) -> String {
         .unwrap_or_default()
 }
 
+/// What `grange queue summary --json` prints.
+#[derive(Debug, serde::Serialize)]
+struct Lanes {
+    lanes: Vec<LaneSummary>,
+}
+
 async fn summary(configuration: &Configuration, output: cli::Output) -> Result<ExitCode, Failure> {
     let AdminAnswer::Summary(lanes) =
         admin(configuration, &AdminRequest::Summary(Nothing {})).await?
@@ -320,7 +218,7 @@ async fn summary(configuration: &Configuration, output: cli::Output) -> Result<E
         return Err(unexpected());
     };
     if output.json {
-        table::json(&lanes)?;
+        table::json(&Lanes { lanes })?;
         return Ok(ExitCode::SUCCESS);
     }
     if lanes.is_empty() {
@@ -374,10 +272,8 @@ async fn find(configuration: &Configuration, id: MessageId) -> Result<QueuedMess
     if let Failure::Unavailable(why) = &missing {
         eprintln!("grange: {why}; reading the store instead");
     }
-    let select = Selection { ids: vec![id], ..Selection::default() };
-    let running = matches!(missing, Failure::NotFound(_)).then(HashSet::new);
-    let page = stored_page(configuration, &select, 1, running.as_ref()).await?;
-    let found = page.messages.into_iter().next();
+    let scheduler = matches!(missing, Failure::NotFound(_));
+    let found = stored::find(configuration, id, scheduler).await?;
     found.ok_or_else(|| Failure::NotFound(format!("there is no message {id} in the queue")))
 }
 
@@ -438,13 +334,11 @@ fn state_in_words(state: &State) -> String {
 
 async fn raw(configuration: &Configuration, id: MessageId) -> Result<ExitCode, Failure> {
     let message = find(configuration, id).await?;
-    let (reader, _) = stores::read_only(configuration)?;
-    let mut stored = reader.open(&message.handle).await.map_err(anyhow::Error::from)?;
-    let mut out = std::io::stdout().lock();
+    let (reader, _) = store(configuration)?;
+    let mut stored = reader.open(&message.handle).await.map_err(unreadable)?;
     while let Some(piece) = stored.body.next().await.map_err(anyhow::Error::from)? {
-        out.write_all(&piece)?;
+        print::bytes(&piece);
     }
-    out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -480,3 +374,6 @@ async fn changed(
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,14 +7,14 @@ use anyhow::Context;
 use farm::manager::{self, Farm};
 use farm::supervisor::{self, Plan};
 
-use super::Failure;
+use super::{Failure, chain};
 use crate::cli;
 use crate::configuration::Configuration;
 use crate::{farms, logging, privilege};
 
 /// Supervises the managers of this host's farms.
 pub(super) fn run(path: &Path, options: cli::Run) -> Result<ExitCode, Failure> {
-    let configuration = Configuration::load(path)?;
+    let configuration = Configuration::load_here(path)?;
     let only = options.only;
     let first = plan(&configuration, &only)?;
     privilege::prepare(&configuration)?;
@@ -22,12 +22,17 @@ pub(super) fn run(path: &Path, options: cli::Run) -> Result<ExitCode, Failure> {
     for notice in &configuration.notices {
         tracing::info!("{notice}");
     }
-    let mut reload = || {
-        let configuration = Configuration::load(path).map_err(|error| error.to_string())?;
-        plan(&configuration, &only).map_err(|error| error.to_string())
-    };
+    let mut reload = || reload(path, &only).map_err(|failure| chain(&failure));
     supervisor::run(first, &mut reload).map_err(anyhow::Error::from)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the configuration again, and makes what is new in it: a log file that was moved away is made anew.
+fn reload(path: &Path, only: &[String]) -> Result<Plan, Failure> {
+    let configuration = Configuration::load_here(path)?;
+    let plan = plan(&configuration, only)?;
+    privilege::prepare(&configuration)?;
+    Ok(plan)
 }
 
 fn plan(configuration: &Configuration, only: &[String]) -> Result<Plan, Failure> {
@@ -46,8 +51,8 @@ fn plan(configuration: &Configuration, only: &[String]) -> Result<Plan, Failure>
         arguments: vec!["--config".to_owned(), text_of(&configuration.path)?],
         run_dir: configuration.top.run_dir.clone(),
         data_dir: configuration.top.data_dir.clone(),
-        user: privilege::user(&configuration.top)?,
-        admin_group: privilege::admin_group(&configuration.top)?,
+        user: privilege::user(&configuration.top).map_err(anyhow::Error::from)?,
+        admin_group: privilege::admin_group(&configuration.top).map_err(anyhow::Error::from)?,
     })
 }
 
@@ -60,14 +65,14 @@ fn text_of(path: &Path) -> Result<String, Failure> {
 /// Manages one farm.
 pub(super) fn farm(path: &Path, name: &str) -> Result<ExitCode, Failure> {
     let first = load(path, name)?;
-    let mut reload = || load(path, name).map_err(|error| error.to_string());
+    let mut reload = || load(path, name).map_err(|failure| chain(&failure));
     manager::run(first, &mut reload).map_err(anyhow::Error::from)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Reads the configuration and keeps of it only what this farm's manager needs.
 fn load(path: &Path, name: &str) -> Result<Farm, Failure> {
-    let configuration = Configuration::load(path)?;
+    let configuration = Configuration::load_here(path)?;
     if !farms::names(&configuration).iter().any(|known| known == name) {
         let known = farms::names(&configuration).join(", ");
         return Err(Failure::Usage(format!("there is no farm {name}; there are {known}")));

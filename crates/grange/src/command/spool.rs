@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use queue_spool::Report;
 
-use super::{Failure, table};
+use super::{Failure, stored_somewhere, table};
 use crate::cli;
 use crate::configuration::Configuration;
 
@@ -12,6 +12,7 @@ use crate::configuration::Configuration;
 pub(super) fn run(configuration: &Configuration, command: cli::Spool) -> Result<ExitCode, Failure> {
     match command {
         cli::Spool::Check(output) => {
+            stored_somewhere(configuration)?;
             let report =
                 queue_spool::check(&configuration.top.data_dir).map_err(anyhow::Error::from)?;
             if output.json {

@@ -1,6 +1,5 @@
 //! Tables and lengths of time for people.
 
-use std::io::Write;
 use std::time::Duration;
 
 use mail::Timestamp;
@@ -13,7 +12,6 @@ pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<(
             *width = (*width).max(cell.chars().count());
         }
     }
-    let mut out = std::io::stdout().lock();
     let heading: Vec<String> = heading.iter().map(|name| (*name).to_owned()).collect();
     for row in std::iter::once(&heading).chain(rows) {
         let mut line = String::new();
@@ -26,7 +24,7 @@ pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<(
             }
             line.push_str("  ");
         }
-        writeln!(out, "{}", line.trim_end())?;
+        println!("{}", line.trim_end());
     }
     Ok(())
 }
@@ -34,7 +32,7 @@ pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<(
 /// Prints a value as JSON, indented.
 pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), super::Failure> {
     let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
-    writeln!(std::io::stdout().lock(), "{text}")?;
+    println!("{text}");
     Ok(())
 }
 

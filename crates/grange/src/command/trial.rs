@@ -19,7 +19,7 @@ use self::journey::Journeys;
 use self::scratch::Scratch;
 use self::submit::Submission;
 use super::{Failure, block_on};
-use crate::cli;
+use crate::{cli, print};
 
 /// The domain whose mail is delivered into Maildirs.
 const HERE: &str = "here.test";
@@ -34,6 +34,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Runs the trial.
 pub(super) fn run(options: cli::Try) -> Result<ExitCode, Failure> {
+    // The farms must be stopped and the scratch directory removed, whoever looks on.
+    print::go_on_unread();
     block_on(trial(options))?
 }
 

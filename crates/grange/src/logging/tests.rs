@@ -37,4 +37,37 @@ fn a_long_value_is_cut() {
     let long = "x".repeat(VALUE_CHARACTERS_MAX * 2);
     let text = line(Format::Text, || tracing::info!(reply = long.as_str(), "deferred"));
     assert!(text.chars().count() < VALUE_CHARACTERS_MAX + 100, "{}", text.len());
+    let json = line(Format::Json, || tracing::info!(reply = long.as_str(), debug = ?long, "x"));
+    assert!(json.chars().count() < VALUE_CHARACTERS_MAX * 2 + 200, "{}", json.len());
+}
+
+#[test]
+fn no_event_takes_the_name_of_its_process() {
+    let json = line(Format::Json, || tracing::info!(worker = "smtp/3", level = 5, "lost"));
+    assert!(
+        json.contains("\"worker\":\"router/1\"") && json.contains("\"level\":\"info\""),
+        "{json}"
+    );
+    assert!(json.contains("\"peer\":\"smtp/3\""), "{json}");
+    let text = line(Format::Text, || tracing::info!(worker = "smtp/3", "lost"));
+    assert_eq!(text, "router/1 info lost peer=smtp/3\n");
+}
+
+#[test]
+fn lost_lines_are_told_in_the_format_of_the_others() {
+    let lost = |format| Lost { format, who: "router/1".to_owned() }.line(7);
+    assert!(lost(Format::Text).ends_with(" router/1 warn log lines found no room lines=7\n"));
+    let json: serde_json::Value = serde_json::from_str(&lost(Format::Json)).unwrap();
+    assert_eq!((json["lines"].as_u64(), json["worker"].as_str()), (Some(7), Some("router/1")));
+}
+
+#[test]
+fn a_log_that_cannot_be_is_refused() {
+    let check = |to: &str| Settings { to: to.to_owned(), ..Settings::default() }.check_here();
+    for to in ["stderr", "/dev/stdout", "/tmp/grange.log"] {
+        assert_eq!(check(to), Ok(()), "{to}");
+    }
+    for to in ["/nonexistent/grange.log", "/tmp"] {
+        assert_eq!(check(to).map_err(|problem| problem.key), Err("log.to".to_owned()), "{to}");
+    }
 }

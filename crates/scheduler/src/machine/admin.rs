@@ -49,6 +49,7 @@ impl Scheduler {
             turn.actions.answers.push((token, Answer::Refused(error)));
             return;
         }
+        log_change(&request);
         let request = match Sweep::of(token, request, self.backlog.last()) {
             Ok(sweep) => return self.go_on(turn, sweep),
             Err(request) => request,
@@ -91,7 +92,7 @@ impl Scheduler {
             Ok(()) if sweep.progress.ended => {
                 let changed = sweep.progress.changed;
                 let (messages, recipients) = (changed.messages, changed.recipients);
-                tracing::info!(messages, recipients, "changed by the administrator");
+                tracing::info!(messages, recipients, "the administrator's change is made");
                 let answer = Answer::Admin(Box::new(AdminAnswer::Changed(changed)));
                 turn.actions.answers_synced.push((sweep.token, answer));
             }
@@ -458,6 +459,7 @@ impl Scheduler {
         turn.actions.requeue |= !released.is_empty();
         progress.changed.messages += released.len() as u64;
         for (id, handle) in released {
+            tracing::info!(%id, "changed by the administrator");
             self.record(turn, Record::Strike { handle, id, strikes: 0, hold: None });
         }
         Ok(())
@@ -528,6 +530,7 @@ impl Scheduler {
         progress: &mut Progress,
     ) -> Result<(), ErrorObject> {
         for (id, handle) in self.take_unrouted(&change.select, progress)? {
+            tracing::info!(%id, "changed by the administrator");
             progress.changed.messages += 1;
             self.counts.retired += 1;
             self.record(turn, Record::Retired { id, handle });
@@ -672,6 +675,7 @@ impl Scheduler {
     ) -> Result<(), ErrorObject> {
         for one in &self.select(select, progress)? {
             let recipients = change(self, turn, one);
+            tracing::info!(id = %one.id, recipients, "changed by the administrator");
             progress.changed.messages += 1;
             progress.changed.recipients += recipients as u64;
         }
@@ -720,6 +724,31 @@ impl Sweep {
             _ => Err(request),
         }
     }
+}
+
+/// Says what the administrator asked for, before a line for each message says that it was done.
+fn log_change(request: &AdminRequest) {
+    let (action, change) = match request {
+        AdminRequest::Hold(change) => ("hold", change),
+        AdminRequest::Release(change) => ("release", change),
+        AdminRequest::Retry(change) => ("retry", change),
+        AdminRequest::Remove(change) => ("remove", change),
+        AdminRequest::Bounce(change) => ("bounce", change),
+        AdminRequest::Reroute(change) => ("reroute", change),
+        _ => return,
+    };
+    let Change { select, reason } = change;
+    tracing::info!(
+        action,
+        ids = select.ids.len(),
+        lane = select.lane,
+        domain = select.domain,
+        sender = select.sender,
+        held = select.held,
+        all = select.all,
+        reason,
+        "asked by the administrator"
+    );
 }
 
 #[derive(Clone, Copy)]

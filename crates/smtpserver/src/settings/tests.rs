@@ -34,6 +34,13 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
             "smtpserver.listen[1].address: [::]:25 is listed twice; right would be each address once",
         ),
         (
+            check(|s| {
+                s.listen =
+                    vec![listen("127.0.0.1:25", Service::Mx), listen("0.0.0.0:25", Service::Mx)]
+            }),
+            "smtpserver.listen[1].address: 0.0.0.0:25 and 127.0.0.1:25 cannot both be listened on; right would be each address once",
+        ),
+        (
             check(|s| s.listen = vec![listen("[::]:587", Service::Submission)]),
             "smtpserver.listen[0].service: submission is not offered yet; right would be \"mx\"",
         ),
@@ -100,4 +107,17 @@ fn settings_travel_to_workers() {
     let settings = Settings { bare_newline: Some(BareNewline::Reject), ..Settings::default() };
     let text = serde_json::to_string(&settings).expect("settings become JSON");
     assert_eq!(serde_json::from_str::<Settings>(&text).expect("and come back"), settings);
+}
+
+#[test]
+fn a_table_of_workers_leaves_the_rest_at_this_stage_s_defaults() {
+    let settings: Settings = serde_json::from_str("{\"workers\": {\"max\": 4}}").expect("settings");
+    assert_eq!(settings.workers, Workers { max: 4, concurrency: 10_000, ..Workers::default() });
+}
+
+#[test]
+fn a_service_is_refused_with_those_that_are_offered() {
+    let text = "{\"listen\": [{\"address\": \"[::]:25\", \"service\": \"smtp\"}]}";
+    let refused = serde_json::from_str::<Settings>(text).unwrap_err().to_string();
+    assert!(refused.starts_with("there is no service \"smtp\"; \"mx\""), "{refused}");
 }

@@ -187,7 +187,7 @@ impl<C: Conversation> Connection<C> {
             on_answer(Err(CallError::Deadline));
         }
         if now >= self.heard.get() + SILENCE * 2 {
-            tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, "a server is silent: connection given up");
+            tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server is silent: connection given up");
             self.link.close();
             return None;
         }
@@ -218,7 +218,7 @@ impl<C: Conversation> Connection<C> {
             Id::Text(_) => None,
         };
         let Some(pending) = pending else {
-            tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, "a server answered what was not asked: connection closed");
+            tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server answered what was not asked: connection closed");
             return false;
         };
         if pending.is_ping {
@@ -258,7 +258,7 @@ impl<C: Conversation> Connection<C> {
             "workers" => match serde_json::from_str::<FarmState>(params.get()) {
                 Ok(state) => pool.farm_changed(&state),
                 Err(error) => {
-                    tracing::warn!(conversation = C::NAME, worker = %self.worker, %error, "cannot read how many workers there are");
+                    tracing::warn!(conversation = C::NAME, peer = %self.worker, %error, "cannot read how many workers there are");
                 }
             },
             _ => {}
@@ -294,18 +294,18 @@ impl<C: Conversation> Sink for Connection<C> {
                 true
             }
             Ok(Frame::Error { id: None, error }) => {
-                tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, error = ?error.message, code = error.code, "a server could not read us: connection closed");
+                tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, error = ?error.message, code = error.code, "a server could not read us: connection closed");
                 false
             }
             Err(malformed) => {
-                tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, error = ?malformed.error.message, "a server sends no frames: connection closed");
+                tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, error = ?malformed.error.message, "a server sends no frames: connection closed");
                 false
             }
         }
     }
 
     fn too_long(&self) {
-        tracing::warn!(conversation = C::NAME, worker = %self.worker, pid = self.pid, "a server sent a line that is too long: connection closed");
+        tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server sent a line that is too long: connection closed");
     }
 }
 

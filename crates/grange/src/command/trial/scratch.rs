@@ -23,13 +23,13 @@ pub(super) struct Scratch {
 impl Scratch {
     /// Makes the directory and writes the configuration.
     pub(super) fn make(port: Option<u16>, sink: SocketAddr, keep: bool) -> Result<Self, Failure> {
+        let listen = free_port(port)?;
         let name = format!("grange-try-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::DirBuilder::new()
             .mode(0o755)
             .create(&path)
             .with_context(|| format!("cannot make {}", path.display()))?;
-        let listen = free_port(port)?;
         let as_root = nix::unistd::geteuid().is_root();
         let scratch = Self { config: path.join("grange.toml"), path, listen, as_root, keep };
         std::fs::write(&scratch.config, scratch.text(sink))

@@ -1,0 +1,213 @@
+//! What the store says of its messages: those that no scheduler knows yet (S1), or all of them when none answers.
+
+use std::collections::HashSet;
+
+use job::admin::{Page, QueuedMessage, Selection};
+use job::known::{Known, KnownMessage, KnownRequest};
+use mail::MessageId;
+use queue::{Listed, Reader, State};
+
+use crate::command::{Failure, ask, store, table};
+use crate::configuration::Configuration;
+use crate::stores;
+
+/// Begins a cursor within what is accepted and not known to the scheduler: it lists these after all others.
+const ACCEPTED: &str = "accepted:";
+
+/// Where a page of accepted messages begins: behind an id, or at the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct After(Option<MessageId>);
+
+impl After {
+    /// The beginning.
+    pub(super) const NOTHING: Self = Self(None);
+
+    /// The cursor that goes on here, among messages that the scheduler lacks.
+    fn cursor(self) -> String {
+        format!("{ACCEPTED}{}", self.0.map(|id| id.to_string()).unwrap_or_default())
+    }
+}
+
+/// What a cursor means if it is one for accepted messages; any other is the scheduler's own.
+pub(super) fn accepted_after(cursor: Option<&str>) -> Result<Option<After>, Failure> {
+    let Some(id) = cursor.and_then(|cursor| cursor.strip_prefix(ACCEPTED)) else {
+        return Ok(None);
+    };
+    match id {
+        "" => Ok(Some(After::NOTHING)),
+        id => Ok(Some(After(Some(parsed(id)?)))),
+    }
+}
+
+fn parsed(id: &str) -> Result<MessageId, Failure> {
+    id.parse().map_err(|_| Failure::Usage("the cursor is not one of ours".to_owned()))
+}
+
+/// Adds what is accepted and not known to the scheduler yet to a page that holds all that it knows, up to the limit.
+pub(super) async fn add_accepted(
+    configuration: &Configuration,
+    select: &Selection,
+    limit: usize,
+    after: After,
+    page: &mut Page,
+) -> Result<(), Failure> {
+    let (reader, recovery) = store(configuration)?;
+    let have: HashSet<MessageId> = page.messages.iter().map(|message| message.id).collect();
+    let mut listed = listed(&*recovery, after).await?;
+    listed.retain(|one| !have.contains(&one.id));
+    let mut cut = Cut { room: limit.saturating_sub(page.messages.len()), last: after, more: false };
+    for part in listed.chunks(job::KNOWN_MAX) {
+        let lacking = unknown(configuration, part).await?;
+        cut.fill(&*reader, select, lacking, &mut page.messages).await;
+        if cut.more {
+            page.cursor = Some(cut.last.cursor());
+            break;
+        }
+    }
+    page.messages.sort_by_key(|message| message.id);
+    Ok(())
+}
+
+/// A page of all that the store holds and that has not ended; the cursor is the last id of the page before.
+pub(super) async fn whole_store(
+    configuration: &Configuration,
+    select: &Selection,
+    limit: usize,
+    cursor: Option<&str>,
+) -> Result<Page, Failure> {
+    let after = match (accepted_after(cursor)?, cursor) {
+        (Some(after), _) => after,
+        (None, Some(id)) => After(Some(parsed(id)?)),
+        (None, None) => After::NOTHING,
+    };
+    let (reader, recovery) = store(configuration)?;
+    let mut listed = listed(&*recovery, after).await?;
+    let retired = stores::retired(configuration)?;
+    listed.retain(|one| !retired(&one.handle));
+    let mut page = Page { messages: Vec::new(), cursor: None };
+    let mut cut = Cut { room: limit, last: after, more: false };
+    cut.fill(&*reader, select, listed, &mut page.messages).await;
+    page.cursor = cut.last.0.filter(|_| cut.more).map(|id| id.to_string());
+    Ok(page)
+}
+
+/// One message by its id; with `scheduler`, only if the scheduler lacks it.
+pub(super) async fn find(
+    configuration: &Configuration,
+    id: MessageId,
+    scheduler: bool,
+) -> Result<Option<QueuedMessage>, Failure> {
+    let (reader, recovery) = store(configuration)?;
+    let mut listed = listed(&*recovery, After::NOTHING).await?;
+    listed.retain(|one| one.id == id);
+    if scheduler {
+        listed = unknown(configuration, &listed).await?;
+    } else {
+        let retired = stores::retired(configuration)?;
+        listed.retain(|one| !retired(&one.handle));
+    }
+    let mut found = Vec::new();
+    let mut cut = Cut { room: 1, last: After::NOTHING, more: false };
+    cut.fill(&*reader, &Selection::default(), listed, &mut found).await;
+    Ok(found.pop())
+}
+
+/// What is accepted after an id, in the order of ids.
+async fn listed(recovery: &dyn queue::Recovery, after: After) -> Result<Vec<Listed>, Failure> {
+    let mut listed = Vec::new();
+    for segment in recovery.segments(true).await.map_err(anyhow::Error::from)? {
+        let accepted = recovery.accepted(&segment).await.map_err(anyhow::Error::from)?;
+        listed.extend(accepted.into_iter().filter(|one| after.0.is_none_or(|id| one.id > id)));
+    }
+    listed.sort_by_key(|one| one.id);
+    Ok(listed)
+}
+
+/// Where a list is cut off.
+struct Cut {
+    room: usize,
+    /// The last message in it, or where it began.
+    last: After,
+    /// There is another, and no room for it.
+    more: bool,
+}
+
+impl Cut {
+    /// Opens messages until there is no room for one that is selected.
+    async fn fill(
+        &mut self,
+        reader: &dyn Reader,
+        select: &Selection,
+        listed: Vec<Listed>,
+        into: &mut Vec<QueuedMessage>,
+    ) {
+        for one in listed {
+            if !select.ids.is_empty() && !select.ids.contains(&one.id) {
+                continue;
+            }
+            // It may have ended meanwhile.
+            let Ok(stored) = reader.open(&one.handle).await else { continue };
+            let found = accepted_message(&one, stored.accepted);
+            if !selects(select, &found) {
+                continue;
+            }
+            if self.room == 0 {
+                self.more = true;
+                return;
+            }
+            self.room -= 1;
+            self.last = After(Some(found.id));
+            into.push(found);
+        }
+    }
+}
+
+/// Keeps those that the scheduler lacks.
+async fn unknown(configuration: &Configuration, listed: &[Listed]) -> Result<Vec<Listed>, Failure> {
+    let messages =
+        listed.iter().map(|one| KnownMessage { handle: one.handle.clone(), id: one.id }).collect();
+    let request = KnownRequest { messages };
+    let answer = ask::<Known>(&configuration.top.run_dir, "scheduler.known", &request).await?;
+    let wanted = answer.wanted.iter().filter_map(|wanted| listed.get(wanted.index as usize));
+    Ok(wanted.cloned().collect())
+}
+
+fn accepted_message(listed: &Listed, accepted: queue::Accepted) -> QueuedMessage {
+    let recipients = accepted.accept.envelope.recipients.iter().zip(0..);
+    QueuedMessage {
+        id: accepted.id,
+        state: "accepted".to_owned(),
+        sender: accepted.accept.envelope.sender.clone(),
+        size: accepted.size,
+        accepted_at: accepted.accept.accepted_at,
+        handle: listed.handle.clone(),
+        hold: accepted.accept.hold.clone(),
+        recipients_total: accepted.accept.envelope.recipients.len() as u32,
+        recipients: recipients
+            .map(|(recipient, index)| queue::RoutedRecipient {
+                index,
+                address: recipient.address.clone(),
+                original: None,
+                orcpt: recipient.orcpt.clone(),
+                notify: recipient.notify,
+                channel: String::new(),
+                host: String::new(),
+                user: String::new(),
+                state: State::default(),
+            })
+            .collect(),
+    }
+}
+
+fn selects(select: &Selection, message: &QueuedMessage) -> bool {
+    let sender = table::sender(message.sender.as_ref());
+    (select.ids.is_empty() || select.ids.contains(&message.id))
+        && (!select.held || message.hold.is_some())
+        && select.sender.as_ref().is_none_or(|wanted| sender.eq_ignore_ascii_case(wanted))
+        && select.domain.as_ref().is_none_or(|wanted| {
+            message.recipients.iter().any(|one| one.address.domain().eq_ignore_ascii_case(wanted))
+        })
+}
+
+#[cfg(test)]
+mod tests;
