@@ -4,13 +4,13 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use agent::{Agent, Counters, Gate, Job, unreadable};
+use agent::{Agent, Counters, Gate, Job, Trail, unreadable};
 use bytes::Bytes;
 use config::Problem;
 use job::deliver::{DeliverAnswer, DeliverRecipient, DeliverRequest, RecipientOutcome};
-use mail::{Address, Delivered, Outcome, Reply, StatusCode, SuccessReport, Timestamp};
+use mail::{Address, Delivered, Outcome, Reply, StatusCode, SuccessReport};
 use queue::{Local, ReadError, Reader};
 use tokio::sync::Semaphore;
 
@@ -112,7 +112,8 @@ impl Inner {
             }
         }
         let answer = answer(request, results);
-        log(request, &answer.outcomes, waited, began.elapsed().saturating_sub(waited));
+        let stages = [waited, began.elapsed().saturating_sub(waited)];
+        Trail { remote: None, stages }.log(request, &answer);
         answer
     }
 
@@ -355,48 +356,6 @@ fn disk_words(kind: ErrorKind) -> (u16, u16, &'static str) {
         ErrorKind::ReadOnlyFilesystem => (3, 0, "mailboxes are read-only now"),
         _ => (2, 0, "mailbox cannot be written to"),
     }
-}
-
-/// One line for the whole job. It says the worst that became of a recipient.
-fn log(
-    request: &DeliverRequest,
-    outcomes: &[RecipientOutcome],
-    waited: Duration,
-    written: Duration,
-) {
-    let count =
-        |wanted: fn(&Outcome) -> bool| outcomes.iter().filter(|o| wanted(&o.outcome)).count();
-    let delivered = count(|outcome| matches!(outcome, Outcome::Delivered(_)));
-    let deferred = count(|outcome| matches!(outcome, Outcome::Deferred(_)));
-    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
-    let (what, reply) = worst(outcomes);
-    let first = request.recipients.first().map_or("", |recipient| recipient.address.as_str());
-    let delay = Timestamp::from(std::time::SystemTime::now()).since(request.accepted_at);
-    tracing::info!(
-        id = %request.id,
-        recipient = %first.escape_debug(),
-        recipients = outcomes.len(),
-        delivered,
-        deferred,
-        failed,
-        size = request.size,
-        status = reply.map(|reply| reply.status.to_string()),
-        delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-        delays = format!("{}/{}", waited.as_millis(), written.as_millis()),
-        reply = reply.map(|reply| reply.text.as_str()),
-        "{what}"
-    );
-}
-
-/// The worst outcome of all, by its name, and its words.
-fn worst(outcomes: &[RecipientOutcome]) -> (&'static str, Option<&Reply>) {
-    let ranked = outcomes.iter().map(|outcome| match &outcome.outcome {
-        Outcome::Delivered(by) => (0, "delivered", &by.reply),
-        Outcome::Deferred(reply) => (1, "deferred", reply),
-        Outcome::Failed(reply) => (2, "failed", reply),
-    });
-    let worst = ranked.max_by_key(|(rank, ..)| *rank);
-    worst.map_or(("delivered", None), |(_, what, reply)| (what, Some(reply)))
 }
 
 #[cfg(test)]

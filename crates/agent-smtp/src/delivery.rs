@@ -1,12 +1,12 @@
 //! One deliver job: connections, transactions, and what becomes of each recipient.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use agent::{Job, Outgoing};
+use agent::{Job, Outgoing, Trail};
 use bytes::Bytes;
 use job::deliver::{DeliverAnswer, DeliverRequest, RecipientOutcome};
-use mail::{BodyType, Outcome, Reply, StatusCode, Timestamp, header};
+use mail::{BodyType, Outcome, Reply, StatusCode, header};
 use queue::ReadError;
 use smtp::client::{Cause, Failure, Message, Phase, Recipient, Step, Verdict};
 
@@ -25,7 +25,9 @@ pub(crate) async fn deliver(smtp: Rc<Smtp>, job: Job) -> DeliverAnswer {
     smtp.counters.outcomes(counter::OUTCOMES, &answer);
     let unsaid = job.request.recipients.len().saturating_sub(answer.outcomes.len());
     smtp.counters.add(counter::DEFERRED, unsaid as u64);
-    log(&job.request, &answer, &delivery.trace);
+    let Trace { remote, connecting, transacting } = &delivery.trace;
+    let remote = (!remote.is_empty()).then_some(remote.as_str());
+    Trail { remote, stages: [*connecting, *transacting] }.log(&job.request, &answer);
     answer
 }
 
@@ -313,65 +315,5 @@ fn message<'a>(request: &'a DeliverRequest, outgoing: &Outgoing, first: &[u8]) -
         utf8_header: request.smtputf8 && !header::section_of(first).is_ascii(),
         ret: request.ret,
         envid: request.envid.as_deref(),
-    }
-}
-
-/// One line per job. It says the worst that became of a recipient, and in whose words.
-fn log(request: &DeliverRequest, answer: &DeliverAnswer, trace: &Trace) {
-    let (mut delivered, mut failed) = (0usize, 0usize);
-    let (mut worst, mut worst_rank): (Option<&Reply>, u8) = (None, 0);
-    for RecipientOutcome { outcome, .. } in &answer.outcomes {
-        let (rank, reply) = match outcome {
-            Outcome::Delivered(by) => {
-                delivered += 1;
-                (1, &by.reply)
-            }
-            Outcome::Deferred(reply) => (2, reply),
-            Outcome::Failed(reply) => {
-                failed += 1;
-                (3, reply)
-            }
-        };
-        if rank > worst_rank {
-            (worst, worst_rank) = (Some(reply), rank);
-        }
-    }
-    let deferred = request.recipients.len().saturating_sub(delivered + failed);
-    if deferred > 0 && worst_rank < 2 {
-        (worst, worst_rank) = (answer.lane.as_ref(), 2);
-    }
-    let status = worst.map(|reply| tracing::field::display(reply.status));
-    // What a remote said was made printable when it came.
-    let reply = worst.map(|reply| reply.text.as_str());
-    let recipient = request.recipients.first().map(|recipient| recipient.address.as_str());
-    let delay = Timestamp::from(SystemTime::now()).since(request.accepted_at);
-    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-    let (connecting, transacting) = (trace.connecting.as_millis(), trace.transacting.as_millis());
-    // A count of nobody is left out, as most of them are.
-    let count = |recipients: usize| (recipients > 0).then_some(recipients);
-    macro_rules! line {
-        ($what:literal) => {
-            tracing::info!(
-                id = request.id.as_str(),
-                host = request.host,
-                remote = trace.remote,
-                recipient,
-                recipients = request.recipients.len(),
-                delivered = count(delivered),
-                deferred = count(deferred),
-                failed = count(failed),
-                size = request.size,
-                status,
-                delay_ms,
-                delays = format_args!("{connecting}/{transacting}"),
-                reply,
-                $what
-            )
-        };
-    }
-    match worst_rank {
-        3 => line!("failed"),
-        2 => line!("deferred"),
-        _ => line!("delivered"),
     }
 }

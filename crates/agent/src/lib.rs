@@ -15,11 +15,13 @@ mod answer;
 mod gate;
 mod outgoing;
 mod serve;
+mod trail;
 
 pub use answer::{Counters, OUTCOME_COUNTERS, answer_all, unreadable};
 pub use gate::Gate;
 pub use outgoing::Outgoing;
 pub use serve::{Error, run};
+pub use trail::Trail;
 
 use std::rc::Rc;
 

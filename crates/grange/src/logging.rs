@@ -358,6 +358,13 @@ impl TextFields {
     }
 }
 
+impl TextFields {
+    /// Adds what needs neither quotes nor escapes.
+    fn add_safe(&mut self, field: &Field, value: impl std::fmt::Display) {
+        let _ = write!(self.rest, " {}={value}", name_of(field));
+    }
+}
+
 /// A field's name in a line. The process that writes the line is its `worker`; one that it speaks of is its peer.
 fn name_of(field: &Field) -> &'static str {
     match field.name() {
@@ -374,10 +381,14 @@ fn cut(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// Adds a value with control characters escaped, cut at a limit.
+/// Adds a value, cut at a limit, with everything escaped that could break a line or turn its reading.
 fn push_escaped(out: &mut String, value: &str) {
-    for character in cut(value).chars() {
-        if character.is_control() {
+    let value = cut(value);
+    if !value.contains(mail::header::is_unsafe) {
+        return out.push_str(&value);
+    }
+    for character in value.chars() {
+        if mail::header::is_unsafe(character) {
             out.extend(character.escape_default());
         } else {
             out.push(character);
@@ -388,6 +399,18 @@ fn push_escaped(out: &mut String, value: &str) {
 impl Visit for TextFields {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add_safe(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add_safe(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add_safe(field, value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {

@@ -148,17 +148,21 @@ pub fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.len() < FOLD_BYTES && name.bytes().all(is_name_byte)
 }
 
+/// Whether a character could break a line or turn its reading: control characters, what Unicode counts as line ends, and what
+/// turns the direction of writing.
+pub fn is_unsafe(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Makes a text safe to stand in a header line, a log or a reply: line ends and tabs become spaces; other control
 /// characters, what Unicode counts as line ends, and what turns the direction of writing become `?`.
 pub fn sanitise(text: &str) -> Cow<'_, str> {
-    let is_bad =
-        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if !text.contains(is_bad) {
+    if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
     let safe = text.chars().map(|character| match character {
         '\r' | '\n' | '\t' => ' ',
-        bad if is_bad(bad) => '?',
+        bad if is_unsafe(bad) => '?',
         good => good,
     });
     Cow::Owned(safe.collect())

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use mail::{BodyType, Envelope, MessageId, Origin};
+use mail::{BodyType, Envelope, MessageId, Origin, Timestamp};
 use queue::{Accept, Accepted, Body, Handle, Stored};
 use tempfile::TempDir;
 
@@ -345,29 +345,5 @@ fn what_a_file_system_refuses_has_a_status() {
     for (error, status) in [(28, (3, 1)), (122, (2, 2)), (13, (2, 0)), (30, (3, 0)), (5, (2, 0))] {
         let (subject, detail, _) = disk_words(io::Error::from_raw_os_error(error).kind());
         assert_eq!((subject, detail), status, "error {error}");
-    }
-}
-
-#[test]
-fn a_job_is_logged_by_the_worst_that_became_of_a_recipient() {
-    let reply = |class, text: &str| Reply::ours(StatusCode::new(class, 2, 2), text);
-    let delivered = || {
-        let report = SuccessReport::Final;
-        Outcome::Delivered(Delivered { reply: reply(2, "in"), report })
-    };
-    let (deferred, failed) =
-        (|| Outcome::Deferred(reply(4, "full")), || Outcome::Failed(reply(5, "gone")));
-    for (outcomes, expected) in [
-        (vec![], ("delivered", None)),
-        (vec![delivered()], ("delivered", Some("in"))),
-        (vec![delivered(), deferred()], ("deferred", Some("full"))),
-        (vec![failed(), deferred(), delivered()], ("failed", Some("gone"))),
-    ] {
-        let outcomes: Vec<RecipientOutcome> = (0..)
-            .zip(outcomes)
-            .map(|(index, outcome)| RecipientOutcome { index, outcome })
-            .collect();
-        let (what, reply) = worst(&outcomes);
-        assert_eq!((what, reply.map(|reply| reply.text.as_str())), expected);
     }
 }

@@ -121,38 +121,54 @@ async fn page(
     limit: u32,
     cursor: Option<String>,
 ) -> Result<Page, Failure> {
-    let mut page = Page { messages: Vec::new(), cursor: None };
-    let mut after = stored::accepted_after(cursor.as_deref())?;
-    let only_accepted = after.is_some();
-    let mut next = Some(cursor).filter(|_| after.is_none());
-    while let Some(cursor) = next.take() {
-        let missing = limit - page.messages.len() as u32;
+    let limit_all = limit as usize;
+    if let Some(after) = stored::accepted_after(cursor.as_deref())? {
+        return stored::accepted(configuration, select, limit_all, after, &[]).await;
+    }
+    let page = routed(configuration, select, limit, cursor.clone()).await?;
+    if page.cursor.is_some() || select.held || select.lane.is_some() {
+        return Ok(page);
+    }
+    let room = limit_all.saturating_sub(page.messages.len());
+    let after = stored::After::NOTHING;
+    match stored::accepted(configuration, select, room, after, &page.messages).await {
+        // What was routed between the two questions is in neither answer, and in this one.
+        Ok(accepted) => {
+            let again = routed(configuration, select, limit, cursor).await?;
+            Ok(stored::joined(again, accepted, limit_all))
+        }
+        // Who may ask the scheduler may still not read the spool.
+        Err(error) => {
+            let why = chain(&error);
+            eprintln!("grange: what is accepted and not routed yet cannot be listed: {why}");
+            Ok(page)
+        }
+    }
+}
+
+/// A page of what the scheduler knows.
+async fn routed(
+    configuration: &Configuration,
+    select: &Selection,
+    limit: u32,
+    cursor: Option<String>,
+) -> Result<Page, Failure> {
+    let mut page = Page { messages: Vec::new(), cursor };
+    loop {
+        let missing = limit.saturating_sub(page.messages.len() as u32);
         let limit_here = Some(missing.min(job::LIST_MAX));
+        let cursor = page.cursor.take();
         let query = ListQuery { select: select.clone(), limit: limit_here, cursor };
         let AdminAnswer::List(found) = admin(configuration, &AdminRequest::List(query)).await?
         else {
             return Err(unexpected());
         };
         page.messages.extend(found.messages);
-        match found.cursor {
-            None => after = Some(stored::After::NOTHING),
-            more if page.messages.len() < limit as usize => next = Some(more),
-            more => page.cursor = more,
+        page.cursor = found.cursor;
+        if page.cursor.is_none() || page.messages.len() >= limit as usize {
+            return Ok(page);
         }
     }
-    if let Some(after) = after.filter(|_| !select.held && select.lane.is_none()) {
-        let added =
-            stored::add_accepted(configuration, select, limit as usize, after, &mut page).await;
-        match added {
-            // Who may ask the scheduler may still not read the spool.
-            Err(error) if !only_accepted => eprintln!(
-                "grange: what is accepted and not routed yet cannot be listed: {}",
-                chain(&error)
-            ),
-            added => added?,
-        }
-    }
-    Ok(page)
 }
 
 fn print_page(page: &Page) -> Result<(), Failure> {

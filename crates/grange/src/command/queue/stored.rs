@@ -43,19 +43,20 @@ fn parsed(id: &str) -> Result<MessageId, Failure> {
     id.parse().map_err(|_| Failure::Usage("the cursor is not one of ours".to_owned()))
 }
 
-/// Adds what is accepted and not known to the scheduler yet to a page that holds all that it knows, up to the limit.
-pub(super) async fn add_accepted(
+/// A page of what is accepted and not known to the scheduler yet, behind an id. What is in `known` need not be asked about.
+pub(super) async fn accepted(
     configuration: &Configuration,
     select: &Selection,
     limit: usize,
     after: After,
-    page: &mut Page,
-) -> Result<(), Failure> {
+    known: &[QueuedMessage],
+) -> Result<Page, Failure> {
     let (reader, recovery) = store(configuration)?;
-    let have: HashSet<MessageId> = page.messages.iter().map(|message| message.id).collect();
+    let known: HashSet<MessageId> = known.iter().map(|message| message.id).collect();
     let mut listed = listed(&*recovery, after).await?;
-    listed.retain(|one| !have.contains(&one.id));
-    let mut cut = Cut { room: limit.saturating_sub(page.messages.len()), last: after, more: false };
+    listed.retain(|one| !known.contains(&one.id));
+    let mut page = Page { messages: Vec::new(), cursor: None };
+    let mut cut = Cut { room: limit, last: after, more: false };
     for part in listed.chunks(job::KNOWN_MAX) {
         let lacking = unknown(configuration, part).await?;
         cut.fill(&*reader, select, lacking, &mut page.messages).await;
@@ -64,8 +65,28 @@ pub(super) async fn add_accepted(
             break;
         }
     }
-    page.messages.sort_by_key(|message| message.id);
-    Ok(())
+    Ok(page)
+}
+
+/// What the scheduler knows, and what was accepted and not known to it when that was asked a moment earlier: its word counts.
+pub(super) fn joined(routed: Page, accepted: Page, limit: usize) -> Page {
+    let Page { messages, cursor } = routed;
+    if cursor.is_some() {
+        return Page { messages, cursor };
+    }
+    let known: HashSet<MessageId> = messages.iter().map(|message| message.id).collect();
+    let mut cursor = accepted.cursor;
+    let mut accepted = accepted.messages;
+    accepted.retain(|message| !known.contains(&message.id));
+    let room = limit.saturating_sub(messages.len());
+    if accepted.len() > room {
+        accepted.truncate(room);
+        cursor = Some(After(accepted.last().map(|message| message.id)).cursor());
+    }
+    let mut messages = messages;
+    messages.append(&mut accepted);
+    messages.sort_by_key(|message| message.id);
+    Page { messages, cursor }
 }
 
 /// A page of all that the store holds and that has not ended; the cursor is the last id of the page before.

@@ -58,3 +58,43 @@ async fn walk(
         }
     }
 }
+
+fn message(number: u64, state: &str) -> QueuedMessage {
+    QueuedMessage {
+        id: MessageId::new(mail::Timestamp::from_millis(1000 + number), 0),
+        state: state.to_owned(),
+        sender: None,
+        size: 1,
+        accepted_at: mail::Timestamp::from_millis(1000 + number),
+        handle: queue::Handle::parse("test:1").unwrap(),
+        hold: None,
+        recipients_total: 0,
+        recipients: Vec::new(),
+    }
+}
+
+#[test]
+fn what_was_routed_between_two_questions_is_listed_once() {
+    let routed =
+        || Page { messages: vec![message(2, "routed"), message(3, "routed")], cursor: None };
+    let accepted = |more: Option<&str>| Page {
+        messages: vec![message(1, "accepted"), message(2, "accepted"), message(4, "accepted")],
+        cursor: more.map(str::to_owned),
+    };
+    let states = |page: &Page| -> Vec<String> {
+        page.messages.iter().map(|message| message.state.clone()).collect()
+    };
+    let page = joined(routed(), accepted(None), 10);
+    assert_eq!(states(&page), ["accepted", "routed", "routed", "accepted"]);
+    assert_eq!(page.cursor, None);
+    let page = joined(routed(), accepted(Some("accepted:x")), 10);
+    assert_eq!(page.cursor.as_deref(), Some("accepted:x"));
+    // No room for the last.
+    let page = joined(routed(), accepted(None), 3);
+    assert_eq!(states(&page), ["accepted", "routed", "routed"]);
+    let last = After(Some(message(1, "").id));
+    assert_eq!(page.cursor, Some(last.cursor()));
+    // The scheduler alone has more than a page.
+    let full = Page { cursor: Some("7".to_owned()), ..routed() };
+    assert_eq!(joined(full, accepted(None), 2).cursor.as_deref(), Some("7"));
+}
