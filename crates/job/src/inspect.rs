@@ -34,7 +34,8 @@ pub struct InspectRequest {
     pub step: Step,
     /// Client facts.
     pub origin: Origin,
-    /// Sender and recipients accepted so far; the one just given is the last. Nothing before MAIL.
+    /// Sender and recipients accepted so far; the one just given is the last. Nothing before MAIL, and nothing with the step
+    /// `message` when there are more than [`crate::ENVELOPE_RECIPIENTS_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envelope: Option<Envelope>,
     /// The draft to look at, with the step `message`.
