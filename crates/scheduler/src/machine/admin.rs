@@ -1,31 +1,23 @@
 //! What the command line asks: to see into the queue, and to steer it.
 
-use job::LIST_MAX;
-use job::admin::{
-    AdminAnswer, AdminRequest, Change, Changed, LaneChange, LaneSummary, ListQuery, Page,
-    QueuedMessage, Selection, Status,
-};
+mod select;
+mod views;
+
+use job::admin::{AdminAnswer, AdminRequest, Change, Changed, LaneChange, Selection};
 use job::route::RouteRequest;
-use mail::{MessageId, Reply, StatusCode, Timestamp};
+use mail::{MessageId, Reply, StatusCode};
 use queue::{Handle, Record, ReportKind, State};
 use socket::{ErrorObject, codes};
 
-use super::backlog::{Message, Place, Recipient, Slot, Stand};
-use super::lane::{Lane, LaneId, NEVER};
-use super::{Answer, Now, Scheduler, Token, Turn};
+use self::select::{Filter, lane_named};
+use super::backlog::{Place, Recipient, Slot, Stand};
+use super::lane::{LaneId, NEVER};
+use super::{Answer, Scheduler, Token, Turn};
 
-/// Messages on a page if the request does not say.
-const LIST_DEFAULT: u32 = 100;
-/// Recipients shown on one page, and of one message: an answer must fit into a frame of 1 MiB.
-const SHOWN_RECIPIENTS_MAX: usize = 500;
-/// The most messages looked at for one page.
-const LOOKED_AT_MAX: usize = 100_000;
 /// Recipients of the messages that a change looks at in one turn.
 const SLICE_MAX: usize = 10_000;
 /// What a bounced recipient fails with when the operator gives no reason.
 const BOUNCED: &str = "returned by the administrator";
-/// The ages that a summary tells apart, in milliseconds.
-const AGES: [u64; 4] = [300_000, 3_600_000, 4 * 3_600_000, 86_400_000];
 
 /// A message that is selected, with the recipients if it is not the whole of it.
 struct Selected {
@@ -128,210 +120,6 @@ impl Scheduler {
             (Some(_), _) => routed.next().map(|(id, slot)| (id, Some(slot))),
             (None, _) => unrouted.next().map(|id| (id, None)),
         })
-    }
-
-    fn list(&self, now: Now, query: &ListQuery) -> Result<AdminAnswer, ErrorObject> {
-        let cursor =
-            match &query.cursor {
-                Some(text) => Some(text.parse().map_err(|_| {
-                    ErrorObject::new(codes::PARAMS, "the cursor is not one of ours")
-                })?),
-                None => None,
-            };
-        let limit = query.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX) as usize;
-        let everything = query.select == Selection::default();
-        let filter = Filter::new(&query.select)?;
-        let mut page = Page { messages: Vec::new(), cursor: None };
-        let mut shown = 0;
-        for (looked_at, (id, slot)) in self.with_unrouted(cursor).enumerate() {
-            if page.messages.len() >= limit
-                || shown >= SHOWN_RECIPIENTS_MAX
-                || looked_at >= LOOKED_AT_MAX
-            {
-                return Ok(AdminAnswer::List(page));
-            }
-            page.cursor = Some(id.to_string());
-            let Some(slot) = slot else {
-                if everything || filter.takes_unrouted(&id) {
-                    page.messages.extend(self.unrouted(&id));
-                }
-                continue;
-            };
-            let message = self.backlog.message(slot);
-            if everything || filter.matches(self, message).is_some() {
-                let queued = self.queued(now, message, SHOWN_RECIPIENTS_MAX.min(limit.max(20)));
-                shown += queued.recipients.len();
-                page.messages.push(queued);
-            }
-        }
-        page.cursor = None;
-        Ok(AdminAnswer::List(page))
-    }
-
-    fn show(&self, now: Now, id: &MessageId) -> Result<AdminAnswer, ErrorObject> {
-        if let Some(slot) = self.backlog.find(id) {
-            let message = self.queued(now, self.backlog.message(slot), SHOWN_RECIPIENTS_MAX);
-            return Ok(AdminAnswer::Message(Box::new(message)));
-        }
-        match self.unrouted(id) {
-            Some(message) => Ok(AdminAnswer::Message(Box::new(message))),
-            None => Err(ErrorObject::new(codes::NOT_FOUND, format!("no message {id}"))),
-        }
-    }
-
-    /// What is known of a message that was held before it was routed.
-    fn unrouted(&self, id: &MessageId) -> Option<QueuedMessage> {
-        let struck = self.backlog.struck.get(id).filter(|struck| struck.hold.is_some())?;
-        Some(QueuedMessage {
-            id: *id,
-            state: "held".to_owned(),
-            sender: None,
-            size: 0,
-            accepted_at: Timestamp::default(),
-            handle: struck.handle.clone(),
-            hold: struck.hold.as_deref().map(Into::into),
-            recipients: Vec::new(),
-            recipients_total: 0,
-        })
-    }
-
-    fn queued(&self, now: Now, message: &Message, recipients_max: usize) -> QueuedMessage {
-        let in_hand = |r: &Recipient| matches!(r.place, Place::InHand(_));
-        let open = |r: &&Recipient| r.is_open();
-        let all_held =
-            message.recipients.iter().filter(open).all(|r| matches!(r.stand, Stand::Held(_)));
-        let state = if message.hold.is_some() || (all_held && message.open > 0) {
-            "held"
-        } else if message.recipients.iter().any(in_hand) {
-            "active"
-        } else {
-            "queued"
-        };
-        QueuedMessage {
-            id: message.id,
-            state: state.to_owned(),
-            sender: message.sender.clone(),
-            size: message.size,
-            accepted_at: message.accepted_at,
-            handle: message.handle.clone(),
-            hold: message.hold.as_deref().map(Into::into),
-            recipients: message
-                .recipients
-                .iter()
-                .take(recipients_max)
-                .map(|recipient| self.shown(now, recipient))
-                .collect(),
-            recipients_total: u32::try_from(message.recipients.len()).unwrap_or(u32::MAX),
-        }
-    }
-
-    /// A recipient with what keeps its lane from it.
-    fn shown(&self, now: Now, recipient: &Recipient) -> queue::RoutedRecipient {
-        let mut routed = recipient.routed(&self.lanes);
-        let lane = self.lanes.lane(recipient.lane);
-        if let State::Open(attempt) = &mut routed.state {
-            if attempt.last.is_none() {
-                attempt.last = lane.last.as_deref().cloned();
-            }
-            if let Some(next) = backs_off(lane, now) {
-                attempt.next = attempt.next.max(next);
-            }
-        }
-        routed
-    }
-
-    fn summary(&self, now: Now) -> Vec<LaneSummary> {
-        let mut held: std::collections::HashMap<LaneId, u64> = std::collections::HashMap::new();
-        for (_, slot) in self.backlog.after(None) {
-            let message = self.backlog.message(slot);
-            for recipient in message.recipients.iter().filter(|r| r.is_open()) {
-                if message.hold.is_some() || matches!(recipient.stand, Stand::Held(_)) {
-                    *held.entry(recipient.lane).or_default() += 1;
-                }
-            }
-        }
-        let mut lanes: Vec<LaneSummary> = self
-            .lanes
-            .iter()
-            .map(|(id, lane)| self.summarise(now, lane, held.get(&id).copied().unwrap_or_default()))
-            .filter(|lane| lane.recipients + lane.held > 0 || lane.reason.is_some())
-            .collect();
-        lanes.sort_by(|left, right| {
-            (right.recipients, &left.channel, &left.host).cmp(&(
-                left.recipients,
-                &right.channel,
-                &right.host,
-            ))
-        });
-        lanes.truncate(LIST_MAX as usize);
-        lanes
-    }
-
-    fn summarise(&self, now: Now, lane: &Lane, held: u64) -> LaneSummary {
-        let channel = self.lanes.channel(lane.channel);
-        let mut ages = [0; 5];
-        for entry in &lane.waiting {
-            let age = now.wall.since(entry.accepted_at).as_millis();
-            let class = AGES.iter().position(|limit| age < u128::from(*limit)).unwrap_or(4);
-            if let Some(count) = ages.get_mut(class) {
-                *count += 1;
-            }
-        }
-        let backing_off = backs_off(lane, now);
-        let reason = if lane.suspended {
-            Some("suspended")
-        } else if backing_off.is_some() {
-            Some("backing off")
-        } else if channel.peers.is_empty() && !lane.waiting.is_empty() {
-            Some("no agent")
-        } else {
-            None
-        };
-        LaneSummary {
-            channel: channel.name.clone(),
-            host: lane.host.to_string(),
-            recipients: lane.waiting.len() as u64 + u64::from(lane.active_recipients),
-            active: u64::from(lane.active_recipients),
-            held,
-            concurrency: lane.limit(&self.settings),
-            ages,
-            reason: reason.map(Into::into),
-            next: match lane.suspended {
-                true => self.resumes(&channel.name, &lane.host),
-                false => backing_off.or_else(|| {
-                    let due =
-                        lane.waiting.first()?.due.checked_sub(now.mono).filter(|wait| *wait > 0)?;
-                    Some(now.wall.after(std::time::Duration::from_millis(due)))
-                }),
-            },
-            last: lane.last.as_ref().map(|reply| reply.text.clone()),
-        }
-    }
-
-    /// When the suspensions of a lane end, its own and its channel's; nothing if not before somebody resumes it.
-    fn resumes(&self, channel: &str, host: &str) -> Option<Timestamp> {
-        let of = |host: Option<&str>| {
-            self.backlog.suspended.get(&(channel.to_owned(), host.map(str::to_owned))).copied()
-        };
-        of(None).max(of(Some(host))).filter(|until| *until != NEVER)
-    }
-
-    fn status(&self) -> Status {
-        let oldest = self.backlog.after(None).next();
-        Status {
-            messages: self.backlog.len() as u64,
-            recipients: self.backlog.open,
-            active: self.in_hand_recipients,
-            held: self.backlog.held + self.backlog.held_unrouted(None).count() as u64,
-            lanes: self.lanes.used() as u64,
-            lanes_backing_off: self.lanes.iter().filter(|(_, l)| l.failures > 0).count() as u64,
-            oldest: oldest.map(|(_, slot)| self.backlog.message(slot).accepted_at),
-            enqueued: self.counts.enqueued,
-            delivered: self.counts.delivered,
-            deferred: self.counts.deferred,
-            failed: self.counts.failed,
-            reports: self.counts.reports,
-        }
     }
 
     /// Finds what the next slice of a change is about.
@@ -755,92 +543,4 @@ fn log_change(request: &AdminRequest) {
 enum Suspension {
     Begins,
     Ends,
-}
-
-/// Until when a lane backs off or pauses; nothing if it does not.
-fn backs_off(lane: &Lane, now: Now) -> Option<Timestamp> {
-    let wait = lane.not_before.checked_sub(now.mono).filter(|wait| *wait > 0)?;
-    Some(now.wall.after(std::time::Duration::from_millis(wait)))
-}
-
-/// A selection, taken apart.
-struct Filter<'a> {
-    select: &'a Selection,
-    lane: Option<(String, Option<String>)>,
-    /// Sorted.
-    ids: Vec<MessageId>,
-}
-
-impl<'a> Filter<'a> {
-    fn new(select: &'a Selection) -> Result<Self, ErrorObject> {
-        let lane = select.lane.as_deref().map(lane_named).transpose()?;
-        let mut ids = select.ids.clone();
-        ids.sort_unstable();
-        Ok(Self { select, lane, ids })
-    }
-
-    fn names(&self, id: &MessageId) -> bool {
-        self.ids.is_empty() || self.ids.binary_search(id).is_ok()
-    }
-
-    /// Whether a message is selected of which only the id is known.
-    fn takes_unrouted(&self, id: &MessageId) -> bool {
-        let Selection { lane, domain, sender, .. } = self.select;
-        lane.is_none() && domain.is_none() && sender.is_none() && self.names(id)
-    }
-
-    /// Whether a message is selected: the whole of it (`Some(None)`), or some recipients.
-    fn matches(&self, scheduler: &Scheduler, message: &Message) -> Option<Option<Vec<u32>>> {
-        let select = self.select;
-        if !self.names(&message.id) {
-            return None;
-        }
-        if let Some(wanted) = &select.sender {
-            let sender = message.sender.as_ref().map_or("", |sender| sender.as_str());
-            let wanted = wanted.trim_start_matches('<').trim_end_matches('>');
-            if !sender.eq_ignore_ascii_case(wanted) {
-                return None;
-            }
-        }
-        let some_held = select.held && message.hold.is_none();
-        if self.lane.is_none() && select.domain.is_none() && !some_held {
-            return Some(None);
-        }
-        let recipients: Vec<u32> = message
-            .recipients
-            .iter()
-            .filter(|recipient| recipient.is_open())
-            .filter(|recipient| !some_held || matches!(recipient.stand, Stand::Held(_)))
-            .filter(|recipient| self.is_in(scheduler, recipient))
-            .map(|recipient| recipient.index)
-            .collect();
-        (!recipients.is_empty()).then_some(Some(recipients))
-    }
-
-    fn is_in(&self, scheduler: &Scheduler, recipient: &Recipient) -> bool {
-        let domain = self.select.domain.as_deref();
-        let given = recipient.original().unwrap_or(&recipient.address);
-        if domain.is_some_and(|domain| {
-            !recipient.address.domain().eq_ignore_ascii_case(domain)
-                && !given.domain().eq_ignore_ascii_case(domain)
-        }) {
-            return false;
-        }
-        let Some((channel, host)) = &self.lane else { return true };
-        let lane = scheduler.lanes.lane(recipient.lane);
-        scheduler.lanes.channel_name(lane.channel) == channel
-            && host.as_deref().is_none_or(|host| *lane.host == *host)
-    }
-}
-
-/// Takes `channel` or `channel/host` apart.
-fn lane_named(text: &str) -> Result<(String, Option<String>), ErrorObject> {
-    let (channel, host) = match text.split_once('/') {
-        Some((channel, host)) => (channel, Some(host.to_owned())),
-        None => (text, None),
-    };
-    if channel.is_empty() || text.len() > 512 || text.chars().any(char::is_control) {
-        return Err(ErrorObject::new(codes::PARAMS, "a lane is CHANNEL or CHANNEL/HOST"));
-    }
-    Ok((channel.to_owned(), host))
 }
