@@ -157,7 +157,7 @@ fn who_has_no_time_or_hardly_fewer_is_not_waited_for() {
     }
     let named = 1;
     for (ours, theirs, tcp, of_named) in
-        [(1, 0, true, true), (9, 8, false, true), (9, 7, true, true)]
+        [(1, 0, true, true), (9, 7, false, true), (9, 6, true, true)]
     {
         for gauge in [TCP_GAUGE, named] {
             us.gauge(gauge).store(ours, Relaxed);
@@ -166,6 +166,11 @@ fn who_has_no_time_or_hardly_fewer_is_not_waited_for() {
         assert_eq!(us.should_wait(TCP_GAUGE), tcp, "{ours}:{theirs}");
         assert_eq!(us.should_wait(named), of_named, "{ours}:{theirs}");
     }
+    other.set_waiting(TCP_GAUGE, true);
+    assert!(!us.should_wait(TCP_GAUGE), "it leaves them to us");
+    us.gauge(TCP_GAUGE).store(13, Relaxed);
+    assert!(us.should_wait(TCP_GAUGE), "we have more than twice as many");
+    other.set_waiting(TCP_GAUGE, false);
     other.load().store(BUSY_LOAD + 1, Relaxed);
     assert!(!us.should_wait(TCP_GAUGE) && us.should_wait(named));
 }
