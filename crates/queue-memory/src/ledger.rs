@@ -99,6 +99,10 @@ impl Ledger for MemoryLedger {
         }
     }
 
+    fn failure(&self) -> Option<LedgerError> {
+        None
+    }
+
     fn checkpoint_due(&self) -> bool {
         let worth = CHECKPOINT_RECORDS_MIN.max(2 * self.checkpoint_records.get());
         self.checkpoint.get().is_none() && self.since_checkpoint.get() >= worth

@@ -283,6 +283,10 @@ impl Ledger for SpoolLedger {
         self.book.standing(handle)
     }
 
+    fn failure(&self) -> Option<LedgerError> {
+        self.shared.refuses()
+    }
+
     fn checkpoint_due(&self) -> bool {
         let worth = CHECKPOINT_BYTES_MIN.max(2 * self.shared.checkpoint_bytes.get());
         let wanted = self.shared.unproven.get() || self.shared.bytes.get() >= worth;

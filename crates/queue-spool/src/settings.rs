@@ -52,6 +52,9 @@ impl Default for Settings {
     }
 }
 
+/// So many of the largest bodies that stay in memory must have room there at once.
+const DRAFTS_MIN: u64 = 4;
+
 impl Settings {
     /// Looks for what cannot work.
     pub fn check(&self) -> Result<(), Problem> {
@@ -73,6 +76,16 @@ impl Settings {
                 let right = format!("from {} to {}", ByteSize(min), ByteSize(max));
                 return wrong(key, format!("{size} is out of range"), &right);
             }
+        }
+        let room = self.body_file_bytes_min.0.saturating_mul(DRAFTS_MIN);
+        if self.draft_bytes_max.0 < room {
+            let right =
+                format!("{} or more: {DRAFTS_MIN} times body_file_bytes_min", ByteSize(room));
+            return wrong(
+                "draft_bytes_max",
+                format!("{} is too little", self.draft_bytes_max),
+                &right,
+            );
         }
         let spans = [
             ("sync_spacing", self.sync_spacing, Duration::ZERO, Duration::from_secs(1)),

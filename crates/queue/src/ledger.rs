@@ -22,6 +22,9 @@ pub trait Ledger {
     /// What the ledger knows of a message. A message whose storage is gone is retired.
     fn standing(&self, handle: &Handle) -> Standing;
 
+    /// Why nothing can be appended, until a checkpoint has begun: a write or a sync failed, whether anybody waited for it or not.
+    fn failure(&self) -> Option<LedgerError>;
+
     /// Whether a checkpoint should be begun: so much has been appended since the last that another is worth its cost, the
     /// last sync failed, or what was replayed is not proven durable, so that no space is given back until one has ended.
     fn checkpoint_due(&self) -> bool;

@@ -519,6 +519,11 @@ impl Scheduler {
         self.in_hand
     }
 
+    /// Whether a change of many messages is being made, and not at its end.
+    pub fn is_changing(&self) -> bool {
+        !self.sweeps.is_empty()
+    }
+
     /// How many messages there are.
     pub fn messages(&self) -> usize {
         self.backlog.len()

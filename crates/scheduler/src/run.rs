@@ -581,7 +581,9 @@ impl Shell {
 
     fn is_done(&self) -> bool {
         let Some(until) = self.drain_until else { return false };
-        let collected = self.scheduler.in_hand() == 0 && self.answers_synced.is_empty();
+        let changing = self.scheduler.is_changing();
+        let collected =
+            self.scheduler.in_hand() == 0 && self.answers_synced.is_empty() && !changing;
         (collected && self.pending.is_empty() && self.inbox.is_empty()) || until <= Instant::now()
     }
 

@@ -343,8 +343,8 @@ struct Failing {
     appends: Cell<u32>,
     syncs: Cell<u32>,
     checkpoints: Rc<Cell<u32>>,
-    /// Whether a checkpoint is due.
-    due: Cell<bool>,
+    /// Whether a sync has failed that nobody waited for.
+    failed: Cell<bool>,
     /// Appends so far, and how many of them a write has to wait for.
     appended: Rc<Cell<u32>>,
     write_waits_for: Cell<u32>,
@@ -357,7 +357,7 @@ impl Failing {
             appends: Cell::new(0),
             syncs: Cell::new(0),
             checkpoints: Rc::default(),
-            due: Cell::new(false),
+            failed: Cell::new(false),
             appended: Rc::default(),
             write_waits_for: Cell::new(0),
         }
@@ -403,10 +403,14 @@ impl Ledger for Failing {
     fn standing(&self, handle: &Handle) -> Standing {
         self.inner.standing(handle)
     }
+    fn failure(&self) -> Option<LedgerError> {
+        self.failed.get().then(broken)
+    }
     fn checkpoint_due(&self) -> bool {
-        self.due.take() || self.inner.checkpoint_due()
+        self.failed.get() || self.inner.checkpoint_due()
     }
     fn begin_checkpoint(&self) -> Result<(), LedgerError> {
+        self.failed.set(false);
         self.inner.begin_checkpoint()
     }
     fn end_checkpoint(&self) -> Local<'static, Result<(), LedgerError>> {
@@ -498,8 +502,7 @@ fn a_failed_sync_that_nobody_waited_for_stops_what_is_sent() {
         let running = Running::start(run_dir, Settings::default(), ledger);
         let enqueue = running.client::<Enqueue>("scheduler.enqueue");
         running.status().await;
-        failing.syncs.set(1);
-        failing.due.set(true);
+        failing.failed.set(true);
         let request = accept(&memory, "a.test").await;
         enqueue.call(&request).await.expect("acknowledged");
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -183,8 +183,9 @@ fn a_failed_ledger_reports_nothing_as_synced_until_a_checkpoint_has() {
             ledger.append(std::slice::from_ref(&record)),
             Err(LedgerError::Io { .. })
         ));
-        assert!(ledger.checkpoint_due());
+        assert!(ledger.failure().is_some() && ledger.checkpoint_due());
         ledger.begin_checkpoint().expect("a new file can be begun");
+        assert!(ledger.failure().is_none());
         let Record::Routed(message) = record.clone() else { panic!("it is a routing") };
         let mark = ledger.append(&[Record::Snapshot(message)]).expect("into the new file");
         ledger.written(mark).await.expect("it is written");

@@ -3,6 +3,8 @@
 mod select;
 mod views;
 
+use std::collections::BTreeSet;
+
 use job::admin::{AdminAnswer, AdminRequest, Change, Changed, LaneChange, Selection};
 use job::route::RouteRequest;
 use mail::{MessageId, Reply, StatusCode};
@@ -134,7 +136,9 @@ impl Scheduler {
             Some(Selected { slot, id, recipients })
         };
         if !select.ids.is_empty() {
-            let found = select.ids.iter().filter_map(|id| one(*id, self.backlog.find(id)?));
+            // Somebody may name a message twice.
+            let ids: BTreeSet<&MessageId> = select.ids.iter().collect();
+            let found = ids.into_iter().filter_map(|id| one(*id, self.backlog.find(id)?));
             progress.ended = true;
             return Ok(found.collect());
         }

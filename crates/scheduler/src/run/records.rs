@@ -7,7 +7,6 @@
 //! ```
 
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use queue::{Ledger, LedgerError, Mark, Record};
@@ -33,6 +32,8 @@ pub(super) struct Records {
     wanted: Option<(Mark, u64)>,
     checkpoint: Checkpoint,
     failure: Option<Failure>,
+    /// What failed while a checkpoint's sync was being waited for: what came behind its snapshots may be in no log.
+    failed_behind: Option<LedgerError>,
     /// Ends of messages that could not be appended: nothing else in memory tells of them.
     unwritten: Vec<Record>,
 }
@@ -65,6 +66,7 @@ impl Records {
             wanted: None,
             checkpoint: Checkpoint::None,
             failure: None,
+            failed_behind: None,
             unwritten: Vec::new(),
         }
     }
@@ -110,7 +112,7 @@ impl Records {
             Err(error) => {
                 let ended = records.iter().filter(|one| is_end(one));
                 self.unwritten.extend(ended.cloned());
-                self.fail();
+                self.fail(&error);
                 Err(error)
             }
         }
@@ -133,7 +135,7 @@ impl Records {
     /// A write has ended.
     pub(super) fn written(&mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
         self.writing = false;
-        result.inspect_err(|_| self.fail())
+        result.inspect_err(|error| self.fail(error))
     }
 
     /// Keeps the ends of messages of a turn that could not be written.
@@ -159,33 +161,32 @@ impl Records {
     /// A sync has ended.
     pub(super) fn synced(&mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
         self.syncing = false;
-        result.inspect_err(|_| self.fail())?;
+        result.inspect_err(|error| self.fail(error))?;
         self.sync();
         Ok(())
     }
 
-    fn fail(&mut self) {
-        let wait = self.failure.as_ref().map_or(RETRY.0, |failure| (failure.wait * 2).min(RETRY.1));
-        self.failure = Some(Failure { retry_at: Instant::now() + wait, wait });
-        if self.checkpoint != Checkpoint::Syncs {
-            self.checkpoint = Checkpoint::None;
+    fn fail(&mut self, error: &LedgerError) {
+        match self.checkpoint {
+            Checkpoint::Syncs => self.failed_behind = Some(error.clone()),
+            _ => self.checkpoint = Checkpoint::None,
         }
+        let now = Instant::now();
+        let wait = match &self.failure {
+            // Whatever fails before the next attempt is the same failure, and does not put that off.
+            Some(failure) if failure.retry_at > now => return,
+            Some(failure) => (failure.wait * 2).min(RETRY.1),
+            None => RETRY.0,
+        };
+        self.failure = Some(Failure { retry_at: now + wait, wait });
     }
 
-    /// A failure that nobody waited for: a checkpoint that is due may be due for that reason, and then nothing is dispatched.
+    /// A failure that nobody waited for: until a checkpoint has synced nothing is dispatched.
     pub(super) fn unseen_failure(&mut self) -> Option<LedgerError> {
-        let well = self.checkpoint == Checkpoint::None && self.failure.is_none();
-        if !well || !self.ledger.checkpoint_due() {
+        if self.checkpoint != Checkpoint::None || self.failure.is_some() {
             return None;
         }
-        let mut synced = self.ledger.synced(self.last);
-        match synced.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Err(error)) => {
-                self.fail();
-                Some(error)
-            }
-            _ => None,
-        }
+        self.ledger.failure().inspect(|error| self.fail(error))
     }
 
     /// Begins a checkpoint when one is due and possible; says whether it did.
@@ -198,7 +199,7 @@ impl Records {
         if self.checkpoint != Checkpoint::None || !due {
             return Ok(false);
         }
-        self.ledger.begin_checkpoint().inspect_err(|_| self.fail())?;
+        self.ledger.begin_checkpoint().inspect_err(|error| self.fail(error))?;
         self.checkpoint = Checkpoint::Open;
         let unwritten = std::mem::take(&mut self.unwritten);
         let mut chunks = unwritten.chunks(UNWRITTEN_CHUNK);
@@ -235,7 +236,13 @@ impl Records {
         result: Result<(), LedgerError>,
     ) -> Result<(), LedgerError> {
         self.checkpoint = Checkpoint::None;
-        result.inspect_err(|_| self.fail())?;
+        let failed_behind = self.failed_behind.take();
+        result.inspect_err(|error| self.fail(error))?;
+        if let Some(error) = failed_behind {
+            // Another one, at once, holds it.
+            self.failure = Some(Failure { retry_at: Instant::now(), wait: RETRY.0 });
+            return Err(error);
+        }
         if self.failure.take().is_some() {
             tracing::info!("a checkpoint of the ledger has synced: dispatching goes on");
         }
@@ -257,8 +264,10 @@ impl Records {
     pub(super) async fn write_last(&mut self, records: &[Record]) -> Result<(), LedgerError> {
         self.append(records)?;
         self.ledger.synced(self.last).await?;
-        if self.checkpoint == Checkpoint::Ends {
-            self.ledger.end_checkpoint().await?;
+        if self.checkpoint == Checkpoint::Ends
+            && let Err(error) = self.ledger.end_checkpoint().await
+        {
+            tracing::warn!(%error, "the last checkpoint did not end: the next start replays what was before it");
         }
         Ok(())
     }

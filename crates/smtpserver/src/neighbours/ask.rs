@@ -10,6 +10,8 @@
 //! A question that was in hand when its worker crashed may be what the worker died of, or may only have been near. Those that
 //! were lost twice go out one at a time, so that the third crash tells which it was. A worker that an operator killed is no
 //! evidence; whether it was killed or crashed is said on another connection, before or after.
+//!
+//! Alone means: among the suspects of this process. Two of them with a suspect each may still meet in one worker.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -230,6 +230,15 @@ fn suspended_lanes_rest_until_resumed() {
 }
 
 #[test]
+fn a_message_named_twice_is_changed_once() {
+    for request in [AdminRequest::Remove, AdminRequest::Bounce, AdminRequest::Hold] {
+        let mut world = filled(&["a.test", "b.test"]);
+        let answer = ask(&mut world, request(ids(&[0, 0, 1])));
+        assert_eq!(changed(&answer), (2, 2));
+    }
+}
+
+#[test]
 fn held_mail_is_removed_only_if_so_set() {
     let settings =
         Settings { quarantine_expire: Some(Span::seconds(7 * 86_400)), ..Settings::default() };
