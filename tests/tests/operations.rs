@@ -57,6 +57,40 @@ fn reloads_under_load_lose_nothing() {
 }
 
 #[test]
+fn an_alias_table_that_is_broken_is_refused_before_anyone_needs_it() {
+    let site = Site::new();
+    let aliases = site.path("aliases");
+    let site = site.replace("aliases = []", &format!("aliases = [\"file:{}\"]", aliases.display()));
+    std::fs::write(&aliases, "info: bob@example.test\n").expect("written");
+    let grange = site.start();
+    std::fs::write(&aliases, "info: bob@example.test\nbad: a@b@c\n").expect("written");
+    let checked = site.run(&["check"]);
+    let told = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(78), "{told}");
+    assert!(told.contains("aliases:2") && told.contains("router.aliases[0]"), "{told}");
+    grange.signal(grange.pid(), Signal::HUP);
+    until("it is not taken", || site.log().contains("not reloaded").then_some(()));
+    let mut client = Client::ready(site.smtp.number);
+    let reply = client
+        .message("alice@example.test", &["info@example.test"], "Subject: x\r\n\r\n")
+        .expect("a reply");
+    assert_eq!(reply.code, 250, "what the table held before stays: {reply:?}");
+    until("it is delivered", || site.mailbox("example.test", "bob").pop());
+    assert!(grange.stop().success());
+}
+
+#[test]
+fn a_second_instance_of_a_farm_is_refused() {
+    let site = Site::new();
+    let grange = site.start();
+    let second = site.run(&["run", "--only", "local"]);
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(74), "{told}");
+    assert!(told.contains("local runs already"), "{told}");
+    assert!(grange.stop().success());
+}
+
+#[test]
 fn metrics_are_prometheus_text() {
     let port = free_port();
     let site =

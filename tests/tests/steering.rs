@@ -81,6 +81,8 @@ fn removed_mail_is_gone_and_bounced_mail_reported() {
         waiting(&site, &["one@sink.example", "two@sink.example", "three@other.example"]);
     assert_eq!(changed(&site, &["remove", &ids[0]]), 1);
     assert!(state(&site, &ids[0]).is_none(), "it is gone");
+    let again = site.run(&["queue", "remove", &ids[0]]);
+    assert_eq!(again.status.code(), Some(66), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(
         changed(&site, &["bounce", "--domain", "other.example", "--reason", "no longer wanted"]),
         1

@@ -126,6 +126,23 @@ impl Farm {
     }
 }
 
+/// Complains if another supervisor runs one of these farms: its managers would stand in the way of ours for as long as it lives. Those
+/// that a dead one has left are waited for.
+fn refuse_second(plan: &Plan) -> Result<(), ManagerError> {
+    let others = setup::supervisors(&plan.run_dir)
+        .map_err(failed("look for other supervisors of this run_dir"))?;
+    let Some(other) = others.first() else { return Ok(()) };
+    for farm in &plan.farms {
+        if setup::lock_farm(&plan.run_dir, farm).is_err() {
+            return Err(ManagerError::Setup(format!(
+                "the farm {farm} runs already in {}, under process {other} or another",
+                plan.run_dir.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl Supervisor {
     fn begin(plan: Plan) -> Result<Self, ManagerError> {
         let signals =
@@ -141,6 +158,7 @@ impl Supervisor {
             return succession::adopt(plan, signals, left);
         }
         let instance = setup::lock_instance(&plan.data_dir, &plan.run_dir, user)?;
+        refuse_second(&plan)?;
         let mark = Mark::make(&plan.run_dir)?;
         let mut this = Self {
             farms: plan.farms.iter().map(|name| Farm::new(name)).collect(),

@@ -157,13 +157,23 @@ async fn ask<C: Conversation>(
     socket: &str,
     request: &C::Request,
 ) -> Result<C::Answer, Failure> {
+    ask_within::<C>(run_dir, socket, request, ANSWER_DEADLINE).await
+}
+
+/// Asks one request that must be answered so soon.
+async fn ask_within<C: Conversation>(
+    run_dir: &Path,
+    socket: &str,
+    request: &C::Request,
+    deadline: Duration,
+) -> Result<C::Answer, Failure> {
     let directory = run_dir.join("sockets");
     let path = match socket.ends_with(".admin") {
         true => directory.join("admin").join(socket),
         false => directory.join(socket),
     };
     reachable(&path)?;
-    let settings = ClientSettings { deadline: ANSWER_DEADLINE, waiting_max: 1 };
+    let settings = ClientSettings { deadline, waiting_max: 1 };
     let client = Client::<C>::new(path, settings);
     client.call(request).await.map_err(|error| match error {
         CallError::Refused(error) if error.code == socket::codes::NOT_FOUND => {

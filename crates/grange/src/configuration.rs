@@ -140,6 +140,18 @@ impl Configuration {
     /// Reads, types and checks a file for `run` on this host, and notes what is wanting here: accounts, tables, the log's
     /// directory. What `run` would refuse is refused, with its place.
     pub fn load_here(path: &Path) -> Result<Self, ConfigError> {
+        Ok(Self::read_here(path)?.1)
+    }
+
+    /// Does the same, and refuses tables that cannot be understood: for `grange check`, and for a reload, where workers that run
+    /// still hold what such a table said before.
+    pub fn load_with_tables(path: &Path) -> Result<Self, ConfigError> {
+        let (file, configuration) = Self::read_here(path)?;
+        configuration.router.check_tables().map_err(|problem| file.locate(problem))?;
+        Ok(configuration)
+    }
+
+    fn read_here(path: &Path) -> Result<(File, Self), ConfigError> {
         let file = File::load(path)?;
         let mut configuration = Self::from_file(&file)?;
         privilege::check(&configuration.top).map_err(|problem| file.locate(problem))?;
@@ -147,7 +159,7 @@ impl Configuration {
         let here = privilege::notices(&configuration.top);
         let tables = configuration.router.unreadable_tables();
         configuration.notices.extend(here.iter().chain(&tables).map(|notice| file.note(notice)));
-        Ok(configuration)
+        Ok((file, configuration))
     }
 
     /// Types and checks a file that is parsed.

@@ -306,6 +306,19 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b':'
 }
 
+/// Whether a message in CRLF lines begins with a header field, or with an empty line and so without any, as far as this beginning of
+/// it tells; nothing while it does not. Where it does not so begin, fields put before it need an empty line behind them.
+pub fn opens_with_field(text: &[u8]) -> Option<bool> {
+    let name = text.iter().take_while(|byte| is_name_byte(**byte)).count();
+    let after = text.get(name..)?.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    match (text.first()?, after) {
+        (b'\r', _) => Some(true),
+        (b' ' | b'\t', _) => Some(false),
+        (_, Some(after)) => Some(name > 0 && *after == b':'),
+        (_, None) => (text.len() > LINE_BYTES_MAX).then_some(false),
+    }
+}
+
 /// How long the name of the field is that begins here; nothing when none does. Space before the colon is obsolete syntax.
 fn name_length(line: &[u8]) -> Option<usize> {
     let name = line.iter().take_while(|byte| is_name_byte(**byte)).count();

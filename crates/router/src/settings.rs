@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use config::{Notice, Problem, Span};
 use farm::Workers;
-use lookup::Source;
+use lookup::{Kind, Refreshed, Source, TableError};
 use mail::Address;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -179,23 +179,38 @@ impl Settings {
         notices
     }
 
-    /// Tables that cannot be opened now, for `grange check`: until they can, recipients that need them are deferred.
+    /// Tables that cannot be read or understood now: until they can, recipients that need them are put off.
     pub fn unreadable_tables(&self) -> Vec<Notice> {
+        let told = |(key, error): (String, TableError)| {
+            Notice::new(key, format!("{error}; mail that needs it is put off"))
+        };
+        self.failing_tables().map(told).collect()
+    }
+
+    /// Complains of a table that cannot be understood. One that is not there yet is no mistake.
+    pub fn check_tables(&self) -> Result<(), Problem> {
+        let mut failing = self.failing_tables();
+        match failing.find(|(_, error)| matches!(error, TableError::Malformed { .. })) {
+            Some((key, error)) => {
+                Err(Problem::new(key, error.to_string(), "a table as docs/configuration.md says"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn failing_tables(&self) -> impl Iterator<Item = (String, TableError)> + '_ {
         let aliases = self.aliases.iter().enumerate();
-        let aliases = aliases.map(|(index, source)| (format!("router.aliases[{index}]"), source));
+        let aliases = aliases
+            .map(|(index, source)| (format!("router.aliases[{index}]"), source, Kind::Aliases));
         let users = self.routes.iter().enumerate().filter_map(|(index, route)| {
-            Some((format!("router.routes[{index}].users"), route.users.as_ref()?))
+            Some((format!("router.routes[{index}].users"), route.users.as_ref()?, Kind::Keys))
         });
-        aliases
-            .chain(users)
-            .filter_map(|(key, source)| {
-                let Source::Named(name) = source else { return None };
-                let path = name.strip_prefix("file:")?;
-                let error = std::fs::File::open(path).err()?;
-                let what = format!("cannot read {path}: {error}; mail that needs it is deferred");
-                Some(Notice::new(key, what))
-            })
-            .collect()
+        aliases.chain(users).filter_map(|(key, source, kind)| {
+            match lookup::table(source, kind).ok()?.refresh() {
+                Refreshed::Failed(error) => Some((key, error)),
+                Refreshed::Unchanged | Refreshed::Read { .. } => None,
+            }
+        })
     }
 
     /// The first domain that is ours.

@@ -85,7 +85,7 @@ impl Tables {
                 Refreshed::Failed(error) => {
                     failed += 1;
                     let error = error.to_string();
-                    tracing::error!(%table, error = %error.escape_debug(), "table not read; what it held before stays");
+                    tracing::error!(%table, error = %error.escape_debug(), "table not read: what it held before stays; if it held nothing, what needs it is put off");
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use job::ENVELOPE_RECIPIENTS_MAX;
 use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
 use job::route::{RouteFacts, RouteRequest};
-use mail::{Edit, Envelope, MessageId, Origin, StatusCode, Timestamp};
+use mail::{Edit, Envelope, MessageId, Origin, StatusCode, Timestamp, header};
 use queue::{Accept, Draft, Handle, IntakeError};
 use smtp::server::{HopCounter, Reply};
 
@@ -28,6 +28,8 @@ pub(crate) struct Incoming {
     size: u64,
     /// Bytes written since the store was last asked for room.
     unasked: usize,
+    /// The beginning of what the client sent, until it shows whether it is a header field.
+    opening: Option<Vec<u8>>,
     hops: HopCounter,
     hops_max: u32,
     began: Instant,
@@ -72,6 +74,7 @@ impl Incoming {
             draft,
             size: 0,
             unasked: 0,
+            opening: Some(Vec::new()),
             hops: HopCounter::default(),
             hops_max: stage.settings.hops_max,
             began: Instant::now(),
@@ -90,10 +93,28 @@ impl Incoming {
         self.draft.write(bytes)
     }
 
-    /// Writes what the client sent.
+    /// Writes what the client sent. What does not begin with a header field is kept out of our own, which stands before it.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), IntakeError> {
         self.hops.feed(bytes);
-        self.write_own(bytes)
+        let Some(mut opening) = self.opening.take() else { return self.write_own(bytes) };
+        let whole = match opening.is_empty() {
+            true => bytes,
+            false => {
+                opening.extend_from_slice(bytes);
+                &opening
+            }
+        };
+        match header::opens_with_field(whole) {
+            Some(true) => self.write_own(whole),
+            Some(false) => {
+                self.write_own(b"\r\n")?;
+                self.write_own(whole)
+            }
+            None => {
+                self.opening = Some(whole.to_vec());
+                Ok(())
+            }
+        }
     }
 
     /// Waits until the store has caught up, if much has been written since the last time.

@@ -9,7 +9,7 @@ use crate::configuration::Configuration;
 
 /// Checks; the exit code is 0, or 78.
 pub(super) fn run(path: &Path, options: &cli::Check) -> Result<ExitCode, Failure> {
-    let configuration = Configuration::load_here(path)?;
+    let configuration = Configuration::load_with_tables(path)?;
     if options.print {
         table::json(&configuration)?;
         return Ok(ExitCode::SUCCESS);

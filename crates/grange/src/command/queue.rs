@@ -2,6 +2,7 @@
 
 mod stored;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use job::admin::{
@@ -40,12 +41,14 @@ pub(super) fn run(configuration: &Configuration, command: cli::Queue) -> Result<
                 known_channel(configuration, &lane)?;
                 let done = format!("{lane} is suspended");
                 let request = AdminRequest::Suspend(LaneChange { lane, seconds });
-                changed(configuration, &request, output, Some(done)).await
+                changed(configuration, &request, output, Some(done)).await?;
+                Ok(ExitCode::SUCCESS)
             }
             cli::Queue::Resume { lane, output } => {
-                let done = format!("{lane} is not suspended");
+                let done = format!("{lane} goes on");
                 let request = AdminRequest::Resume(LaneChange { lane, seconds: None });
-                changed(configuration, &request, output, Some(done)).await
+                changed(configuration, &request, output, Some(done)).await?;
+                Ok(ExitCode::SUCCESS)
             }
         }
     })?
@@ -369,15 +372,28 @@ async fn apply(
         let right = "say which messages: ids, --lane, --domain, --sender, --held or --all";
         return Err(Failure::Usage(right.to_owned()));
     }
-    changed(configuration, &request(Change { select, reason }), output, None).await
+    let named: BTreeSet<MessageId> = select.ids.iter().copied().collect();
+    let request = request(Change { select, reason });
+    let found = changed(configuration, &request, output, None).await?;
+    match named.len() as u64 {
+        0 => Ok(ExitCode::SUCCESS),
+        named if found >= named => Ok(ExitCode::SUCCESS),
+        named => {
+            let missing = named - found;
+            Err(Failure::NotFound(format!(
+                "{missing} of the {named} messages named are not in the queue, not routed yet, or not as the other conditions say"
+            )))
+        }
+    }
 }
 
+/// Asks for a change and shows what it came to; gives how many messages it concerned.
 async fn changed(
     configuration: &Configuration,
     request: &AdminRequest,
     output: cli::Output,
     done: Option<String>,
-) -> Result<ExitCode, Failure> {
+) -> Result<u64, Failure> {
     let AdminAnswer::Changed(changed) = admin(configuration, request).await? else {
         return Err(unexpected());
     };
@@ -388,7 +404,7 @@ async fn changed(
     } else {
         println!("{} messages, {} recipients", changed.messages, changed.recipients);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(changed.messages)
 }
 
 #[cfg(test)]

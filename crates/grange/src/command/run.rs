@@ -29,7 +29,7 @@ pub(super) fn run(path: &Path, options: cli::Run) -> Result<ExitCode, Failure> {
 
 /// Reads the configuration again, and makes what is new in it: a log file that was moved away is made anew.
 fn reload(path: &Path, only: &[String]) -> Result<Plan, Failure> {
-    let configuration = Configuration::load_here(path)?;
+    let configuration = Configuration::load_with_tables(path)?;
     let plan = plan(&configuration, only)?;
     privilege::prepare(&configuration)?;
     Ok(plan)
@@ -64,21 +64,23 @@ fn text_of(path: &Path) -> Result<String, Failure> {
 
 /// Manages one farm.
 pub(super) fn farm(path: &Path, name: &str) -> Result<ExitCode, Failure> {
-    let first = load(path, name)?;
-    let mut reload = || load(path, name).map_err(|failure| chain(&failure));
+    let first = load(&Configuration::load_here(path)?, name)?;
+    let mut reload = || {
+        let configuration = Configuration::load_with_tables(path).map_err(Failure::from);
+        configuration.and_then(|it| load(&it, name)).map_err(|failure| chain(&failure))
+    };
     manager::run(first, &mut reload).map_err(anyhow::Error::from)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the configuration and keeps of it only what this farm's manager needs.
-fn load(path: &Path, name: &str) -> Result<Farm, Failure> {
-    let configuration = Configuration::load_here(path)?;
-    if !farms::names(&configuration).iter().any(|known| known == name) {
-        let known = farms::names(&configuration).join(", ");
+/// Takes of the configuration only what this farm's manager needs.
+fn load(configuration: &Configuration, name: &str) -> Result<Farm, Failure> {
+    if !farms::names(configuration).iter().any(|known| known == name) {
+        let known = farms::names(configuration).join(", ");
         return Err(Failure::Usage(format!("there is no farm {name}; there are {known}")));
     }
-    privilege::prepare(&configuration)?;
+    privilege::prepare(configuration)?;
     static LOG: std::sync::Once = std::sync::Once::new();
     LOG.call_once(|| logging::start_direct(&configuration.log, name));
-    Ok(farms::farm(&configuration, name)?)
+    Ok(farms::farm(configuration, name)?)
 }

@@ -1,14 +1,18 @@
 //! `grange status`: farms and workers from the scoreboards, the queue from the scheduler.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use farm::scoreboard::{self, View, WorkerState};
 use job::admin::{Admin, AdminAnswer, AdminRequest, Nothing, Status};
 use serde::Serialize;
 
-use super::{Failure, ask, block_on, table};
+use super::{Failure, ask_within, block_on, table};
 use crate::configuration::Configuration;
 use crate::{cli, farms};
+
+/// A scheduler that does not answer so soon keeps nobody from seeing how the farms stand.
+const SOON: Duration = Duration::from_secs(3);
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -50,11 +54,12 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
         Failure::Unavailable(format!("no scoreboards in {}: {error}", run_dir.display()))
     })?;
     let request = AdminRequest::Status(Nothing {});
-    let (queue, silent) = match block_on(ask::<Admin>(run_dir, "scheduler.admin", &request))? {
-        Ok(AdminAnswer::Status(status)) => (Some(*status), None),
-        Ok(_) => (None, Some("the scheduler gave an answer to another question".to_owned())),
-        Err(failure) => (None, Some(failure.to_string())),
-    };
+    let (queue, silent) =
+        match block_on(ask_within::<Admin>(run_dir, "scheduler.admin", &request, SOON))? {
+            Ok(AdminAnswer::Status(status)) => (Some(*status), None),
+            Ok(_) => (None, Some("the scheduler gave an answer to another question".to_owned())),
+            Err(failure) => (None, Some(failure.to_string())),
+        };
     let farms = reports(&farms::names(configuration), &views);
     let running = farms.iter().any(|farm| farm.alive);
     if output.json {

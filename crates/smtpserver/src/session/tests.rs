@@ -113,6 +113,38 @@ fn a_message_is_stored_answered_and_hinted() {
 }
 
 #[test]
+fn a18_nothing_a_client_sends_continues_our_own_field() {
+    for (sent, kept) in [
+        (
+            "\tby evil.example; 1 Jan 2001\r\nSubject: x\r\n\r\n",
+            "\r\n\tby evil.example; 1 Jan 2001\r\nSubject: x\r\n\r\n",
+        ),
+        ("first line of text\r\nX: y\r\n", "\r\nfirst line of text\r\nX: y\r\n"),
+        ("\r\ntext\r\n", "\r\ntext\r\n"),
+        ("Subject : x\r\n\r\n", "Subject : x\r\n\r\n"),
+        ("", ""),
+    ] {
+        run(async {
+            let farm = Farm::new(|_| {}).await;
+            let mut caller = Caller::greeted(&farm).await;
+            caller.say(ENVELOPE).await;
+            assert_eq!(caller.codes(3).await, [250, 250, 354]);
+            // A byte at a time, as it shows only late what it is.
+            for byte in sent.as_bytes() {
+                caller.say([*byte]).await;
+                tokio::task::yield_now().await;
+            }
+            caller.say(".\r\n").await;
+            assert_eq!(caller.codes(1).await, [250]);
+            let stored = farm.stored();
+            let body = String::from_utf8(stored[0].body.clone()).expect("text");
+            let (_, rest) = body.split_once("+0000\r\n").expect("a Received field");
+            assert_eq!(rest, kept);
+        });
+    }
+}
+
+#[test]
 fn what_is_answered_can_be_read_back() {
     for inspect in [false, true] {
         run(async move {
