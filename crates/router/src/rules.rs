@@ -30,6 +30,8 @@ pub struct Rules {
     index: Index,
     aliases: Vec<Arc<dyn Table>>,
     delimiters: String,
+    /// This system's name.
+    hostname: String,
     postmaster: Option<Address>,
     /// The address of a bare `postmaster`.
     home_postmaster: Option<Address>,
@@ -112,6 +114,7 @@ impl Rules {
             index: Index::default(),
             aliases: Vec::with_capacity(settings.aliases.len()),
             delimiters: settings.recipient_delimiter.clone(),
+            hostname: assignment.hostname.clone(),
             postmaster: settings.postmaster.clone(),
             home_postmaster: home_postmaster(settings, &assignment.hostname),
             depth_max: settings.alias_depth_max,
@@ -236,12 +239,24 @@ impl Rules {
         trace.into_steps()
     }
 
-    /// A bare `postmaster` gets a domain; every other address has one.
+    /// A bare `postmaster` gets a domain, and so does that of this system's name, from which our reports come, unless a route is
+    /// for that name (RFC 5321 section 4.5.1).
     fn with_domain<'a>(&self, address: &'a Address) -> Cow<'a, Address> {
         match &self.home_postmaster {
-            Some(home) if address.domain().is_empty() => Cow::Owned(home.clone()),
+            Some(home) if address.domain().is_empty() || self.is_our_postmaster(address) => {
+                Cow::Owned(home.clone())
+            }
             _ => Cow::Borrowed(address),
         }
+    }
+
+    fn is_our_postmaster(&self, address: &Address) -> bool {
+        if !address.domain().eq_ignore_ascii_case(&self.hostname) {
+            return false;
+        }
+        let mailbox = Mailbox::of(address, &self.delimiters);
+        let found = self.index.find(&mailbox);
+        mailbox.local == "postmaster" && (found.is_none() || found == self.index.everything)
     }
 
     fn find(&self, mailbox: &Mailbox) -> Option<&Rule> {

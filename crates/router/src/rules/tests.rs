@@ -405,6 +405,14 @@ fn postmaster_is_always_reachable() {
         &["postmaster"],
         &["postmaster@example.test local postmaster (was postmaster)"],
     );
+    // Our reports come from this system's name, which no route here is for.
+    check_route(
+        &bare,
+        &["Postmaster@mta.example.test"],
+        &["postmaster@example.test local postmaster (was Postmaster@mta.example.test)"],
+    );
+    check_verify(&bare, "postmaster@mta.example.test", "ok", "ok");
+    check_verify(&bare, "other@mta.example.test", "554 5.7.1", "ok");
     check_route(
         &bare,
         &["Postmaster@example.test"],
