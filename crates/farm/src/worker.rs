@@ -215,12 +215,16 @@ impl Worker {
         self.inner.drain.get().map(|(_, ends)| ends)
     }
 
-    /// Resolves when draining has begun and nothing is in hand any more: no connection, no job, no unanswered request.
+    /// Resolves when draining has begun and nothing is in hand any more: no connection, no job, no unanswered request. What was
+    /// served is let go of then, with all that it holds.
     pub async fn drained(&self) {
         self.draining().await;
         while !self.inner.is_idle() {
             self.inner.wait_for_an_end().await;
         }
+        self.inner.servers.take();
+        // Those who accepted were told to end; their turn to do so comes now.
+        tokio::task::yield_now().await;
     }
 
     /// Resolves when the manager hands new settings to a farm of one (reload in place); gives the raw JSON.

@@ -154,9 +154,12 @@ pub async fn run(
             door.open(stream, client, service, connection);
         })?;
     }
-    tokio::task::spawn_local(end_sessions(worker.clone(), stage));
+    let last_call = tokio::task::spawn_local(end_sessions(worker.clone(), stage));
     worker.ready();
     worker.drained().await;
+    // It holds the intake, which is to be closed when this returns.
+    last_call.abort();
+    let _ = last_call.await;
     let patience = match worker.drain_reason() {
         Some(DrainReason::Stop) => SETTLED_AT_STOP,
         _ => SETTLED,

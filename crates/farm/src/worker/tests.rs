@@ -69,7 +69,9 @@ fn it_serves_accepts_and_drains() {
         assert_eq!((worker.farm(), worker.name()), ("echo", "echo/1"));
         assert_eq!(worker.settings::<Say>().unwrap().text, "settings");
         assert!(matches!(worker.settings::<u32>(), Err(WorkerError::Settings(_))));
-        worker.serve::<Echo>("echo.echo", Rc::new(Echoer)).unwrap();
+        let service = Rc::new(Echoer);
+        let served = Rc::downgrade(&service);
+        worker.serve::<Echo>("echo.echo", service).unwrap();
         let again = worker.serve::<Echo>("echo.echo", Rc::new(Echoer));
         assert!(matches!(again, Err(WorkerError::NoListener(_))));
         let held = Rc::new(std::cell::RefCell::new(Vec::new()));
@@ -115,6 +117,7 @@ fn it_serves_accepts_and_drains() {
         worker.stopping().await;
         held.take();
         drained.await.unwrap();
+        assert!(served.upgrade().is_none(), "what was served is let go of");
         assert!(TcpStream::connect(address).await.is_err());
         let mut rest = Vec::new();
         assert_eq!(streams.pop().unwrap().read_to_end(&mut rest).await.unwrap(), 0);

@@ -477,6 +477,20 @@ fn a_silent_server_is_pinged_and_then_left() {
     });
 }
 
+/// Gives a client that wants two workers the same one again and again, as the kernel may, so that the pauses of its dialling task grow:
+/// after eight times the next is 640 ms at least. What is returned is the one connection that stays.
+async fn pausing(listener: &UnixListener, times: usize) -> Raw {
+    let hello = "{\"method\":\"hello\",\"params\":{\"conversation\":\"echo\",\"versions\":[2],\"pid\":11,\"workers\":2}}\n";
+    let mut only = accept(listener).await;
+    only.write(hello).await;
+    for _ in 0..times {
+        let mut again = accept(listener).await;
+        again.write(hello).await;
+        assert_eq!(again.rest().await, "");
+    }
+    only
+}
+
 #[test]
 fn the_last_connections_drain_ends_the_pause_of_the_dialling_task() {
     run(async {
@@ -484,15 +498,7 @@ fn the_last_connections_drain_ends_the_pause_of_the_dialling_task() {
         let listener = place.listen();
         let client = place.client(Duration::from_secs(5));
         client.connect();
-        let hello = "{\"method\":\"hello\",\"params\":{\"conversation\":\"echo\",\"versions\":[2],\"pid\":11,\"workers\":2}}\n";
-        let mut only = accept(&listener).await;
-        only.write(hello).await;
-        // The kernel gives it the same worker again and again, so its pauses grow: the next is 640 ms at least.
-        for _ in 0..8 {
-            let mut again = accept(&listener).await;
-            again.write(hello).await;
-            assert_eq!(again.rest().await, "");
-        }
+        let mut only = pausing(&listener, 8).await;
         let begun = Instant::now();
         only.write("{\"method\":\"drain\",\"params\":{}}\n").await;
         accept(&listener).await;
@@ -507,14 +513,7 @@ fn a_drain_is_not_forgotten_while_the_dialling_task_connects() {
         let listener = place.listen();
         let client = place.client(Duration::from_secs(5));
         client.connect();
-        let hello = "{\"method\":\"hello\",\"params\":{\"conversation\":\"echo\",\"versions\":[2],\"pid\":11,\"workers\":2}}\n";
-        let mut only = accept(&listener).await;
-        only.write(hello).await;
-        for _ in 0..7 {
-            let mut again = accept(&listener).await;
-            again.write(hello).await;
-            assert_eq!(again.rest().await, "");
-        }
+        let mut only = pausing(&listener, 7).await;
         // It waits for a hello that never comes, as from a worker that just ends.
         let mut ending = accept(&listener).await;
         only.write("{\"method\":\"drain\",\"params\":{}}\n").await;
