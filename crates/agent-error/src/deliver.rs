@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use agent::{Agent, Counters, Job, Outgoing, answer_all};
+use farm::fault;
 use job::deliver::{DeliverAnswer, DeliverRequest};
 use job::route::{RouteFacts, RouteRequest};
 use mail::report::{self, Kind, Original, RETURNED_HEADER_BYTES_MAX, Report, Returned, Written};
@@ -172,7 +173,9 @@ impl Inner {
         if !job.gate.is_open() {
             return Err(Refusal::GateClosed);
         }
+        fault::point("error.commit.before");
         let handle = draft.commit(accept).await.map_err(Refusal::Intake)?;
+        fault::point("error.commit.after");
         let size = written.message.len() as u64;
         let facts = RouteFacts { envelope, size, accepted_at: now, hold: None };
         (self.hint)(RouteRequest { handle, id, routing: 1, facts: Some(facts) });

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use farm::fault;
 use mail::{MessageId, Timestamp};
 
 /// The mode of every directory that is made.
@@ -82,11 +83,13 @@ impl Writing {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        fault::fallible("local.write.before")?;
         self.file.write_all(bytes)
     }
 
     /// Makes the file durable. What it is called does not matter yet.
     pub(crate) fn sync(self) -> io::Result<Waiting> {
+        fault::fallible("local.sync.before")?;
         self.file.sync_data()?;
         Ok(self.waiting)
     }

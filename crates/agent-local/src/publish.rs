@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use agent::{Counters, Gate};
+use farm::fault;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::counter;
@@ -112,8 +113,12 @@ fn link_all(files: &[Waiting], directory: &std::path::Path) -> Vec<io::Result<Pu
     if files.is_empty() {
         return Vec::new();
     }
+    fault::point("local.link.before");
     let mut results: Vec<io::Result<Published>> = files.iter().map(Waiting::publish).collect();
-    if let Err(error) = sync_directory(directory) {
+    fault::point("local.link.after");
+    if let Err(error) =
+        fault::fallible("local.sync_dir.before").and_then(|()| sync_directory(directory))
+    {
         for (file, result) in files.iter().zip(&mut results) {
             if matches!(result, Ok(Published::Now)) {
                 file.withdraw();

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use agent::Gate;
+use farm::fault;
 use smtp::client::{Client, Phase, Step};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -100,9 +101,11 @@ impl Connection {
     /// The gate is asked before each write and bounds the wait for room: a dot that had to wait leaves only if it still may.
     pub(crate) async fn end_body(&mut self, timeouts: &Timeouts, gate: &Gate) {
         self.client.end_body();
+        fault::point("smtp.dot.before");
         while !self.client.output().is_empty() {
             self.exchange(timeouts, gate.deadline(), Some(gate)).await;
         }
+        fault::point("smtp.dot.after");
     }
 
     /// Whether the server has said nothing and not closed since the last reply: nothing can come between transactions but 421.

@@ -12,8 +12,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use farm::fault;
 use farm::{Worker, WorkerError};
 use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Step, Verdict};
+use mail::Address;
 use queue::{ReadError, Reader};
 use socket::{Responder, Service};
 use tokio::sync::Semaphore;
@@ -85,12 +87,16 @@ impl Service<Inspect> for Inspector {
             _ => return responder.answer(&answer(Verdict::Accept, Vec::new())),
         };
         let inner = Rc::clone(&self.0);
+        let sender = request.envelope.as_ref().and_then(|envelope| envelope.sender.as_ref());
+        fault::taken("contentfilter", sender.map(Address::as_str));
+        fault::point("contentfilter.inspect.before");
         tokio::task::spawn_local(async move {
             let end = responder.deadline().map(time_to_give_up);
             let judged = inner.scanner.inspect(&draft, end, || responder.is_connected()).await;
             let Some((judgement, scanned_bytes)) = judged else { return };
             inner.worker.count(counter::SCANNED_BYTES, scanned_bytes);
             inner.note(&draft, &judgement);
+            fault::point("contentfilter.inspect.after");
             responder.answer(&answer(judgement.verdict, judgement.edits));
         });
     }

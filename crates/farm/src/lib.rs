@@ -31,5 +31,6 @@ mod worker;
 mod workers;
 
 pub use handover::DrainReason;
+pub use sys::fault;
 pub use worker::{Alone, Connection, Job, Worker, WorkerError};
 pub use workers::Workers;

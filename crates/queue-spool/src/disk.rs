@@ -5,14 +5,29 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::codec::Nonce;
 
+#[cfg(feature = "faults")]
+mod faulty;
 mod real;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 
 pub use real::RealDisk;
+
+/// The disk of this machine.
+#[cfg(not(feature = "faults"))]
+pub(crate) fn of_this_machine() -> Arc<dyn Disk> {
+    Arc::new(RealDisk)
+}
+
+/// The disk of this machine, failing where a test wants it to.
+#[cfg(feature = "faults")]
+pub(crate) fn of_this_machine() -> Arc<dyn Disk> {
+    Arc::new(faulty::FaultyDisk)
+}
 
 /// How much [`Disk::random`] gives: what the system gives whole in one call.
 pub const RANDOM_BYTES: usize = 256;

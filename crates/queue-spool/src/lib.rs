@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use disk::{Disk, Held, RealDisk, read_text, write_text};
+use disk::{Disk, Held, of_this_machine, read_text, write_text};
 use intake::bodies::Bodies;
 use intake::writer::{Limits, Writer};
 use ledger::machine::{Book, LedgerMachine};
@@ -98,24 +98,24 @@ pub fn open_intake(
     data_dir: &Path,
     settings: &Settings,
 ) -> Result<(Rc<SpoolIntake>, Adopted), OpenError> {
-    Spool::new(Arc::new(RealDisk), data_dir, settings.clone()).intake()
+    Spool::new(of_this_machine(), data_dir, settings.clone()).intake()
 }
 
 /// Opens the queue for reading messages by handle. Needs no right to write; works on a tokio `LocalRuntime`.
 pub fn open_reader(data_dir: &Path, settings: &Settings) -> Result<Rc<SpoolReader>, OpenError> {
-    Spool::new(Arc::new(RealDisk), data_dir, settings.clone()).reader()
+    Spool::new(of_this_machine(), data_dir, settings.clone()).reader()
 }
 
 /// Opens the queue for listing what was accepted. Needs no right to write but to look at locks; works on a tokio runtime.
 pub fn open_recovery(data_dir: &Path) -> Result<Rc<SpoolRecovery>, OpenError> {
-    Spool::new(Arc::new(RealDisk), data_dir, Settings::default()).recovery()
+    Spool::new(of_this_machine(), data_dir, Settings::default()).recovery()
 }
 
 /// Opens the ledger; [`LedgerError::Held`] when another process has it.
 ///
 /// Its thread starts with [`queue::Ledger::replay`], which must be called on a tokio `LocalRuntime`.
 pub fn open_ledger(data_dir: &Path, settings: &Settings) -> Result<Rc<SpoolLedger>, LedgerError> {
-    Spool::new(Arc::new(RealDisk), data_dir, settings.clone()).ledger()
+    Spool::new(of_this_machine(), data_dir, settings.clone()).ledger()
 }
 
 /// A spool on any disk: what the functions above open on the real one.

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use farm::fault;
 use job::KNOWN_MAX;
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
 use job::route::{Route, RouteRequest};
@@ -185,6 +186,7 @@ impl Pass {
             });
             match sent {
                 Ok(_) => {
+                    fault::point("requeue.route.after");
                     self.progress.outstanding.set(self.progress.outstanding.get() + 1);
                     return Ok(());
                 }

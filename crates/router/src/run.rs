@@ -9,13 +9,14 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use farm::fault;
 use farm::{Worker, WorkerError};
 use job::enqueue::{Enqueue, EnqueueRequest};
 use job::route::{Route, RouteFacts, RouteRequest};
 use job::verify::{Verified, Verify, VerifyAnswer, VerifyRequest};
 use job::{Acknowledged, PART_RECIPIENTS_MAX};
 use lookup::Unavailable;
-use mail::MessageId;
+use mail::{Address, MessageId};
 use queue::{ReadError, Reader, RoutedRecipient, State};
 use socket::{CallError, ClientSettings, ErrorObject, Responder, Service, codes};
 
@@ -182,6 +183,8 @@ impl Inner {
         request: RouteRequest,
         facts: RouteFacts,
     ) -> Result<Vec<EnqueueRequest>, RouteError> {
+        fault::taken("router", facts.envelope.sender.as_ref().map(Address::as_str));
+        fault::point("router.route.before");
         let recipients = self.rules.route(&facts.envelope)?;
         let is_failed = |one: &&RoutedRecipient| matches!(one.state, State::Failed(_));
         let failed = recipients.iter().filter(is_failed).count();
@@ -197,6 +200,7 @@ impl Inner {
         match result {
             Ok(()) => {
                 self.worker.count(counter::ROUTED, 1);
+                fault::point("router.enqueue.after");
                 responder.answer(&Acknowledged {});
             }
             Err(error) => {

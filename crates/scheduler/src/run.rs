@@ -15,9 +15,11 @@ use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use farm::fault;
 use job::deliver::{Deliver, DeliverAnswer};
 use job::requeue::{Requeue, RequeueRequest};
 use job::route::{Route, RouteRequest};
+use mail::Address;
 use queue::{Ledger, LedgerError};
 use socket::{CallError, Client, ClientSettings, ErrorObject, SendError, SendOptions, codes};
 
@@ -292,6 +294,7 @@ impl Shell {
         Some(match incoming {
             Incoming::Enqueue(request, responder) => {
                 let connection = responder.caller().connection;
+                fault::taken("scheduler", request.sender.as_ref().map(Address::as_str));
                 let standing = self.records.ledger().standing(&request.handle);
                 let token = self.token(AnyResponder::Enqueue(responder));
                 Event::Enqueue { connection, token, request, standing }
@@ -465,6 +468,7 @@ impl Shell {
     }
 
     fn perform(&mut self, actions: Actions) {
+        fault::point("scheduler.answer.before");
         for (token, answer) in actions.answers {
             self.answer(token, answer);
         }
@@ -476,6 +480,7 @@ impl Shell {
         }
         self.reach(&actions.connect, actions.requeue);
         self.hint(actions.routes);
+        fault::point("scheduler.answer.after");
     }
 
     /// Asks router to route messages anew, as many as it may be asked at once: requeue brings the others.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use farm::fault;
 use job::ENVELOPE_RECIPIENTS_MAX;
 use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
 use job::route::{RouteFacts, RouteRequest};
@@ -165,6 +166,7 @@ impl Incoming {
         if let Ok(Fate::Stored(handle, facts)) = result {
             stage.neighbours.count(Counter::Bytes, size);
             stage.neighbours.route(RouteRequest { handle, id, routing: 1, facts });
+            fault::point("smtpserver.route.after");
         }
         reply
     }
@@ -202,7 +204,9 @@ impl Incoming {
             RouteFacts { envelope, size: self.size, accepted_at, hold }
         });
         let accept = Accept { envelope, origin, accepted_at, edits, hold, replaced_body };
+        fault::point("smtpserver.commit.before");
         let committed = self.draft.commit(accept).await;
+        fault::point("smtpserver.commit.after");
         delays.commit = since.elapsed();
         match committed {
             Ok(handle) => Ok(Fate::Stored(handle, route_facts)),

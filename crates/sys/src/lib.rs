@@ -10,10 +10,12 @@
 //! - [`SharedMap`]: a file in memory, seen only as atomics.
 //! - [`sealed_memfd`]: what a child is told, unchangeable.
 //! - [`packet`]: datagrams over a socketpair, with descriptors.
+//! - [`fault`]: places where a test may have something go wrong.
 //! - [`read_nowait`], [`fallocate`], [`fdatasync`], [`flock`]: what a spool needs of a file.
 
 mod credentials;
 mod execute;
+pub mod fault;
 mod file;
 mod memory;
 pub mod packet;
