@@ -12,8 +12,10 @@
 )]
 
 mod client;
+mod faults;
 mod http;
 mod load;
+mod mount;
 mod ports;
 mod postfix;
 mod process;
@@ -23,8 +25,10 @@ mod site;
 mod wait;
 
 pub use client::{Client, Reply};
+pub use faults::{Faults, Fired};
 pub use http::{HttpServer, Post};
-pub use load::{Burst, burst};
+pub use load::{Burst, Mail, Traffic, burst};
+pub use mount::Mount;
 pub use ports::{Port, free_port};
 pub use postfix::Postfix;
 pub use process::{Process, cpu_ticks, descendants, rss_kib, state_of, threads, title};

@@ -1,8 +1,9 @@
 //! Many messages at once, each known by a token, from clients that remember exactly which of them got `250`.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::Client;
@@ -17,6 +18,24 @@ pub struct Burst {
     pub accepted: BTreeSet<String>,
     /// Those whose connection was lost after the end of data: they may arrive.
     pub unsure: BTreeSet<String>,
+    /// Those refused for now after the end of data: they may arrive only if a disk failed under them.
+    pub refused: BTreeSet<String>,
+}
+
+/// A message of a load, but for its token.
+#[derive(Debug, Clone)]
+pub struct Mail {
+    /// Who gets it.
+    pub recipient: String,
+    /// How long its text is.
+    pub lines: usize,
+}
+
+impl Mail {
+    /// An ordinary message.
+    pub fn to(recipient: &str) -> Self {
+        Self { recipient: recipient.to_owned(), lines: 20 }
+    }
 }
 
 /// Sends messages in several sessions until so many were accepted. What is lost or refused for now is sent again under a new token.
@@ -27,7 +46,7 @@ pub fn burst(port: u16, count: usize, sessions: usize, recipient: &str) -> Burst
         for session in 0..sessions {
             let (left, result) = (&left, &result);
             scope.spawn(move || {
-                let mut sender = Sender { port, session, sent: 0, recipient, client: None };
+                let mut sender = Sender::new(port, session, |_| Mail::to(recipient));
                 while left
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                     .is_ok()
@@ -40,15 +59,69 @@ pub fn burst(port: u16, count: usize, sessions: usize, recipient: &str) -> Burst
     result.into_inner().expect("no session panicked")
 }
 
-struct Sender<'a> {
+/// Sessions that send until they are told to stop.
+pub struct Traffic {
+    stopped: Arc<AtomicBool>,
+    sent: Arc<Mutex<Burst>>,
+    sessions: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    /// Starts sessions that pause between two messages; `mix` says what each session's next message is to be, by its number.
+    pub fn start(
+        port: u16,
+        sessions: usize,
+        pause: Duration,
+        mix: impl Fn(usize) -> Mail + Clone + Send + 'static,
+    ) -> Self {
+        let (stopped, sent) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let begin = |session| {
+            let (stopped, sent, mix) = (Arc::clone(&stopped), Arc::clone(&sent), mix.clone());
+            std::thread::spawn(move || {
+                let mut sender = Sender::new(port, session, mix);
+                while !stopped.load(Ordering::Relaxed) {
+                    sender.one(&sent);
+                    std::thread::sleep(pause);
+                }
+            })
+        };
+        let sessions = (0..sessions).map(begin).collect();
+        Self { stopped, sent, sessions }
+    }
+
+    /// How many were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.sent.lock().expect("no session panicked").accepted.len()
+    }
+
+    /// How many were refused for now so far, after the end of data.
+    pub fn refused(&self) -> usize {
+        self.sent.lock().expect("no session panicked").refused.len()
+    }
+
+    /// Ends the sessions, each after its message, and says what became of all of them.
+    pub fn stop(self) -> Burst {
+        self.stopped.store(true, Ordering::Relaxed);
+        for session in self.sessions {
+            session.join().expect("no session panicked");
+        }
+        std::mem::take(&mut self.sent.lock().expect("no session panicked"))
+    }
+}
+
+struct Sender<M> {
     port: u16,
     session: usize,
     sent: usize,
-    recipient: &'a str,
+    mix: M,
     client: Option<Client>,
 }
 
-impl Sender<'_> {
+impl<M: Fn(usize) -> Mail> Sender<M> {
+    fn new(port: u16, session: usize, mix: M) -> Self {
+        Self { port, session, sent: 0, mix, client: None }
+    }
+
     /// Sends until one message was accepted.
     fn one(&mut self, result: &Mutex<Burst>) {
         let begun = Instant::now();
@@ -60,7 +133,9 @@ impl Sender<'_> {
                     result.lock().expect("no session panicked").accepted.insert(token);
                     return;
                 }
-                Ok(false) => {}
+                Ok(false) => {
+                    result.lock().expect("no session panicked").refused.insert(token);
+                }
                 Err(Lost::AfterData) => {
                     result.lock().expect("no session panicked").unsure.insert(token);
                 }
@@ -76,22 +151,23 @@ impl Sender<'_> {
             Some(client) => client,
             None => greeted(self.port).map_err(|_| Lost::Before)?,
         };
+        let mail = (self.mix)(self.sent);
         let before = |_| Lost::Before;
         let envelope = format!(
             "MAIL FROM:<sender@source.example>\r\nRCPT TO:<{}>\r\nDATA\r\n",
-            self.recipient
+            mail.recipient
         );
         client.write(envelope.as_bytes()).map_err(before)?;
         for expected in [250, 250, 354] {
             let reply = client.reply().map_err(before)?;
             if reply.code != expected {
-                return Ok(false);
+                return Err(Lost::Before);
             }
         }
         let message = format!(
             "From: <sender@source.example>\r\nTo: <{}>\r\nSubject: test\r\nMessage-ID: <{token}@source.example>\r\n\r\n{}\r\n.\r\n",
-            self.recipient,
-            "A line of a message that is not very long.\r\n".repeat(20)
+            mail.recipient,
+            "A line of a message that is not very long.\r\n".repeat(mail.lines)
         );
         client.write(message.as_bytes()).map_err(before)?;
         let reply = client.reply().map_err(|_| Lost::AfterData)?;

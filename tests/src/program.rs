@@ -15,7 +15,16 @@ pub fn program() -> &'static PathBuf {
 
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["build", "--quiet", "--package", "grange", "--message-format", "json"];
+    let arguments = [
+        "build",
+        "--quiet",
+        "--package",
+        "grange",
+        "--features",
+        "faults",
+        "--message-format",
+        "json",
+    ];
     let output = Command::new(cargo)
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::signal_pid;
-use crate::{Port, Process, free_port, is_root, program, run, until};
+use crate::{Faults, Port, Process, free_port, is_root, program, run, until};
 
 /// Set, a failing test leaves its site's directory and says where it is.
 const KEEP: &str = "GRANGE_TEST_KEEP";
@@ -117,10 +117,19 @@ impl Site {
             .collect()
     }
 
+    /// Arming fault points of what is started from now on.
+    pub fn faults(&self) -> Faults {
+        Faults::new(Faults::folder_in(self.folder.path()))
+    }
+
     /// A command of grange's, with this site's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(arguments).arg("--config").arg(self.config());
+        let faults = Faults::folder_in(self.folder.path());
+        if faults.is_dir() {
+            command.env("GRANGE_FAULTS", faults);
+        }
         command
     }
 

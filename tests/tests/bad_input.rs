@@ -4,13 +4,10 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tests::{
-    Answer, Client, Event, Running, Sink, Site, free_port, is_root, run, until, until_within,
-};
+use tests::{Answer, Client, Event, Mount, Running, Sink, Site, free_port, run, until};
 
 #[test]
 fn garbage_is_answered() {
@@ -312,38 +309,6 @@ fn bad_sinks_defer_and_hold_nobody_up() {
 }
 
 #[test]
-fn a_full_disk_refuses_for_now_and_loses_nothing() {
-    let site = Site::new();
-    let mount = Mount::tmpfs(site.path("data"), "size=200m,mode=755");
-    let grange = site.start();
-    let body = format!("{}\r\n", "x".repeat(70)).repeat(3000);
-    let mut accepted = 0;
-    let refusal = loop {
-        let mut client = Client::ready(site.smtp.number);
-        let message =
-            format!("Subject: big\r\nMessage-ID: <big.{accepted}@source.example>\r\n\r\n{body}");
-        let reply =
-            client.message("alice@example.test", &["bob@sink.example"], &message).expect("a reply");
-        if reply.code != 250 {
-            break reply;
-        }
-        accepted += 1;
-        assert!(accepted < 1000, "the disk is full at last");
-    };
-    assert!(matches!(refusal.code, 451 | 452), "{refusal:?}");
-    assert!(accepted > 50, "{accepted} messages of 200 kB in 200 MB");
-    let sink = Sink::start(site.sink.number);
-    until_within(Duration::from_secs(120), "what was accepted arrives", || {
-        (sink.tokens().len() >= accepted).then_some(())
-    });
-    site.wait_empty();
-    assert_eq!(sink.received().len(), accepted, "each once");
-    unharmed(&grange);
-    assert!(grange.stop().success());
-    drop(mount);
-}
-
-#[test]
 fn a_read_only_data_dir_is_said_to_be_so() {
     let site = Site::new();
     let _mount = Mount::tmpfs(site.path("data"), "ro,mode=755");
@@ -421,26 +386,5 @@ fn unharmed(grange: &Running<'_>) {
         let farm = grange.farm(farm);
         assert_eq!(farm["crashes"], 0, "{farm}");
         assert_eq!(farm["alive"], true, "{farm}");
-    }
-}
-
-/// A file system of its own, for as long as this lives.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn tmpfs(path: PathBuf, options: &str) -> Self {
-        assert!(is_root(), "mounting needs root: run cargo xtask test as root");
-        std::fs::create_dir_all(&path).expect("a mount point");
-        let output =
-            run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self(path)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Something may still be looking at it.
-        let _ = run(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }

@@ -10,7 +10,7 @@ use tests::{
 fn a_burst_reaches_the_sink() {
     let port = free_port();
     let sink = Sink::start(port.number);
-    let Burst { accepted, unsure } = burst(port.number, 200, 8, "recipient@sink.example");
+    let Burst { accepted, unsure, .. } = burst(port.number, 200, 8, "recipient@sink.example");
     assert_eq!((accepted.len(), unsure.len()), (200, 0));
     assert!(sink.tokens().keys().eq(accepted.iter()));
     let received = sink.received();

@@ -45,6 +45,9 @@ impl Options {
     }
 }
 
+/// The profile with which the system tests' program is built.
+const PROFILE: &str = "faults";
+
 /// The steps, by name.
 const STEPS: &[&str] = &["fmt", "clippy", "tidy", "unit", "system", "fuzz"];
 
@@ -125,14 +128,22 @@ fn clippy() -> Result<Count, Failure> {
     one(succeeds(&mut cargo(&lints)))
 }
 
-/// The system tests: the real program, built as it is shipped, on loopback.
+/// The system tests: the real program on loopback, built like the one that is shipped, but with fault points and every assertion.
 fn system(options: &Options) -> Result<Count, Failure> {
-    if !succeeds(&mut cargo(&["build", "--quiet", "--release", "--package", "grange"]))? {
-        return Ok(Count::one(false));
+    let Some(binary) = build_with_faults()? else { return Ok(Count::one(false)) };
+    tests(options, &["--package", "tests"], &[("GRANGE_BINARY", &binary)])
+}
+
+/// Builds the program with fault points, and says where it is; nothing when it does not build.
+pub(crate) fn build_with_faults() -> Result<Option<String>, Failure> {
+    let arguments =
+        ["build", "--quiet", "--profile", PROFILE, "--package", "grange", "--features", "faults"];
+    if !succeeds(&mut cargo(&arguments))? {
+        return Ok(None);
     }
-    let binary = target_dir()?.join("release").join("grange");
+    let binary = target_dir()?.join(PROFILE).join("grange");
     let binary = binary.to_str().ok_or("the target directory's name is not UTF-8")?;
-    tests(options, &["--package", "tests"], &[("GRANGE_BINARY", binary)])
+    Ok(Some(binary.to_owned()))
 }
 
 /// Runs `cargo test` and adds up what libtest says at the end of each test program.

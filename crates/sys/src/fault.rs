@@ -3,7 +3,7 @@
 //! `GRANGE_FAULTS` names a directory. Whoever comes by the point `ledger.sync.before` looks for a file of that name there
 //! and does what it says: `kill`, `stop` or `abort` (this process), or for a point that may fail, a system error by its
 //! name (`EIO`, `ENOSPC`, …). The file is removed first, so that of all processes exactly one is struck; one that ends in
-//! ` always` stays. What struck whom is added to the file `fired`, a line each.
+//! ` always` stays. What struck is added to the file `fired`, a line each: point, action, process id, milliseconds since 1970.
 //!
 //! `poison.STAGE` holds a reverse-path instead: whoever takes a job of that sender's in that stage aborts. It stays.
 

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpid, kill_process};
@@ -52,7 +53,8 @@ fn strike(folder: &Path, name: &str) -> Option<String> {
 
 /// One write, so that lines of several processes do not mix.
 fn note(folder: &Path, name: &str, action: &str) {
-    let line = format!("{name} {action} {}\n", std::process::id());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let line = format!("{name} {action} {} {}\n", std::process::id(), now.as_millis());
     let file = OpenOptions::new().append(true).open(folder.join("fired"));
     let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
     written.unwrap_or_else(|error| panic!("cannot tell of {name}: {error}"));
