@@ -160,7 +160,7 @@ fn held(site: &Site, stage: &str, recipient: &str, arrived: impl Fn() -> usize) 
     assert_eq!(held.len(), 1, "it alone: {held:?}");
     assert_eq!(held[0]["id"], *id);
     let reason = held[0].to_string();
-    assert!(reason.contains("crash"), "it says why: {reason}");
+    assert!(reason.contains("killed its worker three times"), "it says why: {reason}");
     let sent = sending.join().expect("the load goes through");
     until_within(ARRIVAL, "all others arrive", || (arrived() >= sent.accepted.len()).then_some(()));
     until_within(ARRIVAL, "nothing else is left", || (site.queued().len() == 1).then_some(()));
