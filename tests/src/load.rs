@@ -20,6 +20,8 @@ pub struct Burst {
     pub unsure: BTreeSet<String>,
     /// Those refused for now after the end of data: they may arrive only if a disk failed under them.
     pub refused: BTreeSet<String>,
+    /// How many were turned away before the end of data, or not even greeted.
+    pub turned_away: usize,
 }
 
 /// A message of a load, but for its token.
@@ -94,9 +96,10 @@ impl Traffic {
         self.sent.lock().expect("no session panicked").accepted.len()
     }
 
-    /// How many were refused for now so far, after the end of data.
+    /// How many were refused for now so far, in any phase.
     pub fn refused(&self) -> usize {
-        self.sent.lock().expect("no session panicked").refused.len()
+        let sent = self.sent.lock().expect("no session panicked");
+        sent.refused.len() + sent.turned_away
     }
 
     /// Ends the sessions, each after its message, and says what became of all of them.
@@ -139,7 +142,9 @@ impl<M: Fn(usize) -> Mail> Sender<M> {
                 Err(Lost::AfterData) => {
                     result.lock().expect("no session panicked").unsure.insert(token);
                 }
-                Err(Lost::Before) => {}
+                Err(Lost::Before) => {
+                    result.lock().expect("no session panicked").turned_away += 1;
+                }
             }
             assert!(begun.elapsed() < AWAY, "no message was accepted for {AWAY:?}");
             std::thread::sleep(Duration::from_millis(20));

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{is_root, run};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::{is_root, run, until};
 
 /// A file system in memory, mounted for as long as this lives.
 #[derive(Debug)]
@@ -35,9 +37,13 @@ impl Mount {
     pub fn fill(&self, name: &str, leave_bytes: u64) -> PathBuf {
         let path = self.0.join(name);
         let file = std::fs::File::create(&path).expect("a file of our own");
-        let bytes = self.free_bytes().saturating_sub(leave_bytes);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes.max(1))
-            .expect("there is so much room");
+        // Others may take room meanwhile.
+        until(&format!("{leave_bytes} bytes are left"), || {
+            let bytes = self.free_bytes().saturating_sub(leave_bytes);
+            let end = file.metadata().expect("our own file").len();
+            let done = bytes == 0 || fallocate(&file, FallocateFlags::empty(), end, bytes).is_ok();
+            done.then_some(())
+        });
         path
     }
 

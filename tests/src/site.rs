@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::signal_pid;
-use crate::{Faults, Port, Process, free_port, is_root, program, run, until};
+use crate::{Faults, Port, Process, find, free_port, is_root, program, run, until};
 
 /// Set, a failing test leaves its site's directory and says where it is.
 const KEEP: &str = "GRANGE_TEST_KEEP";
@@ -179,6 +179,15 @@ impl Site {
         running
     }
 
+    /// Starts all farms, each process of which may have so many files open, and waits until they are ready.
+    pub fn start_with_open_files(&self, files: u32) -> Running<'_> {
+        let mut command = Command::new(find("prlimit"));
+        command.arg(format!("--nofile={files}:{files}")).arg(program());
+        let running = self.spawn_command(command.args(["run", "--config"]).arg(self.config()));
+        running.wait_ready(|_| true);
+        running
+    }
+
     /// Starts some farms and waits until they are ready.
     pub fn start_only(&self, farms: &[&str]) -> Running<'_> {
         let running = self.spawn(&["run", "--only", &farms.join(",")]);
@@ -188,14 +197,17 @@ impl Site {
 
     /// Starts a command of grange's that stays, and does not wait for anything.
     pub fn spawn(&self, arguments: &[&str]) -> Running<'_> {
+        self.spawn_command(&mut self.command(arguments))
+    }
+
+    fn spawn_command(&self, command: &mut Command) -> Running<'_> {
         let log = OpenOptions::new()
             .append(true)
             .create(true)
             .open(self.path("log"))
             .expect("a log file");
-        let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
-        Running { process: Process::spawn("grange", &mut command), site: self }
+        Running { process: Process::spawn("grange", command), site: self }
     }
 
     /// What was logged so far.

@@ -3,7 +3,7 @@
 #![allow(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tests::{Burst, Client, Mail, Mount, Reply, Running, Sink, Site, Traffic, until, until_within};
 
@@ -39,8 +39,7 @@ fn mail_is_refused_before_the_disk_is_full() {
 
 #[test]
 fn a_full_disk_takes_no_mail_and_delivers_what_it_has() {
-    let site =
-        Site::new().replace("store = \"spool\"", "store = \"spool\"\nfree_bytes_min = \"0B\"");
+    let site = Site::new().replace("store = \"spool\"", "store = \"spool\"\nfree_bytes_min = 0");
     let mount = Mount::tmpfs(site.path("data"), "size=300m,mode=755");
     let grange = site.start();
     let traffic = Traffic::start(site.smtp.number, SESSIONS, PAUSE, |number| Mail {
@@ -153,10 +152,12 @@ fn operations_that_fail() {
         let log = site.log().len();
         let (fired, refused) = (faults.fired().len(), traffic.refused());
         faults.arm(point, &format!("{errno} always"));
-        until(&format!("{point} fails with {errno}"), || {
-            (faults.fired().len() >= fired + 3).then_some(())
-        });
         let at_the_door = !point.starts_with("ledger");
+        // A ledger that has failed is left alone for a while.
+        let times = if at_the_door { 3 } else { 1 };
+        until(&format!("{point} fails with {errno}"), || {
+            (faults.fired().len() >= fired + times).then_some(())
+        });
         if at_the_door {
             until("mail is refused", || (traffic.refused() > refused).then_some(()));
         }
@@ -164,9 +165,12 @@ fn operations_that_fail() {
         if at_the_door {
             resumes(&traffic);
         }
-        let told = site.log().split_off(log);
-        let said = told.lines().any(|line| line.contains("ERROR") || line.contains("WARN"));
-        assert!(said, "the log tells of {point} {errno}: {told}");
+        until(&format!("the log tells of {point} {errno}"), || {
+            let told = site.log().split_off(log);
+            told.lines()
+                .any(|line| line.contains(" error ") || line.contains(" warn "))
+                .then_some(())
+        });
         eprintln!("{point} {errno}: over");
     }
     let sent = traffic.stop();
@@ -213,37 +217,24 @@ fn a_sync_that_failed_is_never_taken_for_a_success() {
 fn no_file_descriptors_left() {
     let site = Site::new().replace("start = 2, max = 2", "start = 1, max = 1");
     let sink = Sink::start(site.sink.number);
-    let grange = site.start();
+    let grange = site.start_with_open_files(100);
     let worker = *grange.workers("smtpserver").first().expect("a ready worker");
-    let open = std::fs::read_dir(format!("/proc/{worker}/fd")).expect("our own process").count();
-    let limit = |soft: u64| {
-        let limit = rustix::process::Rlimit { current: Some(soft), maximum: Some(100_000) };
-        let pid = rustix::process::Pid::from_raw(worker as i32).expect("a process id");
-        rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit)
-            .expect("root may");
-    };
-    limit(open as u64 + 10);
     let crowd: Vec<_> =
-        (0..40).map(|_| Client::open(site.smtp.number).expect("the kernel takes it")).collect();
+        (0..150).map(|_| Client::open(site.smtp.number).expect("the kernel takes it")).collect();
     until("the log tells of it", || site.log().contains("Too many open files").then_some(()));
     let before = tests::cpu_ticks(worker).expect("it lives");
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(2) {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    std::thread::sleep(Duration::from_secs(2));
     let used = tests::cpu_ticks(worker).expect("it lives") - before;
-    assert!(used < 100, "{used} hundredths of a second of CPU in two seconds: it spins");
+    assert!(used < 50, "{used} hundredths of a second of CPU in two seconds: it spins");
     let lines = site.log().matches("Too many open files").count();
-    assert!(lines < 100, "{lines} lines about it");
+    assert!(lines < 20, "{lines} lines about it");
     drop(crowd);
-    // A message that needs a file finds none; then there are some again.
-    limit(50_000);
     until_within(RESUME, "mail is accepted again", || {
         let mut client = Client::open(site.smtp.number).ok()?;
         client.reply().ok().filter(|it| it.code == 220)?;
         client.command("EHLO client.example").ok()?;
-        let reply =
-            client.message("alice@example.test", &[ELSEWHERE], "Subject: x\r\n\r\n").ok()?;
+        let text = "Subject: x\r\n\r\n";
+        let reply = client.message("alice@example.test", &[ELSEWHERE], text).ok()?;
         (reply.code == 250).then_some(())
     });
     sink.wait(1);

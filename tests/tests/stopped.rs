@@ -42,10 +42,13 @@ fn workers_past_every_deadline() {
     let mut stopped = Vec::new();
     for (number, (point, recipient, _)) in CASES.iter().enumerate() {
         faults.arm(point, "stop");
-        let mut client = Client::ready(site.smtp.number);
         let text = format!("Message-ID: <{number}@source.example>\r\nSubject: {point}\r\n\r\n");
-        let reply = client.message("sender@source.example", &[recipient], &text).expect("a reply");
-        assert_eq!(reply.code, 250, "{reply:?}");
+        // Whoever asks one that was stopped before is told to come again.
+        until("it is accepted", || {
+            let mut client = Client::ready(site.smtp.number);
+            let sent = client.message("sender@source.example", &[recipient], &text);
+            (sent.expect("a reply").code == 250).then_some(())
+        });
         let pid = faults.wait(point, 1).pid;
         until("it has stopped", || (state_of(pid) == Some('T')).then_some(()));
         stopped.push(pid);
@@ -84,7 +87,10 @@ fn workers_past_every_deadline() {
 
 #[test]
 fn a_report_is_written_though_its_writer_is_stopped() {
-    for (point, copies_max) in [("error.commit.before", 1), ("error.commit.after", 2)] {
+    // Behind its gate, the writer commits what another has written meanwhile.
+    for (point, copies_max) in
+        [("error.deliver.before", 1), ("error.commit.before", 2), ("error.commit.after", 2)]
+    {
         let site = site()
             .replace("agent = \"error\"", "agent = \"error\"\nworkers = { start = 2, max = 2 }");
         let faults = site.faults();
@@ -93,7 +99,6 @@ fn a_report_is_written_though_its_writer_is_stopped() {
         let id = bounced(&site);
         let pid = faults.wait(point, 1).pid;
         until_within(NOTICED, "alice is told", || site.mailbox("example.test", "alice").pop());
-        until_within(NOTICED, "nothing is owed", || site.queued().is_empty().then_some(()));
         grange.signal(pid, Signal::CONT);
         until("it goes on", || (state_of(pid) != Some('T')).then_some(()));
         let sent = tests::burst(site.smtp.number, 50, 5, "bob@example.test");

@@ -56,6 +56,10 @@ const ROUTER: &str = "router.route";
 const HINTS_MAX: usize = 256;
 /// How long router may take: it answers when the scheduler has acknowledged the message.
 const ROUTE_DEADLINE: Duration = Duration::from_secs(10);
+/// A turn that comes so much later than it should tells that this process was stopped, or its machine slept.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// How long it reads then before it goes on.
+const CATCH_UP: Duration = Duration::from_millis(100);
 /// How long an answer of requeue may take.
 const REQUEUE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -271,6 +275,10 @@ impl Shell {
                     let arrival = self.inbox.arrival();
                     // Passing the time is what is wanted as much as an arrival.
                     let _ = tokio::time::timeout_at(at.into(), arrival).await;
+                    if at.elapsed() > STANDSTILL {
+                        // Answers that came meanwhile are read before anything is given up as unanswered.
+                        tokio::time::sleep(CATCH_UP).await;
+                    }
                 }
                 None => self.inbox.arrival().await,
             }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket::{Conversation, Server};
 use tokio::io::unix::AsyncFd;
@@ -19,6 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const LOOKS: usize = 3;
 /// Pause after a failed accept, such as for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
+/// A failure that goes on is told of this often.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A listener to accept on, once the worker is ready.
 pub(super) struct Accept {
@@ -77,6 +79,7 @@ impl Accept {
     ) -> io::Result<()> {
         let (gauge, limited) = (self.gauge, self.limited);
         let listener = watch(self.listener)?;
+        let mut told: Option<Instant> = None;
         loop {
             while limited && inner.tcp_connections.get() >= inner.given.concurrency {
                 inner.room.notified().await;
@@ -95,7 +98,10 @@ impl Accept {
                 Ok(Ok(stream)) => take(stream, Connection::new(inner, gauge)),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(worker = %inner.given.worker, %error, "cannot accept");
+                    if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+                        told = Some(Instant::now());
+                        tracing::warn!(worker = %inner.given.worker, %error, "cannot accept");
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }

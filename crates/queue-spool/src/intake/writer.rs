@@ -6,11 +6,11 @@
 //!           Commit ─▶ batch ─ write ─ sync, `sync_spacing` after the last began ─▶ Committed, all of the batch
 //!
 //!  none ── first record ──▶ growing ── full, or idle ──▶ closing ── no draft open ──▶ sealed (footer synced)
-//!                              └── a write or sync failed ──▶ given up; trouble until a new segment has synced
+//!                              └── a write or sync failed ──▶ given up; trouble until a new segment has synced ──▶ sealed as it was before
 //! ```
 //!
 //! What must hold: no commit is answered before a sync that began after its write has succeeded; after a failed write or
-//! sync nothing more is written to that file; an accept record and its body stand in one segment, or the body in a file
+//! sync no record is written to that file, and its footer lists what had been synced before alone; an accept record and its body stand in one segment, or the body in a file
 //! that was synced, with its directory, before.
 
 use std::collections::HashMap;
@@ -77,12 +77,15 @@ struct Growing {
     begun_at: Instant,
     last_record_at: Instant,
     state: Soundness,
+    /// Bodies of their own whose records are in it and were refused.
+    refused_bodies: Vec<MessageId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Soundness {
     Sound,
-    /// A write or sync failed: never written to again. Unlinked when nothing in it was accepted, else left to adoption.
+    /// A write or sync failed: no record is written to it again. Once another segment has synced it is unlinked if nothing in it
+    /// was accepted, else it gets a footer of what was accepted before: nothing that was refused is found in it then.
     Broken,
 }
 
@@ -389,11 +392,16 @@ impl<T: Send + 'static> Writer<T> {
             self.release(place.id);
             answers.push(Answer::Drafted(waiter, Err(error.clone())));
         }
-        for (waiter, ..) in self.commits.drain(..) {
+        let mut refused_bodies = Vec::new();
+        for (waiter, _, entry) in self.commits.drain(..) {
+            if entry.body == Kept::Apart {
+                refused_bodies.push(entry.id);
+            }
             answers.push(Answer::Committed(waiter, Err(error.clone())));
         }
         if let Some(mut broken) = self.current.take() {
             broken.state = Soundness::Broken;
+            broken.refused_bodies = refused_bodies;
             self.closing.push(broken);
         }
         self.get_into_trouble(error, now);
@@ -457,21 +465,24 @@ impl<T: Send + 'static> Writer<T> {
             return;
         }
         self.seal_retry_at = None;
-        let mut kept = Vec::new();
+        let (mut kept, mut refused_bodies) = (Vec::new(), Vec::new());
         for segment in self.closing.drain(..) {
-            if segment.drafts > 0 {
+            let in_trouble = segment.state == Soundness::Broken && self.trouble.is_some();
+            if segment.drafts > 0 || in_trouble && !segment.entries.is_empty() {
                 kept.push(segment);
-            } else if (segment.state == Soundness::Sound || segment.entries.is_empty())
-                && let Err(error) = segment.seal(&*self.disk, &self.layout)
-            {
+            } else if let Err(error) = segment.seal(&*self.disk, &self.layout) {
                 // Trying again proves nothing of a footer whose sync failed. It need not: all that a footer lists was synced
-                // before it, and without it adoption finds the same.
+                // before it, and without it adoption finds the same, and perhaps what was refused.
                 tracing::warn!(segment = %segment.segment, %error, "cannot seal a segment yet");
                 self.seal_retry_at = Some(now.at + RETRY_MAX);
                 kept.push(segment);
+            } else {
+                refused_bodies.extend(segment.refused_bodies);
             }
         }
         self.closing = kept;
+        // Nothing names them any more.
+        refused_bodies.into_iter().for_each(|id| self.remove_body(id));
     }
 
     fn sync_at(&self) -> Option<Instant> {
@@ -497,6 +508,7 @@ impl Growing {
             begun_at: at,
             last_record_at: at,
             state: Soundness::Sound,
+            refused_bodies: Vec::new(),
         }
     }
 
@@ -510,11 +522,16 @@ impl Growing {
         if self.entries.is_empty() {
             return disk.unlink(&layout.segment(self.segment));
         }
+        let end = match self.state {
+            Soundness::Sound => self.end,
+            // Some of what failed may be there.
+            Soundness::Broken => codec::align(self.file.size()?).max(self.end),
+        };
         let unsealed = Unsealed {
             segment: self.segment,
             file: self.file.clone(),
             nonce: self.nonce,
-            end: self.end,
+            end,
             entries: self.entries.clone(),
         };
         unsealed.seal()

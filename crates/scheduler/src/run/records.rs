@@ -15,7 +15,7 @@ use super::inbox::{Inbox, Incoming};
 use crate::machine::Actions;
 
 /// The first and the longest wait before a failed ledger is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// The most ends of messages appended at once: one append is one frame, and a frame has a limit.
 const UNWRITTEN_CHUNK: usize = 10_000;

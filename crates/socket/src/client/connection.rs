@@ -167,6 +167,11 @@ impl<C: Conversation> Connection<C> {
         id
     }
 
+    /// Time passed in which this process did not run.
+    pub(super) fn forgive(&self, now: Instant, late: Duration) {
+        self.heard.set((self.heard.get() + late).min(now));
+    }
+
     /// Gives up what has expired, pings a silent server, ends a connection that stays silent. Returns when to look again.
     pub(super) fn check_times(&self, now: Instant) -> Option<Instant> {
         if self.outstanding.get() == 0 {

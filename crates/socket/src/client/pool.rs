@@ -15,6 +15,8 @@ use crate::{Conversation, Request};
 
 /// Deadlines are looked at this often at most.
 const TICK: Duration = Duration::from_millis(50);
+/// A look that comes so much later than it should tells that this process was stopped.
+const STANDSTILL: Duration = Duration::from_secs(1);
 /// So many crashes are remembered, not to be told twice.
 const CRASHES_KEPT: usize = 256;
 
@@ -322,10 +324,20 @@ impl<C: Conversation> Pool<C> {
         }
     }
 
-    fn check_times(&self) {
+    /// Looks at all times. If this is much later than it should be, then this process was stopped, or its machine slept: nobody was
+    /// silent in that time, for nobody listened.
+    fn check_times(&self, late: Duration) {
         let now = Instant::now();
         self.next_look.set(None);
         let connections = self.connections.borrow().clone();
+        if late > STANDSTILL {
+            tracing::warn!(
+                conversation = C::NAME,
+                late_ms = late.as_millis() as u64,
+                "this process stood still"
+            );
+            connections.iter().for_each(|connection| connection.forgive(now, late));
+        }
         let next = connections.iter().filter_map(|connection| connection.check_times(now)).min();
         // A callback may have sent something meanwhile.
         let next = [next, self.next_look.get()].into_iter().flatten().min();
@@ -420,8 +432,13 @@ async fn keep_time<C: Conversation>(guard: TimeGuard<C>, due: Rc<Notify>) {
             return;
         };
         let is_due = tokio::time::timeout_at(next.into(), due.notified()).await.is_err();
+        let late = Instant::now().saturating_duration_since(next);
+        if is_due && late > STANDSTILL {
+            // What came meanwhile is read first.
+            tokio::time::sleep(TICK).await;
+        }
         if is_due && let Some(pool) = guard.0.upgrade() {
-            pool.check_times();
+            pool.check_times(late);
         }
     }
 }
