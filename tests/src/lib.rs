@@ -12,6 +12,7 @@
 )]
 
 mod client;
+mod follow;
 mod http;
 mod load;
 mod ports;
@@ -23,11 +24,15 @@ mod site;
 mod wait;
 
 pub use client::{Client, Reply};
+pub use follow::Follow;
 pub use http::{HttpServer, Post};
-pub use load::{Burst, burst};
+pub use load::{Burst, Load, Manner, Sessions, burst};
 pub use ports::{Port, free_port};
 pub use postfix::Postfix;
-pub use process::{Process, cpu_ticks, descendants, rss_kib, state_of, threads, title};
+pub use process::{
+    Process, cpu_ticks, descendants, descriptors, executable, own_kib, rss_kib, state_of, threads,
+    title,
+};
 pub use program::{as_user, find, is_root, program, python, run};
 pub use sink::{Answer, Event, Received, Sink, SmtpSink, count_tokens};
 pub use site::{Running, Site};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::signal_pid;
-use crate::{Port, Process, free_port, is_root, program, run, until};
+use crate::{Follow, Port, Process, free_port, is_root, program, run, until};
 
 /// Set, a failing test leaves its site's directory and says where it is.
 const KEEP: &str = "GRANGE_TEST_KEEP";
@@ -189,6 +189,11 @@ impl Site {
         Running { process: Process::spawn("grange", &mut command), site: self }
     }
 
+    /// Follows the log from here on.
+    pub fn follow(&self) -> Follow {
+        Follow::from_end(self.path("log"))
+    }
+
     /// What was logged so far.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(self.path("log")).unwrap_or_default();
@@ -204,7 +209,7 @@ pub struct Running<'site> {
 
 impl Running<'_> {
     /// Waits until each of these farms has a ready worker, or needs none now, and mail is taken.
-    fn wait_ready(&self, is_started: impl Fn(&str) -> bool) {
+    pub fn wait_ready(&self, is_started: impl Fn(&str) -> bool) {
         until("all farms are ready", || {
             let output = self.site.run(&["status", "--json"]);
             let status: Value = serde_json::from_slice(&output.stdout).ok()?;
