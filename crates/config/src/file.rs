@@ -86,11 +86,34 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 impl File {
     /// Reads and parses a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(path, Self::read(path)?)
+    }
+
+    fn read(path: &Path) -> Result<String, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let mut text = String::new();
         let file = std::fs::File::open(path).map_err(unreadable)?;
         file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-        Self::parse(path, text)
+        Ok(text)
+    }
+
+    /// Reads as much of a file as can be parsed: all of it, or what stands before its first section, with what is wrong further on.
+    ///
+    /// # Errors
+    ///
+    /// As [`File::load`], when that much cannot be parsed either.
+    pub fn load_start(path: &Path) -> Result<(Self, Option<ConfigError>), ConfigError> {
+        let text = Self::read(path)?;
+        let error = match Self::parse(path, text.clone()) {
+            Ok(file) => return Ok((file, None)),
+            Err(error) => error,
+        };
+        let is_section = |line: &&str| line.trim_start().starts_with('[');
+        let start = text.split_inclusive('\n').take_while(|line| !is_section(line)).collect();
+        match Self::parse(path, start) {
+            Ok(file) => Ok((file, Some(error))),
+            Err(_) => Err(error),
+        }
     }
 
     /// Parses text; `path` is for messages.
