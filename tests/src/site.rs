@@ -276,6 +276,18 @@ impl Running<'_> {
         signal_pid(pid, signal);
     }
 
+    /// Ends all its processes at once, as a machine does that loses its power, and waits until they have gone.
+    pub fn kill_all(&mut self) {
+        let family = crate::descendants(self.pid());
+        for pid in family.iter().copied().chain([self.pid()]) {
+            signal_pid(pid, Signal::KILL);
+        }
+        until("it has ended", || self.process.ended());
+        until("all its processes have ended", || {
+            family.iter().all(|pid| matches!(crate::state_of(*pid), None | Some('Z'))).then_some(())
+        });
+    }
+
     /// Asks it to stop, and waits until everything it started has ended.
     pub fn stop(mut self) -> ExitStatus {
         let family = crate::descendants(self.pid());

@@ -4,10 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rustix::process::Signal;
-use tests::{
-    Client, Port, Process, Running, Site, descendants, free_port, program, run, state_of, until,
-};
+use tests::{Client, Port, Process, Site, free_port, program, run, until};
 
 /// A configuration with the same `data_dir`, and everything else its own.
 struct Other {
@@ -119,25 +116,13 @@ fn an_upgrade_keeps_the_lock() {
     assert!(grange.stop().success());
 }
 
-/// Ends everything at once, as a machine does that loses its power.
-fn kill_all(grange: &mut Running<'_>) {
-    let family = descendants(grange.pid());
-    for pid in family.iter().copied().chain([grange.pid()]) {
-        grange.signal(pid, Signal::KILL);
-    }
-    until("all have ended", || grange.process().ended());
-    until("all have ended", || {
-        family.iter().all(|pid| matches!(state_of(*pid), None | Some('Z'))).then_some(())
-    });
-}
-
 #[test]
 fn after_the_death_of_all_the_next_start_works() {
     let site = Site::new();
     for user in ["one", "two", "three"] {
         let mut grange = site.start();
         takes_mail(&site, user);
-        kill_all(&mut grange);
+        grange.kill_all();
     }
     let grange = site.start();
     takes_mail(&site, "four");
@@ -150,7 +135,7 @@ fn a_dead_instance_of_another_run_dir_is_taken_over_and_told_of() {
     let site = Site::new();
     let mut grange = site.start();
     takes_mail(&site, "bob");
-    kill_all(&mut grange);
+    grange.kill_all();
     let before = instance(&site);
     let other = Other::of(&site);
     let log = std::fs::File::create(site.path("other.log")).expect("a log file");
