@@ -54,12 +54,13 @@ impl<'site> Operator<'site> {
         self.follow.line("reloading all farms");
     }
 
-    /// Asks for a reload that must be refused.
-    fn reload_in_vain(&mut self, text: &str) {
+    /// Asks for a reload that must be refused, in these words.
+    fn reload_in_vain(&mut self, text: &str, why: &str) {
         let good = std::fs::read(self.site.config()).expect("read");
         std::fs::write(self.site.config(), text).expect("written");
         self.grange.signal(self.grange.pid(), Signal::HUP);
-        self.follow.line("not reloaded");
+        let line = self.follow.line("not reloaded: the old configuration stays");
+        assert!(line.contains(why), "{line}");
         std::fs::write(self.site.config(), good).expect("written");
     }
 
@@ -248,7 +249,13 @@ fn twenty_reloads_and_five_upgrades_under_load_lose_nothing() {
                 });
             }
             6 => {
-                operator.reload_in_vain("hostname = 7\n");
+                operator.reload_in_vain("hostname = 7\n", "hostname");
+                // What only trying shows, and what only a restart can do.
+                let taken = format!("127.0.0.1:{}", site.sink.number);
+                let listens = format!("127.0.0.1:{}", site.smtp.number);
+                operator.reload_in_vain(&site.text().replace(&listens, &taken), "listens there");
+                let moved = site.text().replace("/run\"", "/elsewhere\"");
+                operator.reload_in_vain(&moved, "by a restart");
                 let text = operator.site.path("text");
                 std::fs::write(&text, "no program\n").expect("written");
                 operator.upgrade_in_vain(&text, "is no program");
@@ -392,13 +399,16 @@ fn a_service_manager_keeps_its_main_process_through_an_upgrade() {
     command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
     let mut grange = Process::spawn("grange", &mut command);
     let mut told = systemd.until("READY=1");
-    for name in ["second", "third"] {
-        let copy = site.path(name);
-        std::fs::copy(program(), &copy).expect("the program can be copied");
+    // Installed over what runs, as a package does it.
+    let copy = site.path("grange");
+    for _ in 0..3 {
+        let aside = site.path("grange.new");
+        std::fs::copy(program(), &aside).expect("the program can be copied");
+        std::fs::rename(aside, &copy).expect("our own file");
         let mut upgrade = Command::new(&copy);
         let output = run(upgrade.arg("upgrade").arg("--config").arg(site.config()));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(executable(grange.pid()), Some(copy));
+        assert_eq!(executable(grange.pid()).as_ref(), Some(&copy), "not one that was deleted");
         let reloading = systemd.until("RELOADING=1");
         assert!(!reloading.contains("STOPPING"), "{reloading}");
         told.push_str(&reloading);

@@ -97,23 +97,16 @@ impl File {
         Ok(text)
     }
 
-    /// Reads as much of a file as can be parsed: all of it, or what stands before its first section, with what is wrong further on.
+    /// Reads a file of which only the top level is wanted: one that cannot be parsed ends before its first section.
     ///
     /// # Errors
     ///
     /// As [`File::load`], when that much cannot be parsed either.
-    pub fn load_start(path: &Path) -> Result<(Self, Option<ConfigError>), ConfigError> {
+    pub fn load_top(path: &Path) -> Result<Self, ConfigError> {
         let text = Self::read(path)?;
-        let error = match Self::parse(path, text.clone()) {
-            Ok(file) => return Ok((file, None)),
-            Err(error) => error,
-        };
         let is_section = |line: &&str| line.trim_start().starts_with('[');
-        let start = text.split_inclusive('\n').take_while(|line| !is_section(line)).collect();
-        match Self::parse(path, start) {
-            Ok(file) => Ok((file, Some(error))),
-            Err(_) => Err(error),
-        }
+        let top = text.split_inclusive('\n').take_while(|line| !is_section(line)).collect();
+        Self::parse(path, text).or_else(|error| Self::parse(path, top).map_err(|_| error))
     }
 
     /// Parses text; `path` is for messages.

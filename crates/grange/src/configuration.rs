@@ -162,8 +162,7 @@ impl Configuration {
             Err(error @ ConfigError::Wrong { .. }) => error,
             loaded => return loaded,
         };
-        let Ok(place) = File::load_start(path).and_then(|(file, _)| file.section::<Place>(""))
-        else {
+        let Ok(place) = File::load_top(path).and_then(|file| file.section::<Place>("")) else {
             return Err(error);
         };
         let top = Top { data_dir: place.data_dir, run_dir: place.run_dir, ..Top::default() };
