@@ -319,7 +319,8 @@ fn a_queue_that_a_newer_program_wrote_is_refused_and_left_as_it_is() {
             let output = site.run(arguments);
             let told = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(78), "{arguments:?}: {told}");
-            for words in [&*path.to_string_lossy(), "has format 2,", "up to 1", "newer grange"] {
+            for words in [&*path.to_string_lossy(), "has format \"2\",", "up to 1", "newer grange"]
+            {
                 assert!(told.contains(words), "{arguments:?}: {words} is not in {told}");
             }
         }
@@ -345,7 +346,7 @@ fn a_program_too_old_for_the_queue_is_not_gone_on_as() {
     std::fs::write(&request, format!("{}\n", copy.display())).expect("written");
     std::fs::set_permissions(&request, PermissionsExt::from_mode(0o644)).expect("our own");
     grange.signal(grange.pid(), Signal::USR2);
-    follow.line("has format 2,");
+    follow.line("has format \"2\",");
     let line = follow.line("not upgraded: the old program goes on");
     assert!(line.contains("would not begin") && line.contains("78"), "{line}");
     assert_eq!(executable(grange.pid()), before);

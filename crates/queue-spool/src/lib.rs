@@ -83,7 +83,7 @@ pub enum OpenError {
     },
     /// It was written by a newer program.
     #[error(
-        "{path} has format {found}, and this program knows formats up to {FORMAT}: use a newer grange"
+        "the queue in {path} has format {found:?}, this program knows up to {FORMAT}; use a newer grange"
     )]
     Newer {
         /// The file that says so: the format file, a segment or a log.
