@@ -13,6 +13,7 @@
 
 mod client;
 mod faults;
+mod follow;
 mod http;
 mod load;
 mod mount;
@@ -26,12 +27,16 @@ mod wait;
 
 pub use client::{Client, Reply};
 pub use faults::{Faults, Fired};
+pub use follow::Follow;
 pub use http::{HttpServer, Post};
-pub use load::{Burst, Mail, Traffic, burst};
+pub use load::{Burst, Load, Mail, Manner, Sessions, Traffic, burst};
 pub use mount::Mount;
 pub use ports::{Port, free_port};
 pub use postfix::Postfix;
-pub use process::{Process, cpu_ticks, descendants, rss_kib, state_of, threads, title};
+pub use process::{
+    Process, cpu_ticks, descendants, descriptors, executable, own_kib, rss_kib, state_of, threads,
+    title,
+};
 pub use program::{as_user, find, is_root, program, python, run};
 pub use sink::{Answer, Event, Received, Sink, SmtpSink, count_tokens};
 pub use site::{Running, Site};

@@ -1,11 +1,14 @@
 //! Many messages at once, each known by a token, from clients that remember exactly which of them got `250`.
 
+mod strict;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use self::strict::{Load, Manner, Sessions};
 use crate::Client;
 
 /// How long a client goes on trying to reach a server that is away.

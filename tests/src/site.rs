@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::signal_pid;
-use crate::{Faults, Port, Process, find, free_port, is_root, program, run, until};
+use crate::{Faults, Follow, Port, Process, find, free_port, is_root, program, run, until};
 
 /// Set, a failing test leaves its site's directory and says where it is.
 const KEEP: &str = "GRANGE_TEST_KEEP";
@@ -210,6 +210,11 @@ impl Site {
         Running { process: Process::spawn("grange", command), site: self }
     }
 
+    /// Follows the log from here on.
+    pub fn follow(&self) -> Follow {
+        Follow::from_end(self.path("log"))
+    }
+
     /// What was logged so far.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(self.path("log")).unwrap_or_default();
@@ -225,7 +230,7 @@ pub struct Running<'site> {
 
 impl Running<'_> {
     /// Waits until each of these farms has a ready worker, or needs none now, and mail is taken.
-    fn wait_ready(&self, is_started: impl Fn(&str) -> bool) {
+    pub fn wait_ready(&self, is_started: impl Fn(&str) -> bool) {
         until("all farms are ready", || {
             let output = self.site.run(&["status", "--json"]);
             let status: Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -290,6 +295,18 @@ impl Running<'_> {
         let ours = pid == self.pid() || crate::descendants(self.pid()).contains(&pid);
         assert!(ours, "{pid} is not a process of this test");
         signal_pid(pid, signal);
+    }
+
+    /// Ends all its processes at once, as a machine does that loses its power, and waits until they have gone.
+    pub fn kill_all(&mut self) {
+        let family = crate::descendants(self.pid());
+        for pid in family.iter().copied().chain([self.pid()]) {
+            signal_pid(pid, Signal::KILL);
+        }
+        until("it has ended", || self.process.ended());
+        until("all its processes have ended", || {
+            family.iter().all(|pid| matches!(crate::state_of(*pid), None | Some('Z'))).then_some(())
+        });
     }
 
     /// Asks it to stop, and waits until everything it started has ended.

@@ -114,6 +114,88 @@ fn metrics_are_prometheus_text() {
     assert!(grange.stop().success());
 }
 
+#[test]
+fn a_file_that_has_become_wrong_takes_nothing_away() {
+    let site = Site::new();
+    let grange = site.start();
+    let mut client = Client::ready(site.smtp.number);
+    let reply = client
+        .message("alice@example.test", &["bob@sink.example"], "Subject: x\r\n\r\n")
+        .expect("a reply");
+    let id = reply.queued_as().expect("the reply names the message");
+    until("it is routed", || {
+        (site.json(&["status", "--json"])["queue"]["messages"] == 1).then_some(())
+    });
+    let cases = [
+        // A key that nobody knows, a contradiction, and what is no TOML at all.
+        site.text().replace("[requeue]", "").replace("[scheduler]", "[scheduler]\nretries = 5"),
+        site.text().replace("channel = \"local\" }", "channel = \"nowhere\" }"),
+        site.text().replace("[scheduler]", "[scheduler\nretry = "),
+    ];
+    for text in cases {
+        std::fs::write(site.config(), text).expect("written");
+        assert_eq!(site.run(&["check"]).status.code(), Some(78));
+        let looks: &[&[&str]] = &[
+            &["status", "--json"],
+            &["queue", "list"],
+            &["queue", "summary"],
+            &["queue", "show", &id],
+            &["queue", "show", "--raw", &id],
+            &["queue", "suspend", "smtp"],
+            &["queue", "resume", "smtp"],
+            &["queue", "retry", &id],
+            &["requeue"],
+            &["metrics"],
+            &["spool", "check"],
+        ];
+        for arguments in looks {
+            let output = site.run(arguments);
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{arguments:?}: {told}");
+            assert!(told.contains("grange.toml:") && told.contains("the file is wrong"), "{told}");
+            assert!(told.contains(&site.path("run").display().to_string()), "{told}");
+        }
+        let farm = grange.farm("smtpserver");
+        assert_eq!(farm["alive"], true);
+        // What would act by the file is refused, and so is what does not tell where the instance is.
+        for arguments in [&["route", "bob@example.test"][..], &["upgrade"], &["farm", "local"]] {
+            assert_eq!(site.run(arguments).status.code(), Some(78), "{arguments:?}");
+        }
+    }
+    for text in ["run_dir = 7\n", "run_dir = \"relative\"\n", "run_dir = \n"] {
+        std::fs::write(site.config(), text).expect("written");
+        assert_eq!(site.run(&["status"]).status.code(), Some(78), "{text}");
+    }
+    std::fs::write(site.config(), site.text()).expect("written");
+    assert!(grange.stop().success());
+}
+
+#[test]
+fn who_waits_for_a_scheduler_that_is_stopped_is_told_so() {
+    let site = Site::new();
+    let grange = site.start();
+    let scheduler = grange.workers("scheduler").pop().expect("a scheduler");
+    grange.signal(scheduler, Signal::STOP);
+    let words = format!("scheduler/1, process {scheduler}, is stopped");
+    let (summary, list) = std::thread::scope(|scope| {
+        let list = scope.spawn(|| site.run(&["queue", "list"]));
+        (site.run(&["queue", "summary"]), list.join().expect("no panic"))
+    });
+    grange.signal(scheduler, Signal::CONT);
+    let told = String::from_utf8_lossy(&summary.stderr);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(summary.status.code(), Some(69), "{told}");
+    assert!(
+        lines[0].contains("waiting for scheduler.admin") && lines[0].contains(&words),
+        "{told}"
+    );
+    assert!(lines[1].contains("has not answered in 20 s") && lines[1].contains(&words), "{told}");
+    let told = String::from_utf8_lossy(&list.stderr);
+    assert!(list.status.success() && told.contains("reading the store instead"), "{told}");
+    assert!(site.ok(&["queue", "summary"]).contains("no lanes"));
+    assert!(grange.stop().success());
+}
+
 fn scrape(port: u16) -> String {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("metrics are served");
     stream

@@ -86,11 +86,27 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 impl File {
     /// Reads and parses a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(path, Self::read(path)?)
+    }
+
+    fn read(path: &Path) -> Result<String, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let mut text = String::new();
         let file = std::fs::File::open(path).map_err(unreadable)?;
         file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-        Self::parse(path, text)
+        Ok(text)
+    }
+
+    /// Reads a file of which only the top level is wanted: one that cannot be parsed ends before its first section.
+    ///
+    /// # Errors
+    ///
+    /// As [`File::load`], when that much cannot be parsed either.
+    pub fn load_top(path: &Path) -> Result<Self, ConfigError> {
+        let text = Self::read(path)?;
+        let is_section = |line: &&str| line.trim_start().starts_with('[');
+        let top = text.split_inclusive('\n').take_while(|line| !is_section(line)).collect();
+        Self::parse(path, text).or_else(|error| Self::parse(path, top).map_err(|_| error))
     }
 
     /// Parses text; `path` is for messages.

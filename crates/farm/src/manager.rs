@@ -440,9 +440,13 @@ fn board_path(farm: &Farm) -> PathBuf {
     farm.run_dir.join("scoreboards").join(&farm.name)
 }
 
-/// So many generations may overlap, and a few workers more.
+/// So many whole generations may overlap while sessions of the old ones run to their end …
+const GENERATIONS: usize = 4;
+/// … and so many workers more.
+const SLOTS_MORE: usize = 4;
+
 fn slots_needed(farm: &Farm) -> usize {
-    farm.workers.max as usize * 2 + 4
+    farm.workers.max as usize * GENERATIONS + SLOTS_MORE
 }
 
 fn tally_buckets(farm: &Farm) -> usize {

@@ -151,6 +151,14 @@ fn try_lock_instance(path: &Path, run_dir: &Path) -> io::Result<Option<File>> {
             std::thread::sleep(pause);
             continue;
         }
+        if !found.is_empty() {
+            let (before, now) = (found.trim_end(), text.trim_end());
+            tracing::warn!(
+                before,
+                now,
+                "data_dir is taken over from an instance that has ended, whose run_dir was another"
+            );
+        }
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(text.as_bytes())?;

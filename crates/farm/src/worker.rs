@@ -10,6 +10,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -170,10 +171,18 @@ impl Worker {
     /// A client of another farm's socket in the same `run_dir` (`scheduler.enqueue`, `admin/scheduler.admin`), or of an absolute
     /// path.
     pub fn client<C: Conversation>(&self, socket: &str, settings: ClientSettings) -> Client<C> {
-        let path = self.inner.given.run_dir.join("sockets").join(socket);
-        let client = Client::new(path, settings);
+        let client = Client::new(self.socket_path(socket), settings);
         self.inner.clients.borrow_mut().push(Box::new(client.watch_outstanding()));
         client
+    }
+
+    /// Lets a client that [`Worker::client`] made go on at another socket in `run_dir/sockets`.
+    pub fn move_client<C: Conversation>(&self, client: &Client<C>, socket: &str) {
+        client.move_to(self.socket_path(socket));
+    }
+
+    fn socket_path(&self, socket: &str) -> PathBuf {
+        self.inner.given.run_dir.join("sockets").join(socket)
     }
 
     /// Tells the manager that this worker is ready, and begins to accept. Call it within the runtime, once.

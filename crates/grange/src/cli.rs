@@ -37,8 +37,8 @@ const RUN_EXAMPLES: &str = "Examples:
         scratch directory.",
     after_long_help = "Exit codes follow sysexits: 0 all right, 1 a message of `try` went astray, 64 wrong usage, 65 the queue's \
         files are damaged (`spool check`), 66 no such message or no queue, 69 a farm did not answer, 71 a worker cannot go on, \
-        74 input or output failed, 75 try again later, 78 the configuration is wrong. A bug ends a process with SIGABRT, \
-        which a shell shows as 134."
+        74 input or output failed, 75 try again later, 78 the configuration is wrong, or the queue is a newer program's. A bug ends a process with \
+        SIGABRT, which a shell shows as 134."
 )]
 pub struct Cli {
     /// The configuration file

@@ -129,12 +129,72 @@ pub struct Configuration {
     /// What is allowed but should be known, with file and line.
     #[serde(skip)]
     pub notices: Vec<String>,
+    /// Whether all of it is the file's. Else the file is wrong, and only `run_dir` and `data_dir` are what it says.
+    #[serde(skip)]
+    pub is_whole: bool,
+}
+
+/// The two settings that say where an instance is.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Place {
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        let Top { data_dir, run_dir, .. } = Top::default();
+        Self { data_dir, run_dir }
+    }
 }
 
 impl Configuration {
     /// Reads, types and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::from_file(&File::load(path)?)
+    }
+
+    /// Reads a file for a command that looks at what runs, or steers it. A file that has become wrong since must not take that
+    /// away: as long as it still tells where the instance is, the rest is left out, with a warning on standard error.
+    pub fn load_to_look(path: &Path) -> Result<Self, ConfigError> {
+        let error = match Self::load(path) {
+            Err(error @ ConfigError::Wrong { .. }) => error,
+            loaded => return loaded,
+        };
+        let Ok(place) = File::load_top(path).and_then(|file| file.section::<Place>("")) else {
+            return Err(error);
+        };
+        let top = Top { data_dir: place.data_dir, run_dir: place.run_dir, ..Top::default() };
+        if check_place(&top).is_err() {
+            return Err(error);
+        }
+        eprintln!(
+            "grange: {error}\ngrange: the file is wrong; going on with its run_dir {} and data_dir {}",
+            top.run_dir.display(),
+            top.data_dir.display()
+        );
+        Ok(Self::at(path, top))
+    }
+
+    /// The defaults of everything but the top level.
+    fn at(path: &Path, top: Top) -> Self {
+        Self {
+            path: path.to_owned(),
+            top,
+            log: Default::default(),
+            metrics: Default::default(),
+            queue: Default::default(),
+            dns: Default::default(),
+            smtpserver: Default::default(),
+            contentfilter: Default::default(),
+            router: Default::default(),
+            scheduler: Default::default(),
+            requeue: Default::default(),
+            channels: Vec::new(),
+            notices: Vec::new(),
+            is_whole: false,
+        }
     }
 
     /// Reads, types and checks a file for `run` on this host, and notes what is wanting here: accounts, tables, the log's
@@ -178,6 +238,7 @@ impl Configuration {
             requeue: file.section("requeue")?,
             channels: channels(file)?,
             notices: Vec::new(),
+            is_whole: true,
         };
         configuration.check().map_err(|problem| file.locate(problem))?;
         let notices = across::notices(&configuration);
@@ -247,6 +308,10 @@ fn check_top(top: &Top) -> Result<(), Problem> {
         let wrong = format!("{name:?} is not a host name");
         return Err(Problem::new("hostname", wrong, "letters, digits, hyphens and dots"));
     }
+    check_place(top)
+}
+
+fn check_place(top: &Top) -> Result<(), Problem> {
     for (key, path) in [("data_dir", &top.data_dir), ("run_dir", &top.run_dir)] {
         if !path.is_absolute() {
             let wrong = format!("{} is not an absolute path", path.display());

@@ -85,6 +85,19 @@ pub fn is_there(data_dir: &Path) -> std::io::Result<bool> {
     data_dir.join("spool").try_exists()
 }
 
+/// Refuses a queue that a newer program wrote, before anything in it is touched.
+pub fn check_version(configuration: &Configuration) -> anyhow::Result<()> {
+    Ok(queue_spool::check_version(&configuration.top.data_dir)?)
+}
+
+/// Whether an error says that a newer program is needed.
+pub fn is_newer(error: &anyhow::Error) -> bool {
+    let newer = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(queue_spool::OpenError::Newer { .. }))
+    };
+    error.chain().any(newer)
+}
+
 /// What a command may do to the store: look.
 pub fn read_only(
     configuration: &Configuration,

@@ -41,7 +41,7 @@ pub enum FileKind {
     Log = 4,
 }
 
-/// The first 64 bytes of every file.
+/// The first 64 bytes of every file. Magic, version and the sum over all of it stand where they do in every version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileHead {
     /// What kind of file it is.
@@ -140,7 +140,7 @@ impl FileHead {
         bytes
     }
 
-    /// Takes a head from bytes; nothing when they are none.
+    /// Takes a head from bytes; nothing when they are none, or a newer version's.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut bytes = signed(bytes, 0)?;
         if bytes.take()? != *FILE_MAGIC || u32::from_le_bytes(bytes.take()?) != VERSION {
@@ -162,6 +162,14 @@ impl FileHead {
             previous_number: u32::from_le_bytes(bytes.take()?),
         })
     }
+}
+
+/// The version that a file's head names, if that is whole and newer than [`VERSION`].
+pub fn newer_version(bytes: &[u8]) -> Option<u32> {
+    let mut bytes = signed(bytes, 0)?;
+    let is_ours = bytes.take()? == *FILE_MAGIC;
+    let version = u32::from_le_bytes(bytes.take()?);
+    (is_ours && version > VERSION).then_some(version)
 }
 
 /// Makes room for a record's head at the end of `buffer` and says where it begins; the payload is to follow.

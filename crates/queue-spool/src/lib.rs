@@ -36,6 +36,7 @@ mod stripe;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod version;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,7 @@ pub use recovery::SpoolRecovery;
 pub use settings::Settings;
 pub use stripe::Adopted;
 pub use thread::{Machine, Next, Now};
+pub use version::check_version;
 
 /// What an intake consists of: the writer of segments, the writer of large bodies, and what was adopted.
 pub type IntakeMachines<T> = (Writer<T>, Bodies<T>, Adopted);
@@ -65,7 +67,7 @@ pub type IntakeMachines<T> = (Writer<T>, Bodies<T>, Adopted);
 pub type LedgerMachines<T> = (LedgerMachine<T>, Book, Box<dyn Held>);
 
 /// The version of the format that this program reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = codec::VERSION;
 
 /// Why a spool could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +86,7 @@ pub enum OpenError {
         "the queue in {path} has format {found:?}, this program knows up to {FORMAT}; use a newer grange"
     )]
     Newer {
-        /// The format file.
+        /// The file that says so: the format file, a segment or a log.
         path: String,
         /// What it says.
         found: String,

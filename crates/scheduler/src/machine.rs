@@ -21,6 +21,7 @@ mod lane;
 mod place;
 mod report;
 mod retry;
+mod strays;
 mod strike;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ pub use self::channel::{ChannelId, Peer};
 use self::dispatch::Job;
 use self::enqueue::Parts;
 use self::lane::{LaneId, Lanes};
+use self::strays::Strays;
 use self::strike::Casualties;
 use crate::by_number::ByNumber;
 use crate::{ChannelFacts, Settings};
@@ -298,6 +300,7 @@ pub struct Scheduler {
     stopped: Stopped,
     /// Changes that the command line asked for and that go on, in order.
     sweeps: VecDeque<Sweep>,
+    strays: Strays,
     checkpoint: Option<Walk>,
     counts: Counts,
 }
@@ -349,6 +352,7 @@ impl Scheduler {
             batch: 1,
             stopped: Stopped::default(),
             sweeps: VecDeque::new(),
+            strays: Strays::default(),
             checkpoint: None,
             counts: Counts::default(),
         };
@@ -357,9 +361,12 @@ impl Scheduler {
     }
 
     fn take_channels(&mut self, channels: &[ChannelFacts]) {
+        self.lanes.channels_mut().for_each(|(_, channel)| channel.configured = false);
         for facts in channels {
             let id = self.lanes.channel_id(&facts.name);
-            self.lanes.channel_mut(id).slots_max = facts.slots_max;
+            let channel = self.lanes.channel_mut(id);
+            channel.configured = true;
+            channel.slots_max = facts.slots_max;
         }
     }
 
@@ -381,6 +388,7 @@ impl Scheduler {
         for (_, slot) in all {
             self.place_message(&mut turn, slot);
         }
+        self.look_for_strays(now);
         turn.actions.requeue = true;
     }
 
@@ -437,13 +445,14 @@ impl Scheduler {
     pub fn finish(&mut self, now: Now, chance: &mut dyn FnMut() -> u64, actions: &mut Actions) {
         let turn = &mut Turn { now, chance, actions };
         self.sweep(turn);
+        self.route_strays(turn);
         self.run_timers(turn);
         if !self.stopped.ledger_failed && !self.stopped.draining {
             self.dispatch(turn);
         }
         turn.actions.sync |= !turn.actions.answers_synced.is_empty();
         turn.actions.batch = self.batch;
-        turn.actions.wake = self.wake();
+        turn.actions.wake = self.wake().into_iter().chain(self.strays_wake(now)).min();
         if !self.sweeps.is_empty() {
             let soon = now.mono.saturating_add(1);
             turn.actions.wake = Some(turn.actions.wake.map_or(soon, |wake| wake.min(soon)));
@@ -471,6 +480,7 @@ impl Scheduler {
         for lane in lanes {
             self.refresh(turn.now, lane);
         }
+        self.look_for_strays(turn.now);
         self.stir_all();
     }
 

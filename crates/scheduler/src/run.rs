@@ -153,8 +153,6 @@ struct Shell {
     scheduler: Scheduler,
     records: Records,
     clients: HashMap<ChannelId, Client<Deliver>, ByNumber>,
-    /// The sockets that they connect to.
-    sockets: HashMap<ChannelId, String, ByNumber>,
     requeue: Option<Rc<RequeueAsker>>,
     /// Made when it is first needed.
     router: Option<Client<Route>>,
@@ -193,7 +191,6 @@ impl Shell {
             scheduler,
             records,
             clients: HashMap::default(),
-            sockets: HashMap::default(),
             requeue,
             router: None,
             responders: HashMap::default(),
@@ -218,20 +215,16 @@ impl Shell {
         Now { wall: SystemTime::now().into(), mono }
     }
 
-    /// Makes a client for every channel that has none. Each connects when the machine first wants its channel.
+    /// Makes a client for every channel that has none, and lets the others connect where the channel is served now. Each connects
+    /// when the machine first wants its channel.
     fn make_clients(&mut self) {
         for facts in &self.assignment.channels {
             let channel = self.scheduler.channel(&facts.name);
-            if self.clients.contains_key(&channel) {
-                let before = self.sockets.get(&channel).filter(|before| **before != facts.socket);
-                if let Some(before) = before {
-                    // Its jobs in hand are known by its connections.
-                    let (channel, now) = (&facts.name, &facts.socket);
-                    tracing::warn!(channel, before, now, "a changed socket is taken at a restart");
-                }
+            if let Some(client) = self.clients.get(&channel) {
+                // Its jobs in hand are answered where they were sent.
+                self.worker.move_client(client, &facts.socket);
                 continue;
             }
-            self.sockets.insert(channel, facts.socket.clone());
             let settings = ClientSettings {
                 deadline: self.assignment.settings.deadline.0,
                 // Jobs are sent only where there is room: none ever waits.

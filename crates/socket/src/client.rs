@@ -82,11 +82,13 @@ pub struct Peer {
     pub worker: String,
     /// The worker's process id on its host.
     pub pid: u32,
+    /// The version that is spoken with it.
+    pub version: u32,
     /// How many requests may be outstanding.
     pub window: u32,
     /// How many are.
     pub outstanding: u32,
-    /// Whether it has said `drain`.
+    /// Whether it takes no more requests: it has said `drain`, or the client has moved.
     pub draining: bool,
 }
 
@@ -135,6 +137,12 @@ impl<C: Conversation> Client<C> {
     /// Begins to connect now, and keeps connected.
     pub fn connect(&self) {
         self.pool.want();
+    }
+
+    /// Goes on at another socket: what is sent from now on goes there. Answers that are due from where it was connected still
+    /// come, and then those connections close; [`Client::peers`] shows them as draining until then.
+    pub fn move_to(&self, path: PathBuf) {
+        self.pool.move_to(path);
     }
 
     /// Sends if there is room now, and calls `on_answer` once, later, from this thread. Never waits.

@@ -358,7 +358,9 @@ impl<C: Conversation> Connection<C> {
                 tracing::warn!(
                     conversation = C::NAME,
                     pid = self.caller.pid,
-                    "a peer chose no version that is spoken here"
+                    chosen = chosen.ok().map(|chosen| chosen.version),
+                    spoken = ?C::VERSIONS,
+                    "a peer chose no version that is spoken here: connection closed"
                 );
                 let message = format!("choose one of the versions {:?}", C::VERSIONS);
                 self.refuse(id, codes::INVALID_REQUEST, message);
@@ -535,6 +537,12 @@ impl<C: Conversation> Responder<C> {
     /// Who asked.
     pub fn caller(&self) -> &Caller {
         &self.connection.caller
+    }
+
+    /// The version that this connection's client chose.
+    pub fn version(&self) -> u32 {
+        // Nothing is asked before one is chosen.
+        self.connection.version.get().unwrap_or_default()
     }
 
     /// The dot gate of this request, for work that goes on while the responder is kept elsewhere.

@@ -301,9 +301,9 @@ fn many_reloads_find_room() {
     place.config.farms[0].drain_ms = 100;
     place.manage();
     let first = place.until_ready("echo", 1);
-    // Each generation holds a session, and there are six slots.
+    // Each generation holds a session, and there are eight slots.
     let mut held = vec![connect(address)];
-    for generation in 2..=8 {
+    for generation in 2..=10 {
         place.signal(Signal::Hangup);
         until(|| {
             let view = place.view("echo").unwrap();

@@ -4,16 +4,17 @@ use std::process::ExitCode;
 
 use agent::Outgoing;
 
-use super::{Failure, block_on, store, unreadable};
+use super::{Failure, block_on, stored_somewhere, unreadable};
 use crate::configuration::Configuration;
-use crate::print;
+use crate::{print, stores};
 
 /// Prints the message with its edits applied.
 pub(super) fn run(
     configuration: &Configuration,
     handle: &queue::Handle,
 ) -> Result<ExitCode, Failure> {
-    let (reader, _) = store(configuration)?;
+    stored_somewhere(configuration)?;
+    let reader = stores::reader(&configuration.top.data_dir, &configuration.queue)?;
     block_on(async {
         let mut message = Outgoing::open(&*reader, handle).await.map_err(unreadable)?;
         while let Some(piece) = message.next().await.map_err(anyhow::Error::from)? {

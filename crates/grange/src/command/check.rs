@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::{Failure, table};
 use crate::cli;
 use crate::configuration::Configuration;
+use crate::stores;
 
 /// Checks; the exit code is 0, or 78.
 pub(super) fn run(path: &Path, options: &cli::Check) -> Result<ExitCode, Failure> {
@@ -13,6 +14,11 @@ pub(super) fn run(path: &Path, options: &cli::Check) -> Result<ExitCode, Failure
     if options.print {
         table::json(&configuration)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    match stores::check_version(&configuration) {
+        Err(error) if stores::is_newer(&error) => return Err(error.into()),
+        Err(error) => println!("note: whether this program knows the queue's format: {error:#}"),
+        Ok(()) => {}
     }
     for notice in &configuration.notices {
         println!("note: {notice}");

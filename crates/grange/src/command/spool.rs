@@ -7,12 +7,14 @@ use queue_spool::Report;
 use super::{Failure, stored_somewhere, table};
 use crate::cli;
 use crate::configuration::Configuration;
+use crate::stores;
 
 /// Runs a command on the spool.
 pub(super) fn run(configuration: &Configuration, command: cli::Spool) -> Result<ExitCode, Failure> {
     match command {
         cli::Spool::Check(output) => {
             stored_somewhere(configuration)?;
+            stores::check_version(configuration)?;
             let report =
                 queue_spool::check(&configuration.top.data_dir).map_err(anyhow::Error::from)?;
             if output.json {

@@ -60,7 +60,9 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
             Ok(_) => (None, Some("the scheduler gave an answer to another question".to_owned())),
             Err(failure) => (None, Some(failure.to_string())),
         };
-    let farms = reports(&farms::names(configuration), &views);
+    // A file that is wrong names no farm: what runs is shown.
+    let names = if configuration.is_whole { farms::names(configuration) } else { Vec::new() };
+    let farms = reports(&names, &views);
     let running = farms.iter().any(|farm| farm.alive);
     if output.json {
         table::json(&Report { farms, queue })?;

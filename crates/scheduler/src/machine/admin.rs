@@ -6,7 +6,6 @@ mod views;
 use std::collections::BTreeSet;
 
 use job::admin::{AdminAnswer, AdminRequest, Change, Changed, LaneChange, Selection};
-use job::route::RouteRequest;
 use mail::{MessageId, Reply, StatusCode};
 use queue::{Handle, Record, ReportKind, State};
 use socket::{ErrorObject, codes};
@@ -407,11 +406,7 @@ impl Scheduler {
             if message.open == 0 {
                 return 0;
             }
-            let routing = message.reroute.unwrap_or(message.routing).saturating_add(1);
-            let (open, handle, id) = (message.open as usize, message.handle.clone(), selected.id);
-            scheduler.record(turn, Record::Reroute { id, routing });
-            turn.actions.routes.push(RouteRequest { handle, id, routing, facts: None });
-            open
+            scheduler.route_anew(turn, selected.id, selected.slot)
         })
     }
 

@@ -60,6 +60,8 @@ pub(crate) enum Ring {
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) name: String,
+    /// Whether it is one of the configuration.
+    pub(crate) configured: bool,
     /// The most jobs in hand in all its workers; 0 is no limit.
     pub(crate) slots_max: u32,
     pub(crate) peers: Vec<Connected>,
@@ -96,6 +98,7 @@ impl Channel {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            configured: false,
             slots_max: 0,
             peers: Vec::new(),
             in_use: 0,

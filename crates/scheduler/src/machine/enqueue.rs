@@ -147,6 +147,7 @@ impl Scheduler {
             }
         }
         if let Some(slot) = self.backlog.find(&id) {
+            self.note_stray(turn.now, slot);
             self.place_message(turn, slot);
         }
         Answer::Enqueued

@@ -87,6 +87,11 @@ const PROVEN_MS: u64 = 5 * 60_000;
 pub(crate) const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
 
 impl Lane {
+    /// Whether any recipient in memory names it.
+    pub(crate) fn is_used(&self) -> bool {
+        self.references > 0
+    }
+
     fn new(channel: ChannelId, host: Rc<str>) -> Self {
         Self {
             channel,

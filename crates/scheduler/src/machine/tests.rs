@@ -7,5 +7,6 @@ mod replay;
 mod reports;
 mod schedule;
 mod speed;
+mod strays;
 mod strikes;
 mod world;

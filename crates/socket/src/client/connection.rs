@@ -40,6 +40,9 @@ pub(super) struct Hello {
     pub(super) pid: u32,
     #[serde(flatten)]
     pub(super) farm: FarmState,
+    /// The one of the versions that was chosen.
+    #[serde(skip)]
+    pub(super) version: u32,
 }
 
 /// What a server says of its farm, in `hello` and in `workers`.
@@ -76,6 +79,7 @@ pub(super) struct Connection<C: Conversation> {
     pub(super) id: PeerId,
     pub(super) worker: String,
     pub(super) pid: u32,
+    version: u32,
     pub(super) window: u32,
     window_bytes: usize,
     pending: RefCell<HashMap<u64, Pending<C>, BuildHasherDefault<IdHasher>>>,
@@ -99,6 +103,7 @@ impl<C: Conversation> Connection<C> {
             id,
             worker: hello.worker.clone(),
             pid: hello.pid,
+            version: hello.version,
             window: hello.window.unwrap_or(crate::WINDOW).clamp(1, WINDOW_MAX),
             window_bytes: hello.window_bytes.unwrap_or(crate::WINDOW_BYTES),
             pending: RefCell::default(),
@@ -116,6 +121,7 @@ impl<C: Conversation> Connection<C> {
             id: self.id,
             worker: self.worker.clone(),
             pid: self.pid,
+            version: self.version,
             window: self.window,
             outstanding: self.outstanding.get(),
             draining: self.draining.get(),
@@ -249,17 +255,20 @@ impl<C: Conversation> Connection<C> {
         }
     }
 
+    /// Takes no more requests, and closes once all answers have come.
+    pub(super) fn begin_drain(&self, pool: &Pool<C>) {
+        self.draining.set(true);
+        pool.lost_one();
+        pool.changed();
+        self.close_if_over();
+    }
+
     fn notified(&self, method: &str, params: &RawValue) {
         let Some(pool) = self.pool.upgrade() else {
             return;
         };
         match method {
-            "drain" => {
-                self.draining.set(true);
-                pool.lost_one();
-                pool.changed();
-                self.close_if_over();
-            }
+            "drain" => self.begin_drain(&pool),
             "workers" => match serde_json::from_str::<FarmState>(params.get()) {
                 Ok(state) => pool.farm_changed(&state),
                 Err(error) => {

@@ -41,8 +41,8 @@ enum DialError {
     NoHello,
     #[error("it holds the conversation {0:?}")]
     Conversation(String),
-    #[error("it speaks the versions {0:?}, and none of them is spoken here")]
-    Versions(Vec<u32>),
+    #[error("it speaks the versions {theirs:?}, and here {ours:?} are spoken: none in common")]
+    Versions { theirs: Vec<u32>, ours: &'static [u32] },
 }
 
 /// How one attempt went.
@@ -50,6 +50,8 @@ enum Dialled {
     Up,
     Surplus,
     Failed(DialError),
+    /// It is to connect elsewhere now.
+    Moved,
     PoolGone,
 }
 
@@ -62,13 +64,19 @@ struct Use {
 pub(super) async fn dial<C: Conversation>(guard: DialGuard<C>, redial: Rc<Notify>) {
     let mut pause = PAUSE_MIN;
     let mut quiet = false;
+    let mut before = None;
     loop {
         let path = match guard.pool() {
-            Some(pool) if pool.lacks() => pool.path.clone(),
+            Some(pool) if pool.lacks() => pool.path(),
             _ => return,
         };
+        if before.replace(path.clone()).is_some_and(|before| before != path) {
+            pause = PAUSE_MIN;
+            quiet = false;
+        }
         let pause_max = match dial_once(&guard, &path).await {
             Dialled::PoolGone => return,
+            Dialled::Moved => continue,
             Dialled::Up => {
                 pause = PAUSE_MIN;
                 quiet = false;
@@ -100,16 +108,19 @@ async fn dial_once<C: Conversation>(guard: &DialGuard<C>, path: &Path) -> Dialle
         Ok(Err(error)) => return Dialled::Failed(error),
         Err(_) => return Dialled::Failed(DialError::Silent),
     };
-    let Greeted { stream, hello, version, rest, told_pid } = greeted;
+    let Greeted { stream, hello, rest, told_pid } = greeted;
     let Some(pool) = guard.pool() else {
         return Dialled::PoolGone;
     };
+    if pool.path() != path {
+        return Dialled::Moved;
+    }
     if told_pid && pool.has(hello.pid) {
         pool.farm_changed(&hello.farm);
         return Dialled::Surplus;
     }
     let (link, read) = Link::new(stream);
-    link.append(|out| frame::write_notification(out, "use", &Use { version }));
+    link.append(|out| frame::write_notification(out, "use", &Use { version: hello.version }));
     let connection = Connection::new(Rc::downgrade(&pool), link, pool.next_peer(), &hello);
     let connection = Rc::new(connection);
     pool.came(connection.clone(), &hello.farm);
@@ -129,7 +140,6 @@ async fn dial_once<C: Conversation>(guard: &DialGuard<C>, path: &Path) -> Dialle
 struct Greeted {
     stream: UnixStream,
     hello: Hello,
-    version: u32,
     rest: Vec<u8>,
     /// Whether the server itself told its process id, so that two connections to one worker can be known.
     told_pid: bool,
@@ -150,13 +160,13 @@ async fn greet<C: Conversation>(path: &Path) -> Result<Greeted, DialError> {
         return Err(DialError::Conversation(hello.conversation));
     }
     let version = C::VERSIONS.iter().copied().find(|version| hello.versions.contains(version));
-    let version =
-        version.ok_or_else(|| DialError::Versions(std::mem::take(&mut hello.versions)))?;
+    hello.version = version
+        .ok_or_else(|| DialError::Versions { theirs: hello.versions.clone(), ours: C::VERSIONS })?;
     let told_pid = hello.pid != 0;
     if !told_pid {
         hello.pid = sys::peer_identity(&stream).map_or(0, |peer| peer.pid);
     }
-    Ok(Greeted { stream, hello, version, rest, told_pid })
+    Ok(Greeted { stream, hello, rest, told_pid })
 }
 
 /// Reads until a line is whole; what came with it follows it.

@@ -24,7 +24,7 @@ const CRASHES_KEPT: usize = 256;
 type OnCrash = Rc<dyn Fn(u32)>;
 
 pub(super) struct Pool<C: Conversation> {
-    pub(super) path: PathBuf,
+    path: RefCell<PathBuf>,
     pub(super) settings: ClientSettings,
     connections: RefCell<Vec<Rc<Connection<C>>>>,
     /// How many workers the farm has ready, as last heard; one before that.
@@ -52,7 +52,7 @@ pub(super) struct Pool<C: Conversation> {
 impl<C: Conversation> Pool<C> {
     pub(super) fn new(path: PathBuf, settings: ClientSettings) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
-            path,
+            path: RefCell::new(path),
             settings,
             connections: RefCell::default(),
             workers: Cell::new(1),
@@ -82,6 +82,25 @@ impl<C: Conversation> Pool<C> {
         if self.lacks() && !self.dialling.replace(true) {
             let guard = DialGuard(self.this.clone());
             tokio::task::spawn_local(dial::dial(guard, self.redial.clone()));
+        }
+    }
+
+    /// Where to connect.
+    pub(super) fn path(&self) -> PathBuf {
+        self.path.borrow().clone()
+    }
+
+    /// Connects elsewhere from now on: connections that are up take no more requests, and close when their answers have come.
+    pub(super) fn move_to(&self, path: PathBuf) {
+        if self.path.replace(path.clone()) == path {
+            return;
+        }
+        // What is known of the farm was known of another.
+        self.workers.set(1);
+        self.redial.notify_one();
+        let connections = self.connections.borrow().clone();
+        for connection in &connections {
+            connection.begin_drain(self);
         }
     }
 

@@ -1,3 +1,5 @@
+mod versions;
+
 use std::cell::{Cell, RefCell};
 
 use tokio::net::UnixListener;

@@ -1,0 +1,118 @@
+//! Asking a farm, and saying what stands in the way of its answer.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use farm::scoreboard::{self, WorkerState};
+use socket::{CallError, Client, ClientSettings, Conversation};
+
+use super::Failure;
+
+/// How long a command waits for a farm.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+/// After so long it says for what it waits.
+const SAID_AFTER: Duration = Duration::from_secs(2);
+
+/// Asks one request of a socket in `run_dir`.
+pub(super) async fn ask<C: Conversation>(
+    run_dir: &Path,
+    socket: &str,
+    request: &C::Request,
+) -> Result<C::Answer, Failure> {
+    ask_within::<C>(run_dir, socket, request, ANSWER_DEADLINE).await
+}
+
+/// Asks one request that must be answered so soon.
+pub(super) async fn ask_within<C: Conversation>(
+    run_dir: &Path,
+    socket: &str,
+    request: &C::Request,
+    deadline: Duration,
+) -> Result<C::Answer, Failure> {
+    let path = path_of(run_dir, socket);
+    reachable(&path)?;
+    let settings = ClientSettings { deadline, waiting_max: 1 };
+    let client = Client::<C>::new(path, settings);
+    let mut call = std::pin::pin!(client.call(request));
+    let answer = match tokio::time::timeout(SAID_AFTER.min(deadline), &mut call).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let seconds = deadline.as_secs();
+            let why = hindrance(run_dir, socket);
+            eprintln!("grange: waiting for {socket} to answer, {seconds} s at most: {why}");
+            call.await
+        }
+    };
+    answer.map_err(|error| match error {
+        CallError::Refused(error) if error.code == socket::codes::NOT_FOUND => {
+            Failure::NotFound(error.message)
+        }
+        CallError::Refused(error) if error.code == socket::codes::PARAMS => {
+            Failure::Usage(error.message)
+        }
+        CallError::Refused(error) => Failure::Refused(error.message),
+        CallError::Deadline | CallError::NotSent(_) => Failure::Unavailable(format!(
+            "{socket} has not answered in {} s: {}",
+            deadline.as_secs(),
+            hindrance(run_dir, socket)
+        )),
+        lost @ CallError::Lost { .. } => {
+            Failure::Unavailable(format!("{socket} does not answer: {lost}"))
+        }
+    })
+}
+
+fn path_of(run_dir: &Path, socket: &str) -> PathBuf {
+    let directory = run_dir.join("sockets");
+    match socket.ends_with(".admin") {
+        true => directory.join("admin").join(socket),
+        false => directory.join(socket),
+    }
+}
+
+/// Why the farm behind a socket may be silent, by its scoreboard and by what the system says of its workers.
+fn hindrance(run_dir: &Path, socket: &str) -> String {
+    let farm = socket.split('.').next().unwrap_or(socket);
+    let views = scoreboard::read_all(run_dir).unwrap_or_default();
+    let Some(view) = views.iter().find(|view| view.farm == farm) else {
+        return format!("the farm {farm} has no manager here");
+    };
+    let Some(worker) = view.workers.iter().max_by_key(|line| line.generation) else {
+        return format!("the farm {farm} has no worker now");
+    };
+    let (name, pid) = (&worker.worker, worker.pid);
+    let state = match (process_state(pid), worker.state) {
+        (Some('T' | 't'), _) => format!("is stopped; kill -CONT {pid} lets it go on"),
+        (Some('D'), _) => "waits for a disk".to_owned(),
+        (None | Some('Z' | 'X'), _) => "has ended".to_owned(),
+        (_, WorkerState::Starting) => "is starting".to_owned(),
+        (_, WorkerState::Draining) => "finishes what it has in hand".to_owned(),
+        (_, WorkerState::Ready) => format!("was at work {}% of the last second", worker.load / 10),
+    };
+    format!("{name}, process {pid}, {state}")
+}
+
+/// The letter of `/proc/PID/stat`, if there is such a process.
+fn process_state(pid: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.trim_start().chars().next()
+}
+
+/// Says at once, in plain words, why a socket cannot be used, instead of waiting for the deadline.
+fn reachable(path: &Path) -> Result<(), Failure> {
+    use std::io::ErrorKind;
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::Unavailable(match error.kind() {
+            ErrorKind::NotFound => format!("no farm serves {}: is grange running?", path.display()),
+            ErrorKind::ConnectionRefused => {
+                format!("nobody listens on {}: is grange running?", path.display())
+            }
+            ErrorKind::PermissionDenied => {
+                format!("you may not use {} (its directory says who may)", path.display())
+            }
+            _ => format!("cannot connect to {}: {error}", path.display()),
+        })),
+    }
+}
