@@ -70,6 +70,11 @@ fn workers_past_every_deadline() {
     until_within(NOTICED, "the queue is empty though they are stopped", || {
         site.queued().is_empty().then_some(())
     });
+    until_within(NOTICED, "others have taken their places", || {
+        let serving = ["router", "smtp", "local"].map(|farm| grange.workers(farm));
+        let replaced = stopped.iter().all(|pid| !serving.iter().flatten().any(|it| it == pid));
+        (replaced && serving.iter().all(|workers| !workers.is_empty())).then_some(())
+    });
     stopped.iter().for_each(|pid| grange.signal(*pid, Signal::CONT));
     until("they go on", || stopped.iter().all(|pid| state_of(*pid) != Some('T')).then_some(()));
     // What they had in hand they give up, and take the next.

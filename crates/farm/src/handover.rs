@@ -95,6 +95,8 @@ pub(crate) enum ToWorker {
     },
     /// New settings, in the memory file that comes along.
     Settings,
+    /// Whether it is there: it answers `Here`.
+    Probe,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,6 +104,8 @@ pub(crate) enum ToWorker {
 pub(crate) enum ToManager {
     Ready,
     Busy(bool),
+    /// The answer to `Probe`.
+    Here,
     /// It has done its `jobs_max`.
     Worn,
     /// It drains by itself: somebody sent it SIGTERM.

@@ -11,6 +11,7 @@
 mod backoff;
 mod fleet;
 mod poke;
+mod probe;
 mod reload;
 mod succession;
 
@@ -164,6 +165,8 @@ struct Manager<'a> {
     /// On demand: when the next pass is due.
     next_pass: Instant,
     last_pass: Option<Instant>,
+    /// When workers are probed next.
+    next_probe: Instant,
     poke: Option<Poke>,
     told_ready: bool,
     notifier: Notifier,
@@ -223,6 +226,7 @@ impl<'a> Manager<'a> {
             surplus_since: None,
             next_pass: now,
             last_pass: None,
+            next_probe: now,
             poke: None,
             told_ready: false,
             notifier: Notifier::new(now),

@@ -53,7 +53,7 @@ struct Setup {
 impl Setup {
     async fn new() -> Self {
         let agent = Rc::new(Recorder::default());
-        let service = Deliveries { agent: Rc::<Recorder>::clone(&agent) };
+        let service = Deliveries { agent: Rc::<Recorder>::clone(&agent), channel: "test".into() };
         let server = Server::<Deliver>::new(Rc::new(service), ServerSettings::default());
         let (ours, theirs) = UnixStream::pair().unwrap();
         server.take(theirs, None);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use sys::{Ended, Process, Signal, Spawn};
@@ -44,6 +45,8 @@ pub(super) struct Child {
     pub(super) started: Instant,
     /// It was told of, because its start takes long.
     pub(super) is_late: bool,
+    /// When it was asked whether it is there; nothing once it has said anything.
+    pub(super) probed: Option<Instant>,
 }
 
 impl Child {
@@ -51,7 +54,7 @@ impl Child {
         self.process.pid()
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.board.worker_name(self.slot)
     }
 
@@ -60,18 +63,23 @@ impl Child {
         !self.superseded && self.state != WorkerState::Draining
     }
 
+    /// What it has in hand: jobs and sessions.
+    pub(super) fn jobs(&self) -> u32 {
+        self.board.slot(self.slot).jobs().load(Relaxed)
+    }
+
     /// Takes jobs, and is to go on doing so.
-    fn serves(&self) -> bool {
+    pub(super) fn serves(&self) -> bool {
         self.is_current() && self.state == WorkerState::Ready
     }
 }
 
 /// The earliest of several times.
 #[derive(Default)]
-struct Wake(Option<Instant>);
+pub(super) struct Wake(Option<Instant>);
 
 impl Wake {
-    fn at(&mut self, when: Instant) {
+    pub(super) fn at(&mut self, when: Instant) {
         self.0 = Some(self.0.map_or(when, |earliest| earliest.min(when)));
     }
 }
@@ -133,6 +141,7 @@ impl Manager<'_> {
     }
 
     fn adjust_elastic(&mut self, now: Instant, wake: &mut Wake) {
+        self.probe(now, wake);
         let current = self.children.iter().filter(|child| child.is_current()).count() as u32;
         let spare =
             self.children.iter().filter(|child| child.serves() && !child.busy).count() as u32;
@@ -153,16 +162,20 @@ impl Manager<'_> {
             self.surplus_since = None;
             return;
         }
+        if self.surplus_since.is_none() {
+            self.probe_all(now);
+        }
         let since = *self.surplus_since.get_or_insert(now);
         if now.duration_since(since) >= SURPLUS {
-            self.surplus_since = Some(now);
+            self.surplus_since = None;
             self.wanted -= 1;
             let idle = self.children.iter().rposition(|child| child.serves() && !child.busy);
             if let Some(index) = idle {
                 self.drain(index, DrainReason::Retire, now);
             }
         }
-        wake.at(self.surplus_since.unwrap_or(now) + SURPLUS);
+        // The next one has a time of its own.
+        wake.at(self.surplus_since.map_or(now, |since| since + SURPLUS));
     }
 
     /// Never two at a time: what a farm of one writes has one writer.
@@ -314,6 +327,7 @@ impl Manager<'_> {
             told: None,
             started: Instant::now(),
             is_late: false,
+            probed: None,
         })
     }
 
@@ -407,7 +421,9 @@ impl Manager<'_> {
         let Some(child) = self.children.iter_mut().find(|child| child.pid() == pid) else {
             return;
         };
+        child.probed = None;
         match message {
+            ToManager::Here => {}
             ToManager::Ready => {
                 child.was_ready = true;
                 if child.state == WorkerState::Starting {

@@ -245,6 +245,7 @@ fn take_up<'a>(
         surplus_since: None,
         next_pass: now + Duration::from_millis(held.next_pass_in_ms),
         last_pass: None,
+        next_probe: now,
         poke: asks_again(&farm, held.pokes, now),
         told_ready: held.told_ready,
         notifier: Notifier::new(now),
@@ -273,6 +274,7 @@ fn take_up_child(held: HeldChild, boards: &[Rc<Board>], now: Instant) -> io::Res
         told: None,
         started: now,
         is_late: false,
+        probed: None,
     })
 }
 

@@ -69,6 +69,7 @@ fn heard(inner: &Inner, message: ToWorker, fds: Vec<std::os::fd::OwnedFd>) {
         ToWorker::Drain { reason, within_ms } => {
             inner.begin_drain(reason, Duration::from_millis(within_ms));
         }
+        ToWorker::Probe => inner.tell(&ToManager::Here),
         ToWorker::Settings => match fds.first().map(sys::read_memfd) {
             Some(Ok(settings)) => {
                 *inner.new_settings.borrow_mut() = Some(settings);
