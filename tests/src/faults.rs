@@ -62,6 +62,11 @@ impl Faults {
         fs::remove_file(self.folder.join(point)).is_ok()
     }
 
+    /// Whether a point has not struck yet.
+    pub fn is_armed(&self, point: &str) -> bool {
+        self.folder.join(point).exists()
+    }
+
     /// Whoever takes a job of a message of this sender in this stage aborts.
     pub fn poison(&self, stage: &str, sender: &str) {
         self.arm(&format!("poison.{stage}"), sender);

@@ -38,6 +38,6 @@ pub use process::{
     title,
 };
 pub use program::{as_user, find, is_root, program, python, run};
-pub use sink::{Answer, Event, Received, Sink, SmtpSink, count_tokens};
+pub use sink::{Answer, Event, Received, Sink, SmtpSink, count_tokens, now_ms, token_of};
 pub use site::{Running, Site};
 pub use wait::{PATIENCE, until, until_within};

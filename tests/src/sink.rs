@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{Process, find, is_root, until};
 
@@ -45,21 +45,29 @@ pub struct Received {
     pub recipients: Vec<String>,
     /// The message, dots unstuffed, line ends as they came.
     pub data: String,
+    /// When its end came, in milliseconds since 1970.
+    pub at_ms: u64,
 }
 
 /// How often each token stands in these messages: the local part of the Message-ID that [`crate::burst`] gave, in a report that of
 /// the message it returns. One that is none of a burst's counts as `none`.
 pub fn count_tokens<'a>(messages: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize> {
-    let token = |data: &'a str| {
-        let mut ids = data.lines().filter_map(|line| line.strip_prefix("Message-ID: <"));
-        ids.find_map(|id| id.trim_end().strip_suffix("@source.example>"))
-    };
     let mut tokens = BTreeMap::new();
     for message in messages {
-        *tokens.entry(token(message).unwrap_or("none").to_owned()).or_default() += 1;
+        *tokens.entry(token_of(message).unwrap_or("none").to_owned()).or_default() += 1;
     }
     tokens
 }
+
+/// The token of a message, or of the one that a report returns.
+pub fn token_of(message: &str) -> Option<&str> {
+    let mut ids = message.lines().filter_map(|line| line.strip_prefix("Message-ID: <"));
+    ids.find_map(|id| id.trim_end().strip_suffix("@source.example>"))
+}
+
+/// What an ordinary server offers.
+const USUAL: &[&str] =
+    &["PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 100000000"];
 
 type Script = dyn Fn(Event<'_>) -> Answer + Send + Sync;
 
@@ -73,6 +81,8 @@ pub struct Sink {
 struct Shared {
     script: Box<Script>,
     extensions: Vec<String>,
+    /// How much of each message is kept.
+    keeps_bytes: usize,
     received: Mutex<Vec<Received>>,
     ended: AtomicBool,
 }
@@ -88,11 +98,7 @@ impl Sink {
         port: u16,
         script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::offering(
-            port,
-            &["PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 100000000"],
-            script,
-        )
+        Self::offering(port, USUAL, script)
     }
 
     /// Listens on a port, offers these extensions, and answers as the script says.
@@ -101,9 +107,28 @@ impl Sink {
         extensions: &[&str],
         script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::begin(port, extensions, usize::MAX, script)
+    }
+
+    /// Listens on a port, answers as the script says, and keeps only the beginning of each message.
+    pub fn keeping(
+        port: u16,
+        bytes: usize,
+        script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::begin(port, USUAL, bytes, script)
+    }
+
+    fn begin(
+        port: u16,
+        extensions: &[&str],
+        keeps_bytes: usize,
+        script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared {
             script: Box::new(script),
             extensions: extensions.iter().map(|name| (*name).to_owned()).collect(),
+            keeps_bytes,
             received: Mutex::default(),
             ended: AtomicBool::new(false),
         });
@@ -253,7 +278,9 @@ impl Session {
             data.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
         }
         let mut message = std::mem::replace(&mut self.draft, empty());
+        data.truncate(self.shared.keeps_bytes);
         message.data = String::from_utf8_lossy(&data).into_owned();
+        message.at_ms = now_ms();
         // Kept before the answer, so that whoever has heard it finds the message here.
         let usual = "250 2.0.0 Taken\r\n".to_owned();
         let shared = Arc::clone(&self.shared);
@@ -292,8 +319,14 @@ impl Session {
     }
 }
 
+/// Now, in milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn empty() -> Received {
-    Received { sender: String::new(), recipients: Vec::new(), data: String::new() }
+    Received { sender: String::new(), recipients: Vec::new(), data: String::new(), at_ms: 0 }
 }
 
 /// Postfix's own sink, which counts.

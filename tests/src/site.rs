@@ -292,9 +292,16 @@ impl Running<'_> {
 
     /// Sends a signal to one of its processes.
     pub fn signal(&self, pid: u32, signal: Signal) {
+        assert!(self.try_signal(pid, signal), "{pid} is not a process of this test");
+    }
+
+    /// Sends a signal to one of its processes, if it still is one.
+    pub fn try_signal(&self, pid: u32, signal: Signal) -> bool {
         let ours = pid == self.pid() || crate::descendants(self.pid()).contains(&pid);
-        assert!(ours, "{pid} is not a process of this test");
-        signal_pid(pid, signal);
+        if ours {
+            signal_pid(pid, signal);
+        }
+        ours
     }
 
     /// Ends all its processes at once, as a machine does that loses its power, and waits until they have gone.
