@@ -104,6 +104,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Route(options) => route::run(&Configuration::load(path)?, &options),
         Command::Body(options) => body::run(&Configuration::load(path)?, &options.handle),
         Command::Requeue => queue::requeue(&Configuration::load(path)?),
+        Command::Compact => queue::compact(&Configuration::load(path)?),
         Command::Spool(command) => spool::run(&Configuration::load(path)?, command),
         Command::Metrics => metrics::print(&Configuration::load(path)?),
         Command::Upgrade => upgrade::run(path),

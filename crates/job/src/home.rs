@@ -61,7 +61,8 @@ pub struct MovedMessage {
     pub to: Handle,
 }
 
-/// How it stands with each message that the request named, by its position there. Each is named once, or not at all.
+/// How it stands with each message that the request named, by its position there. Each is named once, or not at all, and each
+/// list is in the order of positions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HomeAnswer {
     /// To `where`: those that live where they were asked for.

@@ -53,7 +53,7 @@ use ledger::machine::{Book, LedgerMachine};
 use place::Layout;
 use queue::{LedgerError, Record};
 
-pub use check::{DamageReport, LogReport, Report, SegmentReport, check};
+pub use check::{DamageReport, LogReport, MovedReport, Report, SegmentReport, check};
 pub use compaction::SpoolCompaction;
 pub use intake::SpoolIntake;
 pub use ledger::{LedgerView, SpoolLedger, read_standings};
