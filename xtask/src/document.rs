@@ -68,6 +68,7 @@ const SECTIONS: &[Section] = &[
     ),
     section("`[scheduler]`", "", "crates/scheduler/src/settings.rs", "Settings"),
     section("`[requeue]`", "", "crates/requeue/src/lib.rs", "Settings"),
+    section("`[compact]`", "", "crates/compact/src/lib.rs", "Settings"),
     section(
         "`[channel.NAME]` with `agent = \"smtp\"`",
         "",

@@ -84,6 +84,11 @@ pub enum Command {
     Body(Body),
     /// Ask for a pass over accepted messages that are not routed yet
     Requeue,
+    /// Ask for a pass that gives back the space of segments in which little still lives
+    ///
+    /// What lives in them, such as mail that has been deferred for long, is copied to files of its own. This happens every minute
+    /// by itself.
+    Compact,
     /// Look at the files of the embedded queue
     #[command(subcommand)]
     Spool(Spool),
@@ -134,7 +139,7 @@ pub struct Run {
 /// Options of `farm`.
 #[derive(Debug, Args)]
 pub struct Farm {
-    /// The farm: smtpserver, contentfilter, router, scheduler, requeue, metrics, or a channel
+    /// The farm: smtpserver, contentfilter, router, scheduler, requeue, compact, metrics, or a channel
     pub name: String,
 }
 

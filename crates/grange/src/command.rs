@@ -104,6 +104,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Route(options) => route::run(&Configuration::load(path)?, &options),
         Command::Body(options) => body::run(&Configuration::load_to_look(path)?, &options.handle),
         Command::Requeue => queue::requeue(&Configuration::load_to_look(path)?),
+        Command::Compact => queue::compact(&Configuration::load_to_look(path)?),
         Command::Spool(command) => spool::run(&Configuration::load_to_look(path)?, command),
         Command::Metrics => metrics::print(&Configuration::load_to_look(path)?),
         Command::Upgrade => upgrade::run(path),

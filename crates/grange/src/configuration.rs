@@ -57,6 +57,7 @@ const SECTIONS: &[&str] = &[
     "router",
     "scheduler",
     "requeue",
+    "compact",
     "channel",
 ];
 
@@ -124,6 +125,8 @@ pub struct Configuration {
     pub scheduler: scheduler::Settings,
     /// `[requeue]`.
     pub requeue: requeue::Settings,
+    /// `[compact]`.
+    pub compact: compact::Settings,
     /// `[channel.NAME]`, in the order of the file.
     pub channels: Vec<Channel>,
     /// What is allowed but should be known, with file and line.
@@ -236,6 +239,7 @@ impl Configuration {
             router: file.section("router")?,
             scheduler: file.section("scheduler")?,
             requeue: file.section("requeue")?,
+            compact: file.section("compact")?,
             channels: channels(file)?,
             notices: Vec::new(),
             is_whole: true,
@@ -286,6 +290,7 @@ impl Configuration {
         self.router.check(&channels)?;
         self.scheduler.check()?;
         self.requeue.check()?;
+        self.compact.check()?;
         for channel in &self.channels {
             match &channel.agent {
                 Agent::Smtp(settings) => settings.check(&channel.name)?,

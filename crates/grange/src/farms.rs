@@ -110,6 +110,7 @@ fn entries(configuration: &Configuration) -> Vec<Entry> {
     entries.push(scheduler(configuration));
     entries.push(router(configuration));
     entries.push(requeue(configuration));
+    entries.push(compact(configuration));
     if configuration.inspects() {
         entries.push(contentfilter(configuration));
     }
@@ -181,8 +182,13 @@ fn scheduler(configuration: &Configuration) -> Entry {
     let role = Role::Scheduler(Box::new(assignment));
     let mut entry = Entry::elastic("scheduler", role, &settings.workers, scheduler::COUNTERS);
     entry.mode = Mode::One;
-    entry.sockets =
-        vec!["scheduler.enqueue", "scheduler.known", "scheduler.strike", "scheduler.admin"];
+    entry.sockets = vec![
+        "scheduler.enqueue",
+        "scheduler.known",
+        "scheduler.home",
+        "scheduler.strike",
+        "scheduler.admin",
+    ];
     entry
 }
 
@@ -196,6 +202,15 @@ fn requeue(configuration: &Configuration) -> Entry {
     let mut entry = Entry::elastic("requeue", role, &Workers::default(), requeue::COUNTERS);
     entry.mode = Mode::OnDemand { every: settings.every.0 };
     entry.sockets = vec!["requeue.requeue"];
+    entry
+}
+
+fn compact(configuration: &Configuration) -> Entry {
+    let settings = &configuration.compact;
+    let role = Role::Compact(compact::Assignment { settings: settings.clone() });
+    let mut entry = Entry::elastic("compact", role, &Workers::default(), compact::COUNTERS);
+    entry.mode = Mode::OnDemand { every: settings.every.0 };
+    entry.sockets = vec!["compact.compact"];
     entry
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use job::requeue::{Requeue, RequeueRequest};
-use queue::{Handle, Intake, Ledger, Reader, Recovery, Standing};
+use queue::{Compaction, Handle, Intake, Ledger, Reader, Recovery, Standing};
 use socket::ClientSettings;
 
 use crate::configuration::Configuration;
@@ -78,6 +78,13 @@ pub fn recovery(data_dir: &Path) -> anyhow::Result<Rc<dyn Recovery>> {
     let recovery =
         queue_spool::open_recovery(data_dir).context("cannot open the queue for listing")?;
     Ok(recovery)
+}
+
+/// Opens the queue for compacting it.
+pub fn compaction(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Compaction>> {
+    let compaction = queue_spool::open_compaction(data_dir, settings)
+        .context("cannot open the queue for compacting")?;
+    Ok(compaction)
 }
 
 /// Whether a queue was ever kept there.

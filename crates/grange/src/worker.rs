@@ -35,6 +35,8 @@ pub enum Role {
     Scheduler(Box<scheduler::Assignment>),
     /// Re-sends what was accepted.
     Requeue(Box<requeue::Assignment>),
+    /// Copies what lives out of segments that are mostly dead.
+    Compact(compact::Assignment),
     /// Delivers over SMTP or LMTP.
     AgentSmtp(Box<agent_smtp::Assignment>),
     /// Delivers into Maildirs.
@@ -104,6 +106,9 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
         }
         Role::Requeue(assignment) => {
             requeue::run(worker, *assignment, stores::recovery(&data_dir)?).await?;
+        }
+        Role::Compact(assignment) => {
+            compact::run(worker, assignment, stores::compaction(&data_dir, &queue)?).await?;
         }
         Role::AgentSmtp(assignment) => {
             agent_smtp::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;

@@ -10,6 +10,8 @@
 //! | `known` | requeue → scheduler | [`known`] |
 //! | `strike` | any sender → scheduler | [`strike`] |
 //! | `requeue` | anyone → requeue | [`requeue`] |
+//! | `home` | compact → scheduler | [`home`] |
+//! | `compact` | anyone → compact | [`compact`] |
 //! | `admin` | command line → scheduler | [`admin`] |
 //!
 //! Beside them stands [`hints`], how every acceptor sends `route`.
@@ -20,9 +22,11 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod compact;
 pub mod deliver;
 pub mod enqueue;
 pub mod hints;
+pub mod home;
 pub mod inspect;
 pub mod known;
 pub mod requeue;
@@ -51,5 +55,7 @@ pub const MESSAGE_RECIPIENTS_MAX: usize = 100_000;
 pub const ENQUEUE_RECIPIENTS_MAX: usize = 2 * MESSAGE_RECIPIENTS_MAX;
 /// The most entries in one `known` request.
 pub const KNOWN_MAX: usize = 1000;
+/// The most messages in one request of `home`.
+pub const HOME_MAX: usize = 1000;
 /// The most entries of one page of a list.
 pub const LIST_MAX: u32 = 1000;

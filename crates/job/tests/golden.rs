@@ -13,10 +13,14 @@ use job::admin::{
     Admin, AdminAnswer, AdminRequest, Change, Changed, LaneChange, LaneSummary, ListQuery, Nothing,
     Page, QueuedMessage, Selection, ShowQuery, Status,
 };
+use job::compact::{Compact, CompactRequest};
 use job::deliver::{
     Deliver, DeliverAnswer, DeliverRecipient, DeliverRequest, RecipientOutcome, Report,
 };
 use job::enqueue::{Enqueue, EnqueueRequest};
+use job::home::{
+    Here, Home, HomeAnswer, HomeRequest, Moved, MovedMessage, MovedRequest, WhereRequest,
+};
 use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
 use job::requeue::{Requeue, RequeueRequest};
@@ -344,6 +348,36 @@ fn known() {
         "",
         KnownAnswer { wanted: vec![Wanted { index: 0, routing: 1, strikes: 2 }] },
     );
+    golden.finish();
+}
+
+#[test]
+fn home() {
+    let mut golden = Golden::<Home>::new();
+    let message = KnownMessage { handle: handle(), id: id() };
+    let asked = WhereRequest { messages: vec![message.clone(), message.clone(), message] };
+    golden.request("", 10_000, HomeRequest::Where(asked));
+    let copy: Handle = "spool:2.41.8192.moved".parse().expect("a handle");
+    let answer = HomeAnswer {
+        here: vec![Here { index: 0, size: 4096 }],
+        moved: vec![Moved { index: 1, handle: copy.clone() }],
+        ended: vec![2],
+    };
+    golden.answer("where", "", answer);
+    let message = MovedMessage { id: id(), from: handle(), to: copy.clone() };
+    let told = MovedRequest { messages: vec![message.clone(), message] };
+    golden.request("", 10_000, HomeRequest::Moved(told));
+    let moved = vec![Moved { index: 0, handle: copy }];
+    golden.answer("moved", "", HomeAnswer { moved, ended: vec![1], ..HomeAnswer::default() });
+    golden.finish();
+}
+
+#[test]
+fn compact() {
+    let mut golden = Golden::<Compact>::new();
+    let reason = "asked on the command line".to_owned();
+    golden.request("", 5000, CompactRequest { reason });
+    golden.answer("compact", "", Acknowledged {});
     golden.finish();
 }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use queue::conformance::{Backend, run};
-use queue::{Intake, Ledger, LedgerError, Reader, Recovery};
+use queue::{Compaction, Intake, Ledger, LedgerError, Reader, Recovery};
 use queue_memory::Memory;
 
 struct Store(Memory);
@@ -19,6 +19,10 @@ impl Backend for Store {
 
     fn recovery(&self) -> Rc<dyn Recovery> {
         self.0.recovery()
+    }
+
+    fn compaction(&self) -> Rc<dyn Compaction> {
+        self.0.compaction()
     }
 
     fn ledger(&self) -> Result<Rc<dyn Ledger>, LedgerError> {

@@ -1,5 +1,8 @@
 //! Looking into a spool: every record of every file verified.
 
+mod moved;
+
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -22,11 +25,15 @@ use crate::scan::{Met, scan};
 use crate::stripe::stripes;
 use crate::thread::lock;
 
+pub use moved::MovedReport;
+
 /// What a check found. Fields are stable: `grange spool check --json` prints this.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Every segment, by stripe and number.
     pub segments: Vec<SegmentReport>,
+    /// Every message that was moved out of its segment.
+    pub moved: Vec<MovedReport>,
     /// Body files that no accept record names; a living writer may be at work on them.
     pub unnamed_bodies: Vec<String>,
     /// The ledger's logs.
@@ -86,6 +93,7 @@ impl Report {
     /// Whether nothing is wrong; a torn end is nothing wrong.
     pub fn is_sound(&self) -> bool {
         self.ledger_damage.is_none()
+            && self.moved.iter().all(|moved| moved.damage.is_none())
             && self
                 .segments
                 .iter()
@@ -102,9 +110,12 @@ pub fn check(data_dir: &Path) -> Result<Report, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         stripes => stripes.map_err(failed)?,
     };
-    let mut doubts = Vec::new();
+    let (mut doubts, mut copies) = (Vec::new(), Vec::new());
     for stripe in stripes {
-        check_stripe(&disk, &layout, stripe, &mut report, &mut doubts).map_err(failed)?;
+        let moved = moved::check(&disk, &layout, stripe).map_err(failed)?;
+        check_stripe(&disk, &layout, stripe, &moved.named, &mut report, &mut doubts)
+            .map_err(failed)?;
+        copies.extend(moved.found);
     }
     // Read last: a message that ended while we looked is known to have ended now.
     let standings = match check_ledger(&disk, &layout, &mut report) {
@@ -122,6 +133,15 @@ pub fn check(data_dir: &Path) -> Result<Report, OpenError> {
             && let Some(segment) = report.segments.get_mut(doubt.segment)
         {
             segment.damage.push(doubt.damage);
+        }
+    }
+    for (copy, place) in copies {
+        report.bytes += copy.bytes;
+        // One of a message that has ended, or lives where it was, is on its way out: nobody reads it.
+        if lock(&standings).standing(&Place::Message(place).handle()) != Standing::Retired {
+            let segment = layout.segment(place.record.segment);
+            report.messages += u64::from(is_missing(&disk, &segment));
+            report.moved.push(copy);
         }
     }
     Ok(report)
@@ -162,6 +182,7 @@ fn check_stripe(
     disk: &dyn Disk,
     layout: &Layout,
     stripe: Stripe,
+    moved: &HashSet<MessageId>,
     report: &mut Report,
     doubts: &mut Vec<Doubt>,
 ) -> io::Result<()> {
@@ -208,6 +229,7 @@ fn check_stripe(
         }
         bodies.retain(|id| !named.contains(id));
     }
+    bodies.retain(|id| !moved.contains(id));
     let name = |id| layout.body(stripe, id).display().to_string();
     report.unnamed_bodies.extend(bodies.into_iter().map(name));
     Ok(())

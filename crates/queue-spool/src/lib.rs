@@ -6,6 +6,8 @@
 //!   intake/STRIPE/lock, next       a stripe has one writer; `next` is a number no segment has had
 //!   intake/STRIPE/SEQ.seg          records: accept record and body, one write
 //!   intake/STRIPE/ID.body          a body too large for a segment
+//!   intake/STRIPE/SEQ.OFFSET.moved a message copied out of its segment, so that the rest of it can go
+//!   compact/lock                   one process makes such copies at a time
 //!   ledger/lock, SEQ.log           what the scheduler wrote
 //! ```
 //!
@@ -23,9 +25,11 @@
 
 mod check;
 pub mod codec;
+mod compaction;
 pub mod disk;
 pub mod intake;
 pub mod ledger;
+mod moved;
 pub mod place;
 mod read;
 mod reader;
@@ -50,7 +54,8 @@ use ledger::machine::{Book, LedgerMachine};
 use place::Layout;
 use queue::{LedgerError, Record};
 
-pub use check::{DamageReport, LogReport, Report, SegmentReport, check};
+pub use check::{DamageReport, LogReport, MovedReport, Report, SegmentReport, check};
+pub use compaction::SpoolCompaction;
 pub use intake::SpoolIntake;
 pub use ledger::{LedgerView, SpoolLedger, read_standings};
 pub use reader::SpoolReader;
@@ -113,6 +118,14 @@ pub fn open_recovery(data_dir: &Path) -> Result<Rc<SpoolRecovery>, OpenError> {
     Spool::new(of_this_machine(), data_dir, Settings::default()).recovery()
 }
 
+/// Opens the queue for compacting it; works on a tokio runtime. Needs the right to make and to remove files in the stripes.
+pub fn open_compaction(
+    data_dir: &Path,
+    settings: &Settings,
+) -> Result<Rc<SpoolCompaction>, OpenError> {
+    Spool::new(Arc::new(RealDisk), data_dir, settings.clone()).compaction()
+}
+
 /// Opens the ledger; [`LedgerError::Held`] when another process has it.
 ///
 /// Its thread starts with [`queue::Ledger::replay`], which must be called on a tokio `LocalRuntime`.
@@ -158,6 +171,13 @@ impl Spool {
     pub fn recovery(&self) -> Result<Rc<SpoolRecovery>, OpenError> {
         self.check_format()?;
         Ok(Rc::new(SpoolRecovery::new(self.disk.clone(), self.layout.clone())))
+    }
+
+    /// As [`open_compaction`].
+    pub fn compaction(&self) -> Result<Rc<SpoolCompaction>, OpenError> {
+        self.prepare()?;
+        let (disk, layout) = (self.disk.clone(), self.layout.clone());
+        Ok(Rc::new(SpoolCompaction::new(disk, layout, self.settings.segment_bytes.0)))
     }
 
     /// As [`open_ledger`].

@@ -262,8 +262,18 @@ impl Layout {
 
     /// `spool/intake/STRIPE/SEQ.OFFSET.moved`.
     pub fn moved(&self, record: &RecordPlace) -> PathBuf {
-        let name = format!("{}.{}.moved", record.segment.sequence, record.offset);
-        self.stripe(record.segment.stripe).join(name)
+        self.copy(record.segment, record.offset)
+    }
+
+    /// The same, by what stands in its name.
+    pub(crate) fn copy(&self, segment: SegmentName, offset: u64) -> PathBuf {
+        let name = format!("{}.{offset}.moved", segment.sequence);
+        self.stripe(segment.stripe).join(name)
+    }
+
+    /// `spool/compact`.
+    pub fn compact(&self) -> PathBuf {
+        self.root.join("compact")
     }
 
     /// `spool/ledger/SEQ.log`.

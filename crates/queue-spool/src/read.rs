@@ -104,16 +104,24 @@ impl OpenFile {
         if count == length { Ok(bytes) } else { Err(Fault::Gone("its record is cut short".into())) }
     }
 
-    /// Takes the footer of a sealed segment; nothing when it has none that is whole.
-    pub(crate) fn footer(&self) -> Result<Option<Vec<codec::Entry>>, Fault> {
+    /// Where the footer of a sealed segment is said to be, and its length.
+    fn trailer(&self) -> Result<Option<(u64, u32)>, Fault> {
         let read = |error| Fault::io(Path::new("a segment's footer"), error);
         let size = self.file.size().map_err(read)?;
         let Some(at) = size.checked_sub(HEAD_BYTES as u64) else { return Ok(None) };
         let mut bytes = [0; HEAD_BYTES];
         self.file.read_at(&mut bytes, at).map_err(read)?;
-        let Some((offset, length)) = codec::trailer(&bytes, self.nonce(), at) else {
-            return Ok(None);
-        };
+        Ok(codec::trailer(&bytes, self.nonce(), at))
+    }
+
+    /// Whether a segment ends as a sealed one does. The footer itself is not looked at.
+    pub(crate) fn is_sealed(&self) -> Result<bool, Fault> {
+        Ok(self.trailer()?.is_some())
+    }
+
+    /// Takes the footer of a sealed segment; nothing when it has none that is whole.
+    pub(crate) fn footer(&self) -> Result<Option<Vec<codec::Entry>>, Fault> {
+        let Some((offset, length)) = self.trailer()? else { return Ok(None) };
         let record = self.read(offset, length as usize)?;
         Ok(codec::whole_record(&record, self.nonce(), offset)
             .filter(|head| head.kind == Kind::Footer)

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::codec::{FileKind, HEAD_BYTES, Kind};
 use crate::disk::Disk;
+use crate::moved;
 use crate::place::{BodyPlace, Home, Layout, MessagePlace, Place, RecordPlace, SegmentName};
 use crate::read::{
     BLOCK_BYTES, BlockReader, BodyAt, Fault, OpenFile, accept_line, check_record, home_of,
@@ -103,20 +104,35 @@ impl Inner {
         self.on_disk(move |_, _| file.read(offset, length)).await
     }
 
-    async fn open_message(&self, place: MessagePlace) -> Result<Stored, Fault> {
+    /// The file that holds a message's accept record, and the record there.
+    ///
+    /// Who holds the handle that a message had before it was moved finds it where it is now: its segment may have gone.
+    async fn home(&self, place: MessagePlace) -> Result<(Arc<OpenFile>, u64, RecordPlace), Fault> {
         let record = place.record;
-        let (file, offset) = match place.home {
-            Home::Segment => (self.segment(record.segment).await?, record.offset),
-            Home::Moved => {
-                let opened = self
-                    .on_disk(move |disk, layout| {
-                        let (path, kind, offset) = home_of(layout, &place);
-                        OpenFile::open(disk, &path, kind).map(|file| (file, offset))
-                    })
-                    .await?;
-                (Arc::new(opened.0), opened.1)
-            }
+        let gone = match place.home {
+            Home::Moved => None,
+            Home::Segment => match self.segment(record.segment).await {
+                Err(Fault::Gone(why)) => Some(why),
+                segment => return segment.map(|file| (file, record.offset, record)),
+            },
         };
+        self.on_disk(move |disk, layout| {
+            let place = match gone {
+                None => place,
+                Some(why) => match moved::look(disk, layout, (record.segment, record.offset)) {
+                    Ok((found, _)) if found.record.id == record.id => found,
+                    _ => return Err(Fault::Gone(why)),
+                },
+            };
+            let (path, kind, offset) = home_of(layout, &place);
+            let file = OpenFile::open(disk, &path, kind)?;
+            Ok((Arc::new(file), offset, place.record))
+        })
+        .await
+    }
+
+    async fn open_message(&self, place: MessagePlace) -> Result<Stored, Fault> {
+        let (file, offset, record) = self.home(place).await?;
         let bytes = self.record(&file, offset, record.length as usize).await?;
         let kinds = [Kind::Message, Kind::Accept];
         let head = check_record(&bytes, file.nonce(), offset, &kinds, record.id)?;

@@ -7,8 +7,10 @@ use queue::{Listed, Local, ReadError, Recovery, Segment};
 
 use crate::codec::{Entry, FileKind};
 use crate::disk::{Disk, Lock, read_text};
+use crate::moved;
 use crate::place::{
-    Home, Layout, MessagePlace, Place, RecordPlace, SegmentName, Stripe, StripeFile, stripe_file_of,
+    Home, Layout, MessagePlace, Place, RecordPlace, SegmentName, Stripe, StripeFile,
+    stripe_file_of, stripe_of,
 };
 use crate::read::{Fault, OpenFile};
 use crate::scan::scan;
@@ -50,19 +52,48 @@ impl SpoolRecovery {
 impl Recovery for SpoolRecovery {
     fn segments(&self, all: bool) -> Local<'_, Result<Vec<Segment>, ReadError>> {
         Box::pin(async move {
-            let names = self.on_disk(move |disk, layout| list(disk, layout, all)).await?;
-            Ok(names.into_iter().map(|name| Segment(name.to_string())).collect())
+            let (moved, names) = self
+                .on_disk(move |disk, layout| {
+                    Ok((list_moved(disk, layout)?, list(disk, layout, all)?))
+                })
+                .await?;
+            // What was moved is what has lived longest.
+            let moved = moved.into_iter().map(|stripe| format!("{}{MOVED}", stripe.0));
+            let names = names.into_iter().map(|name| name.to_string());
+            Ok(moved.chain(names).map(Segment).collect())
         })
     }
 
     fn accepted(&self, segment: &Segment) -> Local<'_, Result<Vec<Listed>, ReadError>> {
         let name = segment.0.parse::<SegmentName>();
+        let moved = segment.0.strip_suffix(MOVED).and_then(stripe_of);
         Box::pin(async move {
+            if let Some(stripe) = moved {
+                return self.on_disk(move |disk, layout| moved::list(disk, layout, stripe)).await;
+            }
             // A name that is none of ours names nothing that is here.
             let Ok(name) = name else { return Ok(Vec::new()) };
             self.on_disk(move |disk, layout| accepted(disk, layout, name)).await
         })
     }
+}
+
+/// Behind the number of a stripe it names what was moved out of the stripe's segments, as if that were one more.
+const MOVED: &str = ".moved";
+
+/// The stripes that have messages moved out of their segments.
+fn list_moved(disk: &dyn Disk, layout: &Layout) -> Result<Vec<Stripe>, Fault> {
+    let dir = layout.intake();
+    let stripes = match stripes(disk, layout) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        stripes => stripes.map_err(|error| Fault::io(&dir, error))?,
+    };
+    let has_moved = |stripe: &Stripe| match moved::names(disk, layout, *stripe) {
+        Ok(names) => !names.is_empty(),
+        // Listing its segments will say what is wrong.
+        Err(_) => false,
+    };
+    Ok(stripes.into_iter().filter(has_moved).collect())
 }
 
 /// All segments, or those that no living writer may add to; oldest first.

@@ -3,6 +3,7 @@
 mod codec;
 mod faults;
 mod lives;
+mod moves;
 mod races;
 mod standing;
 mod stores;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use queue::conformance::{Backend, run};
-use queue::{Intake, Ledger, LedgerError, Reader, Recovery};
+use queue::{Compaction, Intake, Ledger, LedgerError, Reader, Recovery};
 use queue_spool::Settings;
 
 struct Spool {
@@ -28,6 +28,10 @@ impl Backend for Spool {
 
     fn recovery(&self) -> Rc<dyn Recovery> {
         queue_spool::open_recovery(self.dir.path()).expect("it can be opened")
+    }
+
+    fn compaction(&self) -> Rc<dyn Compaction> {
+        queue_spool::open_compaction(self.dir.path(), &self.settings).expect("it can be opened")
     }
 
     fn ledger(&self) -> Result<Rc<dyn Ledger>, LedgerError> {

@@ -13,8 +13,9 @@ use mail::{
 };
 
 use crate::{
-    Accept, Attempt, Body, Draft, Handle, Intake, Ledger, LedgerError, Listed, Local, ReadError,
-    Reader, Record, Recovery, Routed, RoutedRecipient, SizeHint, Standing, State, Stored,
+    Accept, Attempt, Body, Compaction, Draft, Handle, Intake, Ledger, LedgerError, Listed, Local,
+    ReadError, Reader, Record, Recovery, Routed, RoutedRecipient, SizeHint, Standing, State,
+    Stored,
 };
 
 /// A store that can be opened again and again.
@@ -25,6 +26,8 @@ pub trait Backend {
     fn reader(&self) -> Rc<dyn Reader>;
     /// Opens it for listing, as another process would.
     fn recovery(&self) -> Rc<dyn Recovery>;
+    /// Opens it for compacting, as another process would.
+    fn compaction(&self) -> Rc<dyn Compaction>;
     /// Opens the ledger; [`LedgerError::Held`] while another one is open.
     fn ledger(&self) -> Result<Rc<dyn Ledger>, LedgerError>;
 }
@@ -56,6 +59,7 @@ cases![
     a_checkpoint_that_was_not_ended_changes_nothing,
     standing_outlives_a_checkpoint,
     the_ledger_has_one_holder,
+    a_moved_message_lives_on,
 ];
 
 /// Runs every case, each with a store of its own from `make`, and panics with the case's name at the first that fails.
@@ -453,6 +457,100 @@ fn model_of(backend: &dyn Backend) -> Model {
     let mut model = Model::default();
     ledger.replay(&mut |record| model.apply(record)).expect("it can be replayed");
     model
+}
+
+/// Copies what lives out of every segment that there is. A store that has none has nothing to copy.
+async fn move_all(
+    backend: &dyn Backend,
+    ledger: &dyn Ledger,
+    live: &BTreeMap<MessageId, Handle>,
+) -> BTreeMap<MessageId, Handle> {
+    let compaction = backend.compaction();
+    let mut moved = BTreeMap::new();
+    for sealed in compaction.survey().await.expect("nobody else is at it").segments {
+        let mut held = compaction.held(&sealed.segment).await.expect("it can be read");
+        held.retain(|one| live.get(&one.id) == Some(&one.handle));
+        let handles = held.iter().map(|one| one.handle.clone()).collect();
+        let copies = compaction.copy(handles).await.expect("there is room");
+        assert_eq!(copies.len(), held.len());
+        for (held, copy) in held.into_iter().zip(copies) {
+            let handle = copy.expect("it is whole");
+            commit_records(ledger, &[Record::Moved { id: held.id, handle: handle.clone() }]).await;
+            moved.insert(held.id, handle);
+        }
+    }
+    let copies = compaction.copies().await.expect("they can be read");
+    let copies: BTreeMap<_, _> = copies.into_iter().map(|one| (one.id, one.handle)).collect();
+    assert_eq!(copies, moved);
+    moved
+}
+
+async fn a_moved_message_lives_on(backend: &dyn Backend) {
+    let intake = backend.intake();
+    let mut accepted = BTreeMap::new();
+    for number in 0..60u8 {
+        let length = if number == 30 { 700_000 } else { usize::from(number) * 100 };
+        let body = pattern(length, number);
+        let mut draft = begin(&*intake, &body).await;
+        if number % 4 == 0 {
+            draft.finish().await.expect("it can be finished");
+        }
+        let id = draft.id();
+        let handle = draft.commit(accept("a@example.test", 2)).await.expect("it can be committed");
+        accepted.insert(id, (handle, body));
+    }
+    drop(intake);
+    let ledger = opened(backend);
+    let routings: Vec<_> =
+        accepted.iter().map(|(id, (handle, _))| routed(*id, handle, 1)).collect();
+    commit_records(&*ledger, &routings).await;
+    let (mut live, mut ended) = (BTreeMap::new(), Vec::new());
+    for (number, (id, (handle, _))) in accepted.iter().enumerate() {
+        match number % 6 {
+            0 => drop(live.insert(*id, handle.clone())),
+            _ => ended.push(Record::Retired { id: *id, handle: handle.clone() }),
+        }
+    }
+    commit_records(&*ledger, &ended).await;
+    let moved = move_all(backend, &*ledger, &live).await;
+    let now: Vec<_> = live.iter().map(|(id, old)| (*id, moved.get(id).unwrap_or(old))).collect();
+    let mut ledger = Some(ledger);
+    for turn in 0..3 {
+        let held = ledger.take().unwrap_or_else(|| opened(backend));
+        for (id, handle) in &now {
+            let old = live.get(id).expect("it lives");
+            assert_eq!(held.standing(handle), Standing::Routed, "{handle}, turn {turn}");
+            assert_ne!(held.standing(old), Standing::Unknown, "{old}, turn {turn}");
+        }
+        if turn == 1 {
+            held.begin_checkpoint().expect("it can be begun");
+            let snapshot = |(id, handle): &(MessageId, &Handle)| match routed(*id, handle, 1) {
+                Record::Routed(message) => Record::Snapshot(message),
+                _ => unreachable!("it is a routing"),
+            };
+            commit_records(&*held, &now.iter().map(snapshot).collect::<Vec<_>>()).await;
+            held.end_checkpoint().await.expect("it can be synced");
+        }
+    }
+    let listed = everything(backend, false).await;
+    for (id, handle) in &now {
+        assert!(listed.iter().any(|one| one.id == *id && one.handle == **handle), "{handle}");
+        let (old, body) = accepted.get(id).expect("it was accepted");
+        // Somebody may still hold the handle that it had.
+        for handle in [old, handle] {
+            let stored = backend.reader().open(handle).await.expect("it lives");
+            assert_eq!(stored.accepted.id, *id);
+            assert_eq!(stored.accepted.accept, accept("a@example.test", 2));
+            assert!(whole(stored).await == body[..], "{handle}");
+        }
+    }
+    let ledger = opened(backend);
+    for (id, handle) in &now {
+        let retired = Record::Retired { id: *id, handle: (*handle).clone() };
+        commit_records(&*ledger, &[retired]).await;
+        assert_eq!(ledger.standing(handle), Standing::Retired);
+        assert_eq!(ledger.standing(live.get(id).expect("it lived")), Standing::Retired);
+    }
 }
 
 fn opened(backend: &dyn Backend) -> Rc<dyn Ledger> {

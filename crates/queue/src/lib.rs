@@ -1,4 +1,4 @@
-//! The queue as every farm sees it: four contracts split by who may do what, and the states of a message.
+//! The queue as every farm sees it: five contracts split by who may do what, and the states of a message.
 //!
 //! ```text
 //!  S0 writing ──commit, synced──▶ S1 accepted ──Routed──▶ S2 routed ──Outcome──▶ S3 per recipient ──Retired──▶ S4
@@ -9,12 +9,14 @@
 //! - [`Reader`]: anyone who holds a [`Handle`] reads envelope and body.
 //! - [`Ledger`]: the scheduler's own record of what was routed, tried and ended.
 //! - [`Recovery`]: requeue lists what was accepted, segment by segment.
+//! - [`Compaction`]: compact copies what still lives out of segments that are otherwise dead.
 //!
 //! The traits assume neither one host nor a file system. They are used as `dyn` from a current-thread
 //! runtime: what waits returns a boxed local future. This crate knows no storage and opens no file.
 
 #![forbid(unsafe_code)]
 
+mod compaction;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
@@ -25,6 +27,7 @@ mod reader;
 mod record;
 mod recovery;
 
+pub use compaction::{Compaction, CompactionError, Held, Sealed, Survey};
 pub use error::{IntakeError, LedgerError, ReadError};
 pub use handle::{Handle, HandleError};
 pub use intake::{Accept, Draft, Intake, SizeHint};

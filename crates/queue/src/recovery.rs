@@ -8,6 +8,8 @@ use crate::{Handle, Local, ReadError};
 /// The right to list what was accepted, segment by segment. Held by requeue, and by `queue list` when no scheduler answers.
 pub trait Recovery {
     /// The segments that no living acceptor writes to, oldest first; with `all`, the others too.
+    ///
+    /// Messages that were moved out of theirs are listed too, in parts of the store that are named as segments are.
     fn segments(&self, all: bool) -> Local<'_, Result<Vec<Segment>, ReadError>>;
 
     /// The accept records of a segment, in its order. A segment that has gone meanwhile is empty.

@@ -3,6 +3,7 @@
 //! ```text
 //!  router ── enqueue ─▶ ┌───────────┐ ── deliver ─▶ agents, by channel
 //! requeue ── known ───▶ │ scheduler │
+//! compact ── home ────▶ │           │
 //! senders ── strike ──▶ │  machine  │ ── records ─▶ ledger (written before anything is answered or sent)
 //! grange ─── admin ───▶ └───────────┘ ── requeue ─▶ once after its start
 //! ```
@@ -36,4 +37,5 @@ pub const COUNTERS: &[&str] = &[
     "lost_jobs_total",
     "strikes_total",
     "held_total",
+    "moved_total",
 ];

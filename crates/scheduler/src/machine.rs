@@ -17,6 +17,7 @@ mod backlog;
 mod channel;
 mod dispatch;
 mod enqueue;
+mod home;
 mod lane;
 mod place;
 mod report;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use job::admin::{AdminAnswer, AdminRequest};
 use job::deliver::{DeliverAnswer, DeliverRequest};
 use job::enqueue::EnqueueRequest;
+use job::home::{HomeAnswer, HomeRequest};
 use job::known::{KnownAnswer, KnownRequest};
 use job::route::RouteRequest;
 use job::strike::{StrikeAnswer, StrikeRequest};
@@ -84,6 +86,15 @@ pub enum Event {
         /// Of which messages.
         request: KnownRequest,
         /// What the ledger knows of each.
+        standings: Vec<Standing>,
+    },
+    /// Compact asks where messages live, or tells of copies.
+    Home {
+        /// To answer, once synced.
+        token: Token,
+        /// What.
+        request: HomeRequest,
+        /// What the ledger knows of each message under the handle that it is asked about, or copied from.
         standings: Vec<Standing>,
     },
     /// A sender tells that a worker of its next stage crashed.
@@ -170,6 +181,8 @@ pub enum Answer {
     Enqueued,
     /// To `known`.
     Known(KnownAnswer),
+    /// To `home`.
+    Home(HomeAnswer),
     /// To `strike`.
     Struck(StrikeAnswer),
     /// To `admin`.
@@ -245,6 +258,8 @@ pub struct Counts {
     pub strikes: u64,
     /// Messages held.
     pub held: u64,
+    /// Messages moved to places of their own.
+    pub moved: u64,
 }
 
 impl Counts {
@@ -263,6 +278,7 @@ impl Counts {
             self.lost,
             self.strikes,
             self.held,
+            self.moved,
         ]
     }
 }
@@ -404,6 +420,7 @@ impl Scheduler {
         if self.stopped.ledger_failed
             && let Event::Enqueue { token, .. }
             | Event::Known { token, .. }
+            | Event::Home { token, .. }
             | Event::Strike { token, .. } = &event
         {
             let error = ErrorObject::new(codes::INTERNAL, "the ledger cannot be written now");
@@ -418,6 +435,14 @@ impl Scheduler {
             Event::Known { token, request, standings } => {
                 let answer = self.known(&request, &standings);
                 turn.actions.answers.push((token, Answer::Known(answer)));
+            }
+            Event::Home { token, request, standings } => {
+                let answer = match request {
+                    HomeRequest::Where(request) => self.homes(&request, &standings),
+                    HomeRequest::Moved(request) => self.moved(turn, request, &standings),
+                };
+                // Files are removed for it: what it says must not be lost.
+                turn.actions.answers_synced.push((token, Answer::Home(answer)));
             }
             Event::Strike { token, request, standing } => {
                 let answer = self.struck(turn, &request, standing);

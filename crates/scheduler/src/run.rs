@@ -17,11 +17,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use farm::fault;
 use job::deliver::{Deliver, DeliverAnswer};
+use job::home::{Home, HomeRequest};
 use job::requeue::{Requeue, RequeueRequest};
 use job::route::{Route, RouteRequest};
 use mail::Address;
 use queue::{Ledger, LedgerError};
-use socket::{CallError, Client, ClientSettings, ErrorObject, SendError, SendOptions, codes};
+use socket::{
+    CallError, Client, ClientSettings, ErrorObject, Responder, SendError, SendOptions, codes,
+};
 
 use self::inbox::{AnyResponder, Inbox, Incoming};
 use self::records::Records;
@@ -64,7 +67,7 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 const REQUEUE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the scheduler in this worker until it is drained: replays the ledger, then serves `scheduler.enqueue`,
-/// `scheduler.known`, `scheduler.strike` and `scheduler.admin`, and sends to the channels' sockets.
+/// `scheduler.known`, `scheduler.home`, `scheduler.strike` and `scheduler.admin`, and sends to the channels' sockets.
 pub async fn run(
     worker: farm::Worker,
     assignment: Assignment,
@@ -311,6 +314,7 @@ impl Shell {
                 let token = self.token(AnyResponder::Known(responder));
                 Event::Known { token, request, standings }
             }
+            Incoming::Home(request, responder) => return self.home(request, responder),
             Incoming::Strike(request, responder) => {
                 let standing = self.records.ledger().standing(&request.handle);
                 let token = self.token(AnyResponder::Strike(responder));
@@ -368,6 +372,24 @@ impl Shell {
                 }
             }
         })
+    }
+
+    fn home(&mut self, request: HomeRequest, responder: Responder<Home>) -> Option<Event> {
+        let ledger = self.records.ledger();
+        let standings: Vec<_> = match &request {
+            HomeRequest::Where(asked) => {
+                asked.messages.iter().map(|one| ledger.standing(&one.handle)).collect()
+            }
+            HomeRequest::Moved(told) => {
+                told.messages.iter().map(|one| ledger.standing(&one.from)).collect()
+            }
+        };
+        if standings.len() > job::HOME_MAX {
+            responder.refuse(ErrorObject::new(codes::PARAMS, "too many messages"));
+            return None;
+        }
+        let token = self.token(AnyResponder::Home(responder));
+        Some(Event::Home { token, request, standings })
     }
 
     /// The ledger has come to a batch, which is written and, where that is an event, synced; or it failed.

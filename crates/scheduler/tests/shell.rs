@@ -14,6 +14,7 @@ use farm::{DrainReason, Worker, Workers};
 use job::admin::{Admin, AdminAnswer, AdminRequest, Nothing, Status};
 use job::deliver::{Deliver, DeliverAnswer, DeliverRequest, RecipientOutcome};
 use job::enqueue::{Enqueue, EnqueueRequest};
+use job::home::{Home, HomeRequest, MovedMessage, MovedRequest, WhereRequest};
 use job::known::{Known, KnownMessage, KnownRequest};
 use mail::{
     Delivered, Envelope, MessageId, Origin, Outcome, Recipient, Reply, StatusCode, SuccessReport,
@@ -25,7 +26,7 @@ use queue::{
 };
 use queue_memory::Memory;
 use scheduler::{Assignment, ChannelFacts, Settings};
-use socket::{Client, ClientSettings, Responder, Service};
+use socket::{CallError, Client, ClientSettings, Responder, Service};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -109,8 +110,13 @@ fn assignment(settings: Settings) -> Assignment {
     }
 }
 
-const SOCKETS: [&str; 4] =
-    ["scheduler.enqueue", "scheduler.known", "scheduler.strike", "scheduler.admin"];
+const SOCKETS: [&str; 5] = [
+    "scheduler.enqueue",
+    "scheduler.known",
+    "scheduler.home",
+    "scheduler.strike",
+    "scheduler.admin",
+];
 
 /// A scheduler that runs until it is drained.
 struct Running {
@@ -265,6 +271,24 @@ fn messages_travel_and_the_queue_is_empty() {
             .collect();
         let answer = known.call(&KnownRequest { messages }).await.expect("an answer");
         assert_eq!(answer.wanted, []);
+        // And compact hears that nobody needs it any more, once that is synced.
+        let home = running.client::<Home>("scheduler.home");
+        let messages = requests[..2]
+            .iter()
+            .map(|one| KnownMessage { handle: one.handle.clone(), id: one.id })
+            .collect();
+        let asked = HomeRequest::Where(WhereRequest { messages });
+        assert_eq!(home.call(&asked).await.expect("an answer").ended, [0, 1]);
+        let copied = |one: &EnqueueRequest| MovedMessage {
+            id: one.id,
+            from: one.handle.clone(),
+            to: "memory:copy".parse().expect("a handle"),
+        };
+        let messages = vec![copied(&requests[0]); job::HOME_MAX + 1];
+        let told = HomeRequest::Moved(MovedRequest { messages });
+        assert!(matches!(home.call(&told).await, Err(CallError::Refused(_))), "too many");
+        let told = HomeRequest::Moved(MovedRequest { messages: vec![copied(&requests[0])] });
+        assert_eq!(home.call(&told).await.expect("an answer").ended, [0]);
         assert_eq!(seen.borrow().len(), 2000);
         running.stop().await;
     });

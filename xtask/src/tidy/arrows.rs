@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("router", STAGE),
     ("scheduler", STAGE),
     ("requeue", STAGE),
+    ("compact", STAGE),
     ("agent", &["farm", "job", "queue", "config", "mail", "socket"]),
     ("agent-smtp", AGENT),
     ("agent-local", AGENT),

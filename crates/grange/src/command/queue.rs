@@ -9,6 +9,7 @@ use job::admin::{
     Admin, AdminAnswer, AdminRequest, Change, LaneChange, LaneSummary, ListQuery, Nothing, Page,
     QueuedMessage, Selection, ShowQuery,
 };
+use job::compact::{Compact, CompactRequest};
 use job::requeue::{Requeue, RequeueRequest};
 use mail::MessageId;
 use queue::State;
@@ -74,6 +75,14 @@ pub(super) fn requeue(configuration: &Configuration) -> Result<ExitCode, Failure
     let request = RequeueRequest { reason: "asked on the command line".to_owned() };
     block_on(ask::<Requeue>(&configuration.top.run_dir, "requeue.requeue", &request))??;
     println!("a pass over accepted messages has been asked for");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks for a pass of compact.
+pub(super) fn compact(configuration: &Configuration) -> Result<ExitCode, Failure> {
+    let request = CompactRequest { reason: "asked on the command line".to_owned() };
+    block_on(ask::<Compact>(&configuration.top.run_dir, "compact.compact", &request))??;
+    println!("a pass over segments in which little lives has been asked for");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -46,6 +46,13 @@ fn print(report: &Report) {
             );
         }
     }
+    for moved in &report.moved {
+        let id = moved.id.as_deref().unwrap_or("no message is known to be concerned");
+        println!("{}  moved, {} ({id})", moved.moved, table::size(moved.bytes));
+        if let Some(damage) = &moved.damage {
+            println!("  DAMAGE: {damage}");
+        }
+    }
     for log in &report.logs {
         let replayed = if log.replayed { "replayed" } else { "behind the checkpoint" };
         println!("ledger {}  {} valid, {replayed}", log.log, table::size(log.valid_bytes));

@@ -8,6 +8,7 @@ fn kept() -> Vec<(&'static str, &'static [&'static str])> {
         ("router", router::COUNTERS),
         ("scheduler", scheduler::COUNTERS),
         ("requeue", requeue::COUNTERS),
+        ("compact", compact::COUNTERS),
         ("agent", agent_smtp::COUNTERS),
         ("agent", agent_local::COUNTERS),
         ("agent", agent_error::COUNTERS),

@@ -30,14 +30,16 @@ use crate::ledger::frame::{
 use crate::ledger::log::{Certainty, Found, Log, failed};
 use crate::ledger::logs::{Current, Logs, Previous, Room};
 use crate::ledger::reclaim;
-use crate::ledger::standing::{self, Checked, Ending, Standings};
-use crate::place::{Layout, SegmentName};
+use crate::ledger::standing::{self, Again, Checked, Ending, Standings, slot_at};
+use crate::place::{Layout, Place, SegmentName};
 use crate::thread::{Machine, Next, Now, lock};
 
 /// Segments whose standing is saved in one turn of a checkpoint.
 const STANDINGS_PER_TURN: usize = 16;
 /// Messages that are looked at while whoever appends is kept waiting.
 const SLOTS_PER_LOOK: usize = 1024;
+/// Ends of messages that are said again in one frame of a checkpoint.
+const ENDINGS_PER_FRAME: usize = 10_000;
 /// How long it takes until segments without a footer are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// How much is written until room that could not be made is asked for again.
@@ -341,9 +343,13 @@ impl<T: Send + 'static> LedgerMachine<T> {
             self.sync_and_wait(now, answers);
         }
         if self.failure.is_some() {
-            // What these records said is in the scheduler's memory and in our standings: the checkpoint says it anew.
+            // What these records said is in the scheduler's memory and in our standings: the checkpoint says it anew. Of a
+            // message that was moved its snapshot does: until that is synced, it may live where it was.
             let mut standings = lock(&self.standings);
-            self.endings.iter().for_each(|(_, ending)| standings.ended(ending));
+            let ended = self.endings.iter().map(|(_, ending)| ending);
+            ended
+                .filter(|ending| matches!(ending, Ending::Retired(_)))
+                .for_each(|ending| standings.ended(ending));
         }
         if let Some(abandoned) = self.checkpoint.take().and_then(|checkpoint| checkpoint.ending) {
             let error = io::Error::other("another checkpoint was begun");
@@ -367,10 +373,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
         answers.push(Answer::Spare(Spare::Missing));
         self.older.push(previous.sequence);
         self.push(FrameKind::Begin, &[]);
-        // What is durably gone need not be said again.
-        if let Err(error) = survey(&*self.disk, &self.layout, &self.standings) {
-            tracing::warn!(%error, "cannot look which segments are gone for good");
-        }
+        self.repeat_ends();
         let (to_save, gone) = {
             let standings = lock(&self.standings);
             (standings.to_save(), gone_payload(standings.gone()))
@@ -380,6 +383,22 @@ impl<T: Send + 'static> LedgerMachine<T> {
         }
         self.checkpoint = Some(Checkpoint { begins: self.current.sequence, to_save, ending: None });
         Ok(())
+    }
+
+    /// Says again, in the log of a checkpoint, what is not durably gone though it was given back, and gives it back again.
+    fn repeat_ends(&mut self) {
+        let files = survey(&*self.disk, &self.layout, &self.standings).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look which segments are gone for good");
+            lock(&self.standings).ended_files().collect()
+        });
+        match records_of(&files) {
+            Ok(frames) => {
+                frames.iter().for_each(|payload| self.push(FrameKind::Records, payload));
+            }
+            Err(error) => tracing::error!(%error, "cannot say again which messages have ended"),
+        }
+        // Not before this checkpoint, or what came before it, has synced.
+        self.chores.extend(files.into_iter().map(Chore::RemoveFiles));
     }
 
     fn end_checkpoint(&mut self, waiter: T, answers: &mut Vec<Answer<T>>) {
@@ -518,12 +537,32 @@ impl<T: Send + 'static> LedgerMachine<T> {
     }
 }
 
-/// Takes note of which segments there are, and gives back anew those that a power cut brought back.
-fn survey(disk: &dyn Disk, layout: &Layout, standings: &Mutex<Standings>) -> io::Result<()> {
-    let (existing, horizon) = reclaim::survey(disk, layout)?;
-    let again = lock(standings).survey(existing, horizon);
-    reclaim::remove_segments(disk, layout, &again);
-    Ok(())
+/// Takes note of which segments there are, and gives back anew those that a power cut brought back. Gives the messages that
+/// have ended and whose own files are there.
+fn survey(
+    disk: &dyn Disk,
+    layout: &Layout,
+    standings: &Mutex<Standings>,
+) -> io::Result<Vec<Ending>> {
+    let found = reclaim::survey(disk, layout)?;
+    let Again { segments, files } = lock(standings).survey(found);
+    reclaim::remove_segments(disk, layout, &segments);
+    Ok(files)
+}
+
+/// The ends of messages as records, for a checkpoint: each text is one frame.
+fn records_of(endings: &[Ending]) -> io::Result<Vec<Vec<u8>>> {
+    let frame = |endings: &[Ending]| {
+        let mut payload = Vec::new();
+        for ending in endings {
+            let Ending::Retired(place) = ending else { continue };
+            let (id, handle) = (place.record.id, Place::Message(*place).handle());
+            serde_json::to_writer(&mut payload, &Record::Retired { id, handle })?;
+            payload.push(b'\n');
+        }
+        Ok(payload)
+    };
+    endings.chunks(ENDINGS_PER_FRAME).map(frame).collect()
 }
 
 /// Giving space back: a little every turn, so that no one waits long for a write.
@@ -612,6 +651,11 @@ impl<T: Send + 'static> LedgerMachine<T> {
         // Noted twice, it is gone by now.
         if !self.has_ended(segment) {
             return;
+        }
+        // A copy that nobody was told of would outlive all that is known of its message.
+        let is_moved = |offset| lock(&self.standings).is_moved((segment, slot_at(offset)));
+        if let Err(error) = reclaim::remove_copies(&*self.disk, &self.layout, segment, is_moved) {
+            tracing::warn!(segment = %segment, %error, "cannot look for copies of a segment's messages");
         }
         match self.disk.unlink(&self.layout.segment(segment)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

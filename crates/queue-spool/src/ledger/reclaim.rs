@@ -1,12 +1,12 @@
 //! Giving space back: looking at footers, removing what belongs to ended messages. Files are unlinked, never overwritten.
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 
 use crate::codec::{Entry, FileKind, Kept};
 use crate::disk::{Disk, read_text};
-use crate::ledger::standing::Ending;
-use crate::place::{Home, Layout, SegmentName, Stripe, StripeFile, stripe_file_of};
+use crate::ledger::standing::{Ending, Found, slot_at};
+use crate::moved;
+use crate::place::{Home, Layout, SegmentName, StripeFile, stripe_file_of};
 use crate::read::{Fault, OpenFile};
 use crate::stripe::stripes;
 
@@ -68,21 +68,36 @@ pub(crate) fn remove_files(disk: &dyn Disk, layout: &Layout, ending: &Ending) {
     }
 }
 
-/// Which segments there are, and up to which number each stripe's had all been made before we looked.
-pub(crate) fn survey(
+/// Removes what was copied out of a segment in vain: its messages ended before they were moved.
+pub(crate) fn remove_copies(
     disk: &dyn Disk,
     layout: &Layout,
-) -> io::Result<(HashSet<SegmentName>, HashMap<Stripe, u64>)> {
-    let (mut existing, mut horizon) = (HashSet::new(), HashMap::new());
+    segment: SegmentName,
+    is_moved: impl Fn(u64) -> bool,
+) -> io::Result<()> {
+    for (of, offset) in moved::names(disk, layout, segment.stripe)? {
+        if of == segment && !is_moved(offset) {
+            match disk.unlink(&layout.copy(of, offset)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which segments and moved messages there are, and up to which number each stripe's had all been made before we looked.
+pub(crate) fn survey(disk: &dyn Disk, layout: &Layout) -> io::Result<Found> {
+    let mut found = Found::default();
     let stripes = match stripes(disk, layout) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((existing, horizon)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         stripes => stripes?,
     };
     for stripe in stripes {
         let dir = layout.stripe(stripe);
         // The number promised last may be a segment that is being made; all before it have been.
         match read_text(disk, &dir.join("next")).map(|text| text.trim().parse::<u64>()) {
-            Ok(Ok(next)) => drop(horizon.insert(stripe, next.saturating_sub(2))),
+            Ok(Ok(next)) => drop(found.horizon.insert(stripe, next.saturating_sub(2))),
             Ok(Err(_)) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -90,10 +105,17 @@ pub(crate) fn survey(
         // What is not listed is gone for good then, and need not be remembered.
         disk.sync_dir(&dir)?;
         for name in disk.list(&dir)? {
-            if let StripeFile::Segment(sequence) = stripe_file_of(&name) {
-                existing.insert(SegmentName { stripe, sequence });
+            match stripe_file_of(&name) {
+                StripeFile::Segment(sequence) => {
+                    found.existing.insert(SegmentName { stripe, sequence });
+                }
+                StripeFile::Moved(sequence, offset) => {
+                    let segment = SegmentName { stripe, sequence };
+                    found.copies.insert((segment, slot_at(offset)));
+                }
+                StripeFile::Body(_) | StripeFile::Other => {}
             }
         }
     }
-    Ok((existing, horizon))
+    Ok(found)
 }

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //! (unknown) ──Routed, Snapshot──▶ routed ──Retired appended──▶ retiring ──synced──▶ retired
-//!                                    └──Moved: its old place counts as ended, its new one is a place of its own
+//!                                    └──Moved, synced: its old place counts as ended, its new one is a place of its own
+//!
+//! a place of its own: live ──Retired appended──▶ ending ──synced──▶ ended ──its file is durably gone──▶ (forgotten)
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -34,14 +36,39 @@ pub(crate) enum Ending {
 #[derive(Debug, Default)]
 pub(crate) struct Standings {
     segments: HashMap<SegmentName, SegmentStanding>,
-    /// Moved messages that have not ended.
-    moved: HashSet<(SegmentName, u32)>,
+    /// Messages that were moved, by the places they had.
+    moved: HashMap<Slot, Moved>,
+    /// Files of moved messages, there at the last survey, of which nothing is known and whose segments are not there either:
+    /// nobody but the file tells of them.
+    strangers: HashSet<Slot>,
     /// Segments that were there at the last survey.
     existing: HashSet<SegmentName>,
     /// Every segment of a stripe up to this number had been made then.
     horizon: HashMap<Stripe, u64>,
     /// Segments that were given back and of which the last survey says nothing.
     gone: HashSet<SegmentName>,
+}
+
+/// A place in a segment.
+pub(crate) type Slot = (SegmentName, u32);
+
+/// How it stands with a message that was moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Live,
+    /// Its `Retired` record is not synced.
+    Ending,
+    /// Until its file is durably gone.
+    Ended(MessagePlace),
+}
+
+/// What a survey found to be there again, or still, that was given back.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Again {
+    /// Segments: a power cut undid their unlinking.
+    pub(crate) segments: Vec<SegmentName>,
+    /// Messages that have ended, and whose own files are there.
+    pub(crate) files: Vec<Ending>,
 }
 
 #[derive(Debug, Default)]
@@ -54,8 +81,16 @@ struct SegmentStanding {
 }
 
 /// Records stand at multiples of 64, so a slot fits in 32 bits.
+pub(crate) fn slot_at(offset: u64) -> u32 {
+    u32::try_from(offset / ALIGNMENT).unwrap_or(u32::MAX)
+}
+
 fn slot(record: &RecordPlace) -> u32 {
-    u32::try_from(record.offset / ALIGNMENT).unwrap_or(u32::MAX)
+    slot_at(record.offset)
+}
+
+fn key(record: &RecordPlace) -> Slot {
+    (record.segment, slot(record))
 }
 
 impl Standings {
@@ -63,50 +98,65 @@ impl Standings {
     pub(crate) fn apply(&mut self, record: &Record, retired: Mark) -> Option<Ending> {
         match record {
             Record::Routed(routed) | Record::Snapshot(routed) => {
-                if let Some(place) = message_place(&routed.handle) {
-                    self.routed(&place);
+                let place = message_place(&routed.handle)?;
+                match place.home {
+                    Home::Segment => {
+                        self.routed(&place);
+                        None
+                    }
+                    Home::Moved => self.moved(place, retired),
                 }
-                None
             }
             Record::Retired { handle, .. } => {
                 let place = message_place(handle)?;
-                match place.home {
-                    Home::Segment => self.mark(&place.record, retired),
-                    Home::Moved => {
-                        self.moved.remove(&(place.record.segment, slot(&place.record)));
-                        self.mark(&place.record, retired);
-                    }
+                if place.home == Home::Moved {
+                    let ended = match retired {
+                        Mark::Retired => Moved::Ended(place),
+                        _ => Moved::Ending,
+                    };
+                    self.moved.insert(key(&place.record), ended);
                 }
+                self.mark(&place.record, retired);
                 Some(Ending::Retired(place))
             }
             Record::Moved { handle, .. } => {
                 let place = message_place(handle).filter(|place| place.home == Home::Moved)?;
-                self.moved.insert((place.record.segment, slot(&place.record)));
-                // Until it is synced the old place is the one that counts.
-                if retired == Mark::Retired {
-                    self.mark(&place.record, Mark::Moved);
-                }
-                Some(Ending::Moved(place))
+                // What was routed in a log that lost it lives where it was, as if it had never been told of.
+                self.is_known(&place.record).then(|| self.moved(place, retired)).flatten()
             }
             _ => None,
         }
     }
 
+    fn is_known(&self, record: &RecordPlace) -> bool {
+        let standing = self.segments.get(&record.segment);
+        self.moved.contains_key(&key(record))
+            || standing.is_some_and(|standing| standing.marks.contains_key(&slot(record)))
+    }
+
     fn routed(&mut self, place: &MessagePlace) {
-        match place.home {
-            Home::Segment if self.is_gone(place.record.segment) => {}
-            Home::Segment => {
-                let standing = self.segments.entry(place.record.segment).or_default();
-                standing.marks.entry(slot(&place.record)).or_insert_with(|| {
-                    standing.open += 1;
-                    Mark::Routed
-                });
-            }
-            Home::Moved => {
-                self.moved.insert((place.record.segment, slot(&place.record)));
-                self.mark(&place.record, Mark::Moved);
-            }
+        if self.is_gone(place.record.segment) {
+            return;
         }
+        let standing = self.segments.entry(place.record.segment).or_default();
+        standing.marks.entry(slot(&place.record)).or_insert_with(|| {
+            standing.open += 1;
+            Mark::Routed
+        });
+    }
+
+    /// A record says that a message lives at a place of its own. Until that is synced its old place is the one that counts.
+    fn moved(&mut self, place: MessagePlace, retired: Mark) -> Option<Ending> {
+        let key = key(&place.record);
+        self.moved.entry(key).or_insert(Moved::Live);
+        self.strangers.remove(&key);
+        if retired == Mark::Retired {
+            self.mark(&place.record, Mark::Moved);
+        }
+        let standing = self.segments.get(&key.0);
+        let mark = standing.and_then(|standing| standing.marks.get(&key.1));
+        let is_known = standing.is_none() || matches!(mark, Some(Mark::Moved | Mark::Retired));
+        (!is_known).then_some(Ending::Moved(place))
     }
 
     /// Sets a mark; one that says more is kept.
@@ -116,7 +166,12 @@ impl Standings {
         }
         let standing = self.segments.entry(record.segment).or_default();
         let old = standing.marks.get(&slot(record)).copied();
-        if matches!((old, mark), (Some(Mark::Retired), _) | (Some(Mark::Moved), Mark::Routed)) {
+        // What has moved needs its old place no more, whatever becomes of it until that is durable.
+        let is_less = matches!(
+            (old, mark),
+            (Some(Mark::Retired), _) | (Some(Mark::Moved), Mark::Routed | Mark::Retiring)
+        );
+        if is_less {
             return;
         }
         standing.marks.insert(slot(record), mark);
@@ -127,7 +182,12 @@ impl Standings {
     /// The record that ended a message is synced.
     pub(crate) fn ended(&mut self, ending: &Ending) {
         match ending {
-            Ending::Retired(place) => self.mark(&place.record, Mark::Retired),
+            Ending::Retired(place) => {
+                if place.home == Home::Moved {
+                    self.moved.insert(key(&place.record), Moved::Ended(*place));
+                }
+                self.mark(&place.record, Mark::Retired);
+            }
             Ending::Moved(place) => self.mark(&place.record, Mark::Moved),
         }
     }
@@ -138,8 +198,11 @@ impl Standings {
         let Some(place) = message_place(handle) else { return Standing::Unknown };
         let (segment, slot) = (place.record.segment, slot(&place.record));
         if place.home == Home::Moved {
-            let live = self.moved.contains(&(segment, slot));
-            return if live { Standing::Routed } else { Standing::Retired };
+            return match self.moved.get(&(segment, slot)) {
+                Some(Moved::Live) => Standing::Routed,
+                None if self.strangers.contains(&(segment, slot)) => Standing::Unknown,
+                Some(Moved::Ending | Moved::Ended(_)) | None => Standing::Retired,
+            };
         }
         let mark =
             self.segments.get(&segment).and_then(|standing| standing.marks.get(&slot).copied());
@@ -160,15 +223,11 @@ impl Standings {
 
     /// Takes note of what is on the disk, and forgets what is not.
     ///
-    /// Gives the segments that were given back and are there again: a power cut undid their unlinking.
-    pub(crate) fn survey(
-        &mut self,
-        existing: HashSet<SegmentName>,
-        horizon: HashMap<Stripe, u64>,
-    ) -> Vec<SegmentName> {
-        self.existing = existing;
+    /// Gives what was given back and is there again, or still.
+    pub(crate) fn survey(&mut self, found: Found) -> Again {
+        self.existing = found.existing;
         // Of a stripe whose number cannot be read now, what was known stays true.
-        self.horizon.extend(horizon);
+        self.horizon.extend(found.horizon);
         let known = std::mem::take(&mut self.gone);
         let (again, rest): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|segment| self.existing.contains(segment));
@@ -182,7 +241,24 @@ impl Standings {
         for segment in lost {
             self.segments.remove(&segment);
         }
-        again
+        self.moved
+            .retain(|key, moved| !matches!(moved, Moved::Ended(_)) || found.copies.contains(key));
+        let unknown = found.copies.into_iter().filter(|key| !self.moved.contains_key(key));
+        self.strangers = unknown.filter(|key| !self.existing.contains(&key.0)).collect();
+        Again { segments: again, files: self.ended_files().collect() }
+    }
+
+    /// Moved messages that have ended and whose files are not durably gone.
+    pub(crate) fn ended_files(&self) -> impl Iterator<Item = Ending> + '_ {
+        self.moved.values().filter_map(|moved| match moved {
+            Moved::Ended(place) => Some(Ending::Retired(*place)),
+            Moved::Live | Moved::Ending => None,
+        })
+    }
+
+    /// Whether a message was moved out of this place, and its file is the ledger's.
+    pub(crate) fn is_moved(&self, slot: Slot) -> bool {
+        self.moved.contains_key(&slot)
     }
 
     /// A segment was given back.
@@ -192,13 +268,15 @@ impl Standings {
         self.gone.insert(segment);
     }
 
-    /// Loads what a checkpoint saved of a segment.
+    /// Loads what a checkpoint saved of a segment, of messages that no record before it told of.
+    ///
+    /// Of all others the records say as much. A checkpoint that did not end may say more: what had been written and was lost
+    /// when a sync failed. Then those messages live.
     pub(crate) fn load(&mut self, segment: SegmentName, retired: Vec<u32>, moved: Vec<u32>) {
         let standing = self.segments.entry(segment).or_default();
         let marks = retired.into_iter().map(|slot| (slot, Mark::Retired));
         for (slot, mark) in marks.chain(moved.into_iter().map(|slot| (slot, Mark::Moved))) {
-            let old = standing.marks.insert(slot, mark);
-            standing.open -= usize::from(old.is_some_and(Mark::is_open));
+            standing.marks.entry(slot).or_insert(mark);
         }
     }
 
@@ -264,6 +342,17 @@ impl Standings {
     }
 }
 
+/// What a look at the directories shows.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The segments that are there.
+    pub(crate) existing: HashSet<SegmentName>,
+    /// Every segment of a stripe up to this number had been made before the look.
+    pub(crate) horizon: HashMap<Stripe, u64>,
+    /// The files of moved messages that are there.
+    pub(crate) copies: HashSet<Slot>,
+}
+
 /// What is known of a segment's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Checked {
@@ -277,8 +366,7 @@ pub(crate) enum Checked {
 
 /// The slots of what a footer lists.
 pub(crate) fn slots(entries: &[Entry]) -> Vec<u32> {
-    let slot = |entry: &Entry| u32::try_from(entry.offset / ALIGNMENT).unwrap_or(u32::MAX);
-    entries.iter().map(slot).collect()
+    entries.iter().map(|entry| slot_at(entry.offset)).collect()
 }
 
 impl Mark {

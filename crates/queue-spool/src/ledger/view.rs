@@ -31,8 +31,8 @@ pub fn read_standings(data_dir: &Path) -> Result<LedgerView, LedgerError> {
         log::replay(part, &layout, &standings, &mut |_| {}, &mut endings)?;
     }
     let survey = reclaim::survey(&RealDisk, &layout);
-    let (existing, horizon) = survey.map_err(|error| failed(&layout.intake(), error))?;
+    let found = survey.map_err(|error| failed(&layout.intake(), error))?;
     let mut standings = standings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    standings.survey(existing, horizon);
+    standings.survey(found);
     Ok(LedgerView(standings))
 }

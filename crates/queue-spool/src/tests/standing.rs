@@ -7,7 +7,7 @@ use queue::conformance::routed;
 use queue::{Handle, Record, Standing};
 
 use crate::codec::{Entry, Kept};
-use crate::ledger::standing::{Checked, Mark, Standings, slots};
+use crate::ledger::standing::{Checked, Found, Mark, Standings, slots};
 use crate::place::{Home, MessagePlace, Place, RecordPlace, SegmentName, Stripe};
 
 fn segment(sequence: u64) -> SegmentName {
@@ -95,8 +95,9 @@ fn only_a_segment_that_was_there_can_have_gone() {
     standings.forget(segment(3));
     standings.forget(segment(4));
     let existing = HashSet::from([segment(3), segment(7)]);
-    let again = standings.survey(existing, HashMap::from([(Stripe(1), 8)]));
-    assert_eq!(again, [segment(3)], "a power cut undid its unlinking");
+    let horizon = HashMap::from([(Stripe(1), 8)]);
+    let again = standings.survey(Found { existing, horizon, copies: HashSet::new() });
+    assert_eq!(again.segments, [segment(3)], "a power cut undid its unlinking");
     for (sequence, expected) in [
         (3, Standing::Retired),
         (4, Standing::Retired),

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use mail::{MessageId, Timestamp};
 use queue::conformance::{Backend, accept, deliver, routed, run};
-use queue::{Handle, Intake, IntakeError, Ledger, LedgerError, Reader, Record, Recovery, SizeHint};
+use queue::{
+    Compaction, Handle, Intake, IntakeError, Ledger, LedgerError, Reader, Record, Recovery,
+    SizeHint,
+};
 
 use crate::disk::simulated::{Fault, SimulatedDisk};
 use crate::tests::world::{DIR, settings};
@@ -33,6 +36,10 @@ impl Backend for Simulated {
 
     fn recovery(&self) -> Rc<dyn Recovery> {
         self.0.recovery().expect("it opens")
+    }
+
+    fn compaction(&self) -> Rc<dyn Compaction> {
+        self.0.compaction().expect("it opens")
     }
 
     fn ledger(&self) -> Result<Rc<dyn Ledger>, LedgerError> {

@@ -172,6 +172,11 @@ impl World {
         let mut apply = |record| match record {
             Record::Routed(it) | Record::Snapshot(it) => drop(live.insert(it.id, *it)),
             Record::Retired { id, .. } => drop(live.remove(&id)),
+            Record::Moved { id, handle } => {
+                if let Some(message) = live.get_mut(&id) {
+                    message.handle = handle;
+                }
+            }
             _ => {}
         };
         let (machine, book, held) = self.spool.ledger_machine(self.now, &mut apply)?;
@@ -395,6 +400,11 @@ impl Scheduler {
                 Record::Retired { id, handle } => {
                     self.live.remove(id);
                     world.retiring.insert(*id, handle.clone());
+                }
+                Record::Moved { id, handle } => {
+                    if let Some(message) = self.live.get_mut(id) {
+                        message.handle = handle.clone();
+                    }
                 }
                 _ => {}
             }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod enqueue;
+mod home;
 mod lanes;
 mod replay;
 mod reports;

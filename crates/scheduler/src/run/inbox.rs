@@ -6,6 +6,7 @@ use std::rc::Rc;
 use job::admin::{Admin, AdminRequest};
 use job::deliver::DeliverAnswer;
 use job::enqueue::{Enqueue, EnqueueRequest};
+use job::home::{Home, HomeRequest};
 use job::known::{Known, KnownRequest};
 use job::strike::{Strike, StrikeRequest};
 use queue::LedgerError;
@@ -18,6 +19,7 @@ use crate::machine::{Answer, ChannelId, Unanswered};
 pub(super) enum Incoming {
     Enqueue(Box<EnqueueRequest>, Responder<Enqueue>),
     Known(KnownRequest, Responder<Known>),
+    Home(HomeRequest, Responder<Home>),
     Strike(StrikeRequest, Responder<Strike>),
     Admin(Box<AdminRequest>, Responder<Admin>),
     Answered { job: u64, result: Result<DeliverAnswer, Unanswered> },
@@ -86,13 +88,14 @@ impl Inbox {
     }
 }
 
-/// Serves the scheduler's four conversations into the inbox.
+/// Serves the scheduler's five conversations into the inbox.
 pub(super) fn serve(worker: &farm::Worker, inbox: &Rc<Inbox>) -> Result<(), farm::WorkerError> {
     worker.serve(
         "scheduler.enqueue",
         Door::<Enqueue>::to(inbox, |r, to| Incoming::Enqueue(Box::new(r), to)),
     )?;
     worker.serve("scheduler.known", Door::<Known>::to(inbox, Incoming::Known))?;
+    worker.serve("scheduler.home", Door::<Home>::to(inbox, Incoming::Home))?;
     worker.serve("scheduler.strike", Door::<Strike>::to(inbox, Incoming::Strike))?;
     worker.serve(
         "scheduler.admin",
@@ -125,6 +128,7 @@ impl<C: Conversation> Service<C> for Door<C> {
 pub(super) enum AnyResponder {
     Enqueue(Responder<Enqueue>),
     Known(Responder<Known>),
+    Home(Responder<Home>),
     Strike(Responder<Strike>),
     Admin(Responder<Admin>),
 }
@@ -137,6 +141,7 @@ impl AnyResponder {
                 responder.answer(&job::Acknowledged {});
             }
             (Self::Known(responder), Answer::Known(answer)) => responder.answer(&answer),
+            (Self::Home(responder), Answer::Home(answer)) => responder.answer(&answer),
             (Self::Strike(responder), Answer::Struck(answer)) => responder.answer(&answer),
             (Self::Admin(responder), Answer::Admin(answer)) => responder.answer(&answer),
             (responder, Answer::Refused(error)) => responder.refuse(error),
@@ -151,6 +156,7 @@ impl AnyResponder {
         match self {
             Self::Enqueue(responder) => responder.refuse(error),
             Self::Known(responder) => responder.refuse(error),
+            Self::Home(responder) => responder.refuse(error),
             Self::Strike(responder) => responder.refuse(error),
             Self::Admin(responder) => responder.refuse(error),
         }

@@ -58,7 +58,8 @@ pub(super) async fn accepted(
     let mut page = Page { messages: Vec::new(), cursor: None };
     let mut cut = Cut { room: limit, last: after, more: false };
     for part in listed.chunks(job::KNOWN_MAX) {
-        let lacking = unknown(configuration, part).await?;
+        let mut lacking = unknown(configuration, part).await?;
+        lacking.dedup_by_key(|one| one.id);
         cut.fill(&*reader, select, lacking, &mut page.messages).await;
         if cut.more {
             page.cursor = Some(cut.last.cursor());
@@ -105,6 +106,8 @@ pub(super) async fn whole_store(
     let mut listed = listed(&*recovery, after).await?;
     let retired = stores::retired(configuration)?;
     listed.retain(|one| !retired(&one.handle));
+    // One that was moved, and whose segment is there still, is listed twice.
+    listed.dedup_by_key(|one| one.id);
     let mut page = Page { messages: Vec::new(), cursor: None };
     let mut cut = Cut { room: limit, last: after, more: false };
     cut.fill(&*reader, select, listed, &mut page.messages).await;
