@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test | tidy | bench | document`.
+//! The project's own commands: `cargo xtask test | tidy | bench | torture | document`.
 //!
 //! Depends on the standard library alone, so that it is built in seconds and before anything else.
 
@@ -9,6 +9,7 @@ mod packages;
 mod process;
 mod test;
 mod tidy;
+mod torture;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +28,9 @@ usage: cargo xtask test [--filter TEXT] [--fast]
            the rules of the tree that can be checked: arrows between crates, words, golden frames, links
        cargo xtask document
            writes docs/configuration.md from the settings' doc comments
+       cargo xtask torture [--minutes 10] [--seed NUMBER]
+           load and faults together: kills, stops, full and failing disks, reloads, upgrades; ends with what was accepted, is
+           missing, and came twice
        cargo xtask bench relay [--rounds 3] [--messages 10000] [--sessions 20] [--length 4096] [--only floor|grange|postfix]
            smtp-source through Grange, and through Postfix, to smtp-sink
 ";
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["document"] => document::run(),
         ["bench", name, options @ ..] => bench::run(name, options),
+        ["torture", options @ ..] => torture::run(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(true)

@@ -194,6 +194,7 @@ impl Configuration {
             router: Default::default(),
             scheduler: Default::default(),
             requeue: Default::default(),
+            compact: Default::default(),
             channels: Vec::new(),
             notices: Vec::new(),
             is_whole: false,

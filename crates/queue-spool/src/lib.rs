@@ -123,7 +123,7 @@ pub fn open_compaction(
     data_dir: &Path,
     settings: &Settings,
 ) -> Result<Rc<SpoolCompaction>, OpenError> {
-    Spool::new(Arc::new(RealDisk), data_dir, settings.clone()).compaction()
+    Spool::new(of_this_machine(), data_dir, settings.clone()).compaction()
 }
 
 /// Opens the ledger; [`LedgerError::Held`] when another process has it.

@@ -394,7 +394,10 @@ impl<'site> Torture<'site> {
         let mut unexplained = Vec::new();
         for (token, times) in doubles {
             match self.explanation(times) {
-                Some(done) => kinds.entry(done.kind).or_default().1 += 1,
+                Some(done) => {
+                    println!("{token} came {} times: {} {}", times.len(), done.kind, done.what);
+                    kinds.entry(done.kind).or_default().1 += 1;
+                }
                 None => unexplained.push((token.clone(), times.clone())),
             }
         }
