@@ -179,6 +179,14 @@ impl Site {
         running
     }
 
+    /// Starts all farms with these variables in their environment, and waits until they are ready.
+    pub fn start_with(&self, variables: &[(&str, &str)]) -> Running<'_> {
+        let mut command = self.command(&["run"]);
+        let running = self.spawn_command(command.envs(variables.iter().copied()));
+        running.wait_ready(|_| true);
+        running
+    }
+
     /// Starts all farms, each process of which may have so many files open, and waits until they are ready.
     pub fn start_with_open_files(&self, files: u32) -> Running<'_> {
         let mut command = Command::new(find("prlimit"));

@@ -14,6 +14,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("ps", "procps"),
     ("setpriv", "util-linux"),
+    ("faketime", "faketime"),
     ("c++", "g++"),
 ];
 
