@@ -3,6 +3,7 @@
 //! ```text
 //! send ─▶ sent ─▶ acknowledged
 //!          ├─ its connection was lost, or a draining worker did not take it ─▶ once more, elsewhere
+//!          ├─ it is under suspicion ─▶ left to requeue
 //!          └─ no room, no answer ─▶ kept ─▶ again and again, until it is acknowledged
 //! ```
 //!
@@ -135,7 +136,7 @@ impl Inner {
     /// Sends a hint if there is room for it.
     fn hint(self: &Rc<Self>, request: RouteRequest) {
         let request = Rc::new(request);
-        let options = SendOptions { deadline: Some(self.deadline), give_up: true, to: None };
+        let options = SendOptions { deadline: Some(self.deadline), give_up: true, ..Default::default() };
         let (inner, sent) = (Rc::clone(self), Rc::clone(&request));
         let sending = self.route.send(&request, options, move |answer| match answer {
             Ok(_) => inner.open.acknowledged(),
@@ -144,6 +145,10 @@ impl Inner {
                 inner.resend(sent);
             }
             Err(CallError::Refused(error)) if error.code == codes::NOT_TAKEN => inner.resend(sent),
+            Err(error) if is_suspicion(&error) => {
+                (inner.count)(Counted::Unanswered);
+                inner.open.give_up();
+            }
             Err(_) => {
                 (inner.count)(Counted::Unanswered);
                 inner.left.keep(&sent);
@@ -175,6 +180,7 @@ impl Inner {
                     inner.lost(pid, &request);
                     inner.open.give_up();
                 }
+                Err(error) if is_suspicion(&error) => inner.open.give_up(),
                 Err(_) => inner.left.keep(&request),
             }
         });
@@ -220,7 +226,8 @@ impl Inner {
         let (handle, id) = (request.handle.clone(), request.id);
         let strike = self.strike.clone();
         tokio::task::spawn_local(async move {
-            let request = StrikeRequest { handle, id, stage: "router".to_owned() };
+            // Others are in the same hand.
+            let request = StrikeRequest { handle, id, stage: "router".to_owned(), alone: false };
             match strike.call(&request).await {
                 Ok(StrikeAnswer { strikes, held }) => {
                     tracing::warn!(%id, strikes, held, "router crashed with a message");
@@ -231,6 +238,11 @@ impl Inner {
             }
         });
     }
+}
+
+/// Whether router says that a message may be what others crash of: sent again like any other, it would bring them down again.
+fn is_suspicion(error: &CallError) -> bool {
+    matches!(error, CallError::Refused(error) if error.code == codes::SUSPECT)
 }
 
 #[cfg(test)]

@@ -353,7 +353,12 @@ fn strike() {
     golden.request(
         "",
         5000,
-        StrikeRequest { handle: handle(), id: id(), stage: "router".to_owned() },
+        StrikeRequest { handle: handle(), id: id(), stage: "router".to_owned(), alone: false },
+    );
+    golden.request(
+        "alone",
+        5000,
+        StrikeRequest { handle: handle(), id: id(), stage: "scheduler".to_owned(), alone: true },
     );
     golden.answer("strike", "", StrikeAnswer { strikes: 1, held: false });
     golden.answer("strike", "held", StrikeAnswer { strikes: 3, held: true });
