@@ -150,6 +150,7 @@ fn held(site: &Site, stage: &str, recipient: &str, arrived: impl Fn() -> usize) 
     let sending = std::thread::spawn(move || burst(port, INNOCENT, 20, ELSEWHERE));
     until("some mail has come", || (arrived() >= INNOCENT / 10).then_some(()));
     faults.poison(stage, SENDER);
+    let begun = std::time::Instant::now();
     let mut client = Client::ready(port);
     let reply = client.message(SENDER, &[recipient], "Subject: x\r\n\r\n").expect("a reply");
     let id = reply.queued_as().unwrap_or_else(|| panic!("{reply:?}"));
@@ -161,6 +162,7 @@ fn held(site: &Site, stage: &str, recipient: &str, arrived: impl Fn() -> usize) 
     assert_eq!(held[0]["id"], *id);
     let reason = held[0].to_string();
     assert!(reason.contains("killed its worker three times"), "it says why: {reason}");
+    eprintln!("HELD {:?}", begun.elapsed()); std::fs::write(format!("/tmp/strikes_log_{stage}"), site.log()).unwrap();
     let sent = sending.join().expect("the load goes through");
     until_within(ARRIVAL, "all others arrive", || (arrived() >= sent.accepted.len()).then_some(()));
     until_within(ARRIVAL, "nothing else is left", || (site.queued().len() == 1).then_some(()));

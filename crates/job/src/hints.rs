@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! send ─▶ sent ─▶ acknowledged
-//!          ├─ its connection was lost, or a draining worker did not take it ─▶ once more, elsewhere
-//!          ├─ it is under suspicion ─▶ left to requeue
+//!          ├─ a draining worker did not take it, or its connection was lost ─▶ once more, elsewhere ─ lost ─▶ alone
+//!          ├─ it is under suspicion, or lost alone ─▶ left to requeue
 //!          └─ no room, no answer ─▶ kept ─▶ again and again, until it is acknowledged
 //! ```
 //!
@@ -62,7 +62,7 @@ struct Inner {
 #[derive(Default)]
 struct Open {
     hints: Cell<usize>,
-    /// Left to requeue: lost twice with their workers, or one too many.
+    /// Left to requeue: under suspicion, or one too many.
     given_up: Cell<usize>,
     ended: Notify,
 }
@@ -83,8 +83,14 @@ impl Open {
 /// on another connection, before or after.
 #[derive(Default)]
 struct Fates {
-    lost: VecDeque<(u32, Rc<RouteRequest>)>,
+    lost: VecDeque<(u32, Lost)>,
     crashed: VecDeque<u32>,
+}
+
+/// A hint that was in hand when its connection ended, and whether nothing else was.
+struct Lost {
+    request: Rc<RouteRequest>,
+    alone: bool,
 }
 
 impl Hints {
@@ -140,8 +146,8 @@ impl Inner {
         let (inner, sent) = (Rc::clone(self), Rc::clone(&request));
         let sending = self.route.send(&request, options, move |answer| match answer {
             Ok(_) => inner.open.acknowledged(),
-            Err(CallError::Lost { pid, .. }) => {
-                inner.lost(pid, &sent);
+            Err(CallError::Lost { pid, alone, .. }) => {
+                inner.lost(pid, &sent, alone);
                 inner.resend(sent);
             }
             Err(CallError::Refused(error)) if error.code == codes::NOT_TAKEN => inner.resend(sent),
@@ -160,8 +166,8 @@ impl Inner {
         }
     }
 
-    /// Sends a hint elsewhere that was in hand when its worker went, once: what is lost a second time is left to requeue, which
-    /// sends suspects alone.
+    /// Sends a hint elsewhere that was in hand when its worker went, once. What is lost a second time goes alone, and is left to
+    /// requeue if that does not settle it: sent like any other it might bring down one worker after the other.
     fn resend(self: &Rc<Self>, request: Rc<RouteRequest>) {
         if self.resends.get() >= RESENDS_MAX {
             return self.drop_hint(&request);
@@ -169,18 +175,24 @@ impl Inner {
         self.resends.set(self.resends.get() + 1);
         let inner = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let answer = inner.route.call(&request).await;
+            let mut answer = inner.route.call(&request).await;
+            let mut is_suspect = false;
+            if let Err(CallError::Lost { pid, alone, .. }) = answer {
+                inner.lost(pid, &request, alone);
+                is_suspect = true;
+                answer = inner.route.call_alone(&request).await;
+            }
             inner.resends.set(inner.resends.get() - 1);
             if answer.is_err() {
                 (inner.count)(Counted::Unanswered);
             }
             match answer {
                 Ok(_) => inner.open.acknowledged(),
-                Err(CallError::Lost { pid, .. }) => {
-                    inner.lost(pid, &request);
+                Err(CallError::Lost { pid, alone, .. }) => {
+                    inner.lost(pid, &request, alone);
                     inner.open.give_up();
                 }
-                Err(error) if is_suspicion(&error) => inner.open.give_up(),
+                Err(error) if is_suspect || is_suspicion(&error) => inner.open.give_up(),
                 Err(_) => inner.left.keep(&request),
             }
         });
@@ -192,16 +204,17 @@ impl Inner {
         self.left.keep(request);
     }
 
-    fn lost(self: &Rc<Self>, pid: u32, request: &Rc<RouteRequest>) {
+    fn lost(self: &Rc<Self>, pid: u32, request: &Rc<RouteRequest>, alone: bool) {
+        let lost = Lost { request: Rc::clone(request), alone };
         let mut fates = self.fates.borrow_mut();
         if fates.crashed.contains(&pid) {
             drop(fates);
-            return self.strike(request);
+            return self.strike(&lost);
         }
         if fates.lost.len() >= LOST_MAX {
             fates.lost.pop_front();
         }
-        fates.lost.push_back((pid, Rc::clone(request)));
+        fates.lost.push_back((pid, lost));
     }
 
     fn crashed(self: &Rc<Self>, pid: u32) {
@@ -216,18 +229,17 @@ impl Inner {
         let (struck, left): (VecDeque<_>, _) = fates.lost.drain(..).partition(|(of, _)| *of == pid);
         fates.lost = left;
         drop(fates);
-        for (_, request) in struck {
-            self.strike(&request);
+        for (_, lost) in struck {
+            self.strike(&lost);
         }
     }
 
     /// Tells the scheduler that router crashed with this message in hand.
-    fn strike(self: &Rc<Self>, request: &RouteRequest) {
-        let (handle, id) = (request.handle.clone(), request.id);
+    fn strike(self: &Rc<Self>, lost: &Lost) {
+        let (handle, id, alone) = (lost.request.handle.clone(), lost.request.id, lost.alone);
         let strike = self.strike.clone();
         tokio::task::spawn_local(async move {
-            // Others are in the same hand.
-            let request = StrikeRequest { handle, id, stage: "router".to_owned(), alone: false };
+            let request = StrikeRequest { handle, id, stage: "router".to_owned(), alone };
             match strike.call(&request).await {
                 Ok(StrikeAnswer { strikes, held }) => {
                     tracing::warn!(%id, strikes, held, "router crashed with a message");

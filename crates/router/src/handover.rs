@@ -197,7 +197,7 @@ impl Handover {
             match self.strike.call(&request).await {
                 Ok(answer) => {
                     let StrikeAnswer { strikes, held } = answer;
-                    tracing::warn!(%id, strikes, held, alone, "scheduler crashed with a message");
+                    tracing::debug!(%id, strikes, held, alone, "scheduler crashed with a message");
                     return Some(answer);
                 }
                 Err(error) => {
