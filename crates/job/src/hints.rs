@@ -28,6 +28,8 @@ use crate::strike::{Strike, StrikeAnswer, StrikeRequest};
 const LOST_MAX: usize = 4096;
 /// The most hints that are sent a second time at once.
 const RESENDS_MAX: usize = 1000;
+/// How many workers a hint may be lost with until it is left to requeue.
+const LOSSES_MAX: u32 = 6;
 /// The most crashed workers that are remembered.
 const CRASHED_MAX: usize = 16;
 
@@ -142,7 +144,8 @@ impl Inner {
     /// Sends a hint if there is room for it.
     fn hint(self: &Rc<Self>, request: RouteRequest) {
         let request = Rc::new(request);
-        let options = SendOptions { deadline: Some(self.deadline), give_up: true, ..Default::default() };
+        let options =
+            SendOptions { deadline: Some(self.deadline), give_up: true, ..Default::default() };
         let (inner, sent) = (Rc::clone(self), Rc::clone(&request));
         let sending = self.route.send(&request, options, move |answer| match answer {
             Ok(_) => inner.open.acknowledged(),
@@ -166,8 +169,8 @@ impl Inner {
         }
     }
 
-    /// Sends a hint elsewhere that was in hand when its worker went, once. What is lost a second time goes alone, and is left to
-    /// requeue if that does not settle it: sent like any other it might bring down one worker after the other.
+    /// Sends a hint elsewhere that was in hand when its worker went, once. What is lost a second time goes alone, until it was so in
+    /// its worker's hand, and is left to requeue if that does not settle it: sent like any other it might bring down one after the other.
     fn resend(self: &Rc<Self>, request: Rc<RouteRequest>) {
         if self.resends.get() >= RESENDS_MAX {
             return self.drop_hint(&request);
@@ -175,24 +178,27 @@ impl Inner {
         self.resends.set(self.resends.get() + 1);
         let inner = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let mut answer = inner.route.call(&request).await;
-            let mut is_suspect = false;
-            if let Err(CallError::Lost { pid, alone, .. }) = answer {
+            let mut losses = 1;
+            let answer = loop {
+                let answer = match losses {
+                    1 => inner.route.call(&request).await,
+                    _ => inner.route.call_alone(&request).await,
+                };
+                let Err(CallError::Lost { pid, alone, .. }) = answer else { break answer };
                 inner.lost(pid, &request, alone);
-                is_suspect = true;
-                answer = inner.route.call_alone(&request).await;
-            }
+                losses += 1;
+                // One that was not alone in hand was on its way while another was.
+                if alone || losses >= LOSSES_MAX {
+                    break answer;
+                }
+            };
             inner.resends.set(inner.resends.get() - 1);
             if answer.is_err() {
                 (inner.count)(Counted::Unanswered);
             }
             match answer {
                 Ok(_) => inner.open.acknowledged(),
-                Err(CallError::Lost { pid, alone, .. }) => {
-                    inner.lost(pid, &request, alone);
-                    inner.open.give_up();
-                }
-                Err(error) if is_suspect || is_suspicion(&error) => inner.open.give_up(),
+                Err(error) if losses > 1 || is_suspicion(&error) => inner.open.give_up(),
                 Err(_) => inner.left.keep(&request),
             }
         });

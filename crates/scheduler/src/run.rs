@@ -574,12 +574,11 @@ impl Shell {
         let on_answer = move |result: Result<DeliverAnswer, CallError>| {
             inbox.push(Incoming::Answered { job, result: result.map_err(unanswered) });
         };
-        let options =
-            SendOptions {
-                deadline: Some(send.deadline),
-                to: Some(send.peer),
-                ..Default::default()
-            };
+        let options = SendOptions {
+            deadline: Some(send.deadline),
+            to: Some(send.peer),
+            ..Default::default()
+        };
         let sent = match self.clients.get(&send.channel) {
             Some(client) => client.send(&send.request, options, on_answer).map(drop),
             None => Err(SendError::Disconnected),

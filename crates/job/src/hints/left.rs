@@ -80,7 +80,8 @@ impl Left {
         let batch = Rc::new(Batch::default());
         for _ in 0..BATCH {
             let Some(request) = self.kept.borrow_mut().pop_front() else { break };
-            let options = SendOptions { deadline: Some(self.deadline), give_up: true, ..Default::default() };
+            let options =
+                SendOptions { deadline: Some(self.deadline), give_up: true, ..Default::default() };
             let (this, of, sent) = (Rc::clone(self), Rc::clone(&batch), request.clone());
             let sending = self.route.send(&request, options, move |answer| {
                 match answer {

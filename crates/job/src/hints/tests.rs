@@ -130,7 +130,8 @@ fn a_hint_that_is_lost_is_sent_elsewhere_once_and_then_alone() {
 fn a_hint_under_suspicion_is_left_to_requeue() {
     run(async {
         let case = Case::new();
-        let _route = Served::<Route>::refusing(&case.directory.path().join("route"), codes::SUSPECT);
+        let _route =
+            Served::<Route>::refusing(&case.directory.path().join("route"), codes::SUSPECT);
         case.connected().await;
         // One that is sent, and one that comes again.
         case.hints.send(hint(1));

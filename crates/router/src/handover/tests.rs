@@ -273,7 +273,8 @@ async fn die_in_turn(listener: &UnixListener, deaths: &[bool]) {
         if read.contains("\"alone\":true") {
             let at = read.find("\"id\":").expect("a request") + 5;
             let id: String = read[at..].chars().take_while(char::is_ascii_digit).collect();
-            let told = format!("{{\"method\":\"in_hand\",\"params\":{{\"id\":{id},\"alone\":true}}}}\n");
+            let told =
+                format!("{{\"method\":\"in_hand\",\"params\":{{\"id\":{id},\"alone\":true}}}}\n");
             stream.write_all(told.as_bytes()).await.expect("the client is there");
         }
         if *is_crash {

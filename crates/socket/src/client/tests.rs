@@ -170,8 +170,7 @@ fn a_deadline_passes_and_a_late_answer_is_swallowed() {
         place.serve(echoer.clone(), ServerSettings { window: 1, ..Default::default() });
         let client = place.connected(1).await;
         let answers = Answers::default();
-        let options =
-            SendOptions {
+        let options = SendOptions {
             deadline: Some(Duration::from_millis(20)),
             give_up: true,
             ..Default::default()
@@ -465,7 +464,13 @@ fn a_silent_server_is_pinged_and_then_left() {
             &hello,
         ));
         let answers = Answers::default();
-        connection.send("say", (Duration::from_secs(600), false), b"{}", None, Box::new(answers.take()));
+        connection.send(
+            "say",
+            (Duration::from_secs(600), false),
+            b"{}",
+            None,
+            Box::new(answers.take()),
+        );
         let begun = Instant::now();
         let at = |seconds: f64| begun + Duration::from_secs_f64(seconds);
         let mut peer = Raw::new(two);

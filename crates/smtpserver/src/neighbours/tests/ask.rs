@@ -80,7 +80,10 @@ impl Scripted {
                     if frame["alone"] == true && self.tells_alone.get() {
                         let (method, id) = ("in_hand", &frame["id"]);
                         let told = serde_json::json!({ "jsonrpc": "2.0", "method": method, "params": { "id": id, "alone": true } });
-                        stream.write_all(format!("{told}\n").as_bytes()).await.expect("it is taken");
+                        stream
+                            .write_all(format!("{told}\n").as_bytes())
+                            .await
+                            .expect("it is taken");
                     }
                     hand.push(frame);
                 }

@@ -116,7 +116,8 @@ fn who_goes_while_waiting_is_forgotten() {
         until(|| echoer.taken.get() == 1).await;
         let mut raw = place.raw().await;
         raw.begin().await;
-        raw.write("{\"id\":1,\"method\":\"say\",\"alone\":true,\"params\":{\"text\":\"b\"}}\n").await;
+        raw.write("{\"id\":1,\"method\":\"say\",\"alone\":true,\"params\":{\"text\":\"b\"}}\n")
+            .await;
         raw.write("{\"id\":2,\"method\":\"say\",\"params\":{\"text\":\"c\"}}\n").await;
         until(|| server.outstanding() == 3).await;
         drop(raw);
@@ -171,7 +172,8 @@ fn a_peer_is_told_before_its_request_is_looked_at() {
         place.serve(Rc::clone(&echoer), ServerSettings::default());
         let mut raw = place.raw().await;
         raw.begin().await;
-        raw.write("{\"id\":5,\"method\":\"say\",\"alone\":true,\"params\":{\"text\":\"b\"}}\n").await;
+        raw.write("{\"id\":5,\"method\":\"say\",\"alone\":true,\"params\":{\"text\":\"b\"}}\n")
+            .await;
         let told = r#"{"jsonrpc":"2.0","method":"in_hand","params":{"id":5,"alone":true}}"#;
         assert_eq!(raw.line().await, told);
         until(|| echoer.taken.get() == 1).await;
