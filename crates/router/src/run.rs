@@ -164,7 +164,7 @@ impl Inner {
         match self.decide(request, facts) {
             Ok(parts) => {
                 // The scheduler's word may take its time.
-                responder.share();
+                responder.set_aside();
                 let inner = Rc::clone(&self);
                 self.handover.begin(parts, responder.is_alone(), move |result| {
                     inner.finish(id, responder, result.map_err(RouteError::from));

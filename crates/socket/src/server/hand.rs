@@ -36,7 +36,7 @@ pub struct Hand {
 /// What is, or was last, alone in hand.
 struct Alone {
     link: Rc<Link>,
-    /// It is answered, or safe beside others; the peer may not have been sent that yet.
+    /// It is answered or set aside; the peer may not have been sent that yet.
     over: bool,
 }
 
@@ -66,21 +66,15 @@ impl Hand {
         }
     }
 
-    /// A request has been answered.
+    /// A request has been answered, or set aside. What was alone in hand is so no longer, as soon as its peer has been sent that.
     pub(crate) fn leave(&self, was_alone: bool) {
         self.taken.set(self.taken.get() - 1);
-        if was_alone {
-            self.share();
-        }
-        self.freed.notify_one();
-    }
-
-    /// What was alone in hand is so no longer, as soon as its peer has been sent all that was said.
-    pub(crate) fn share(&self) {
-        if let Some(alone) = &mut *self.alone.borrow_mut() {
+        if was_alone && let Some(alone) = &mut *self.alone.borrow_mut() {
             alone.over = true;
         }
-        self.freed.notify_one();
+        if self.keeping.get() {
+            self.freed.notify_one();
+        }
     }
 
     fn take(&self, alone: Option<Rc<Link>>) {

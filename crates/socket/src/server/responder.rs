@@ -29,6 +29,8 @@ pub struct Responder<C: Conversation> {
     open: bool,
     /// Where it stands in the worker's hand.
     place: Place,
+    /// Its sender wants it to be alone there.
+    alone: bool,
 }
 
 /// Where a request stands in its worker's hand.
@@ -40,8 +42,8 @@ enum Place {
     Beside,
     /// Nothing else is in hand.
     Alone,
-    /// It was alone, until that was no longer needed.
-    Shared,
+    /// No longer in it, and not answered.
+    Aside,
 }
 
 impl<C: Conversation> Responder<C> {
@@ -51,7 +53,7 @@ impl<C: Conversation> Responder<C> {
         deadline: Option<Instant>,
         bytes: usize,
     ) -> Self {
-        Self { connection, id, deadline, bytes, open: true, place: Place::Waits }
+        Self { connection, id, deadline, bytes, open: true, place: Place::Waits, alone: false }
     }
 
     /// The request is taken. One whose peer has gone while it waited has nobody to wait for it.
@@ -67,6 +69,7 @@ impl<C: Conversation> Responder<C> {
     /// The request is taken, and alone in hand: it is looked at when its peer has been sent word of that.
     pub(super) fn begin_alone(mut self, request: C::Request) {
         self.place = Place::Alone;
+        self.alone = true;
         self.tell_alone(true);
         tokio::task::spawn_local(async move {
             let link = Rc::clone(&self.connection.link);
@@ -83,15 +86,21 @@ impl<C: Conversation> Responder<C> {
 
     /// Whether the sender wants this request to be alone in the worker's hand, and so it is: do the same where you pass it on.
     pub fn is_alone(&self) -> bool {
-        matches!(self.place, Place::Alone | Place::Shared)
+        self.alone
     }
 
-    /// What is left to do about the request is no danger to this worker: others may be taken beside it.
-    pub fn share(&mut self) {
+    /// What is left to do about the request is no danger to this worker: it counts as in hand no more, and others may be taken.
+    pub fn set_aside(&mut self) {
         if self.place == Place::Alone {
-            self.place = Place::Shared;
             self.tell_alone(false);
-            self.connection.server.settings.hand.share();
+        }
+        self.leave_hand();
+    }
+
+    fn leave_hand(&mut self) {
+        let place = std::mem::replace(&mut self.place, Place::Aside);
+        if matches!(place, Place::Beside | Place::Alone) {
+            self.connection.server.settings.hand.leave(place == Place::Alone);
         }
     }
 
@@ -137,10 +146,8 @@ impl<C: Conversation> Responder<C> {
 
     fn close(&mut self) {
         self.open = false;
+        self.leave_hand();
         let connection = &self.connection;
-        if self.place != Place::Waits {
-            connection.server.settings.hand.leave(self.place == Place::Alone);
-        }
         connection.outstanding.set(connection.outstanding.get() - 1);
         connection.outstanding_bytes.set(connection.outstanding_bytes.get() - self.bytes);
         connection.server.outstanding.set(connection.server.outstanding.get() - 1);

@@ -77,16 +77,19 @@ fn what_is_no_danger_any_more_lets_others_in() {
             let mut held = case.echoer.held.borrow_mut();
             let responder = &mut held[0].1;
             assert!(responder.is_alone());
-            responder.share();
-            responder.share();
+            responder.set_aside();
+            responder.set_aside();
             assert!(responder.is_alone(), "its sender still wants it to be");
         }
         until(|| case.in_hand() == ["alone", "b"]).await;
         assert!(!case.echoer.held.borrow()[1].1.is_alone());
         case.send(1, "alone too", ALONE).await;
         assert_eq!(case.in_hand(), ["alone", "b"]);
+        case.echoer.held.borrow_mut()[1].1.set_aside();
+        until(|| case.in_hand() == ["alone", "b", "alone too"]).await;
         case.echoer.answer_all();
-        until(|| case.in_hand() == ["alone too"]).await;
+        case.send(1, "c", SendOptions::default()).await;
+        until(|| case.in_hand() == ["c"]).await;
     });
 }
 
