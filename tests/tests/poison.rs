@@ -13,6 +13,8 @@ use tests::{
 const SENDER: &str = "poison@source.example";
 /// Messages that are in the same hands meanwhile.
 const INNOCENT: usize = 2000;
+/// The culprit is held by then, whatever the back-off between its deaths.
+const HELD: Duration = Duration::from_secs(60);
 /// Everything arrives: what was struck waits for its turn alone, what was lost for requeue.
 const ARRIVAL: Duration = Duration::from_secs(150);
 /// A lane's concurrency at most: what may be at the next hop, its answer unheard, when an agent dies.
@@ -153,7 +155,7 @@ fn held(site: &Site, stage: &str, recipient: &str, arrived: impl Fn() -> usize) 
     let mut client = Client::ready(port);
     let reply = client.message(SENDER, &[recipient], "Subject: x\r\n\r\n").expect("a reply");
     let id = reply.queued_as().unwrap_or_else(|| panic!("{reply:?}"));
-    let held = until_within(ARRIVAL, "it is held", || {
+    let held = until_within(HELD, "it is held", || {
         let held = held_now(site);
         (!held.is_empty()).then_some(held)
     });

@@ -143,6 +143,7 @@ impl Worker {
             crashed: self.inner.board.recent_crashes(),
             access: Access { uids: Vec::new(), gids },
             gauge: Some(Rc::new(inner::JobGauge(Rc::downgrade(&self.inner)))),
+            hand: Rc::clone(&self.inner.hand),
         };
         let server = Server::new(service, settings);
         self.inner.servers.borrow_mut().push(Rc::new(server.clone()));
@@ -276,6 +277,11 @@ impl Worker {
     /// Counts `key` once less.
     pub fn tally_leave(&self, key: u64) {
         self.inner.tally.leave(&self.inner.board, self.inner.given.slot, key);
+    }
+
+    /// Whether a worker of this farm crashed, as far back as its manager remembers; whoever lost jobs with it may be about to say so.
+    pub fn has_crashed_lately(&self) -> bool {
+        !self.inner.board.recent_crashes().is_empty()
     }
 
     /// Asks the manager of an on-demand farm for another pass after so long, sooner than its interval.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! send ─▶ sent ─▶ acknowledged
-//!          ├─ its connection was lost, or a draining worker did not take it ─▶ once more, elsewhere
+//!          ├─ a draining worker did not take it, or its connection was lost ─▶ once more, elsewhere ─ lost ─▶ alone
+//!          ├─ it is under suspicion, or lost alone ─▶ left to requeue
 //!          └─ no room, no answer ─▶ kept ─▶ again and again, until it is acknowledged
 //! ```
 //!
@@ -27,6 +28,8 @@ use crate::strike::{Strike, StrikeAnswer, StrikeRequest};
 const LOST_MAX: usize = 4096;
 /// The most hints that are sent a second time at once.
 const RESENDS_MAX: usize = 1000;
+/// How many workers a hint may be lost with until it is left to requeue.
+const LOSSES_MAX: u32 = 6;
 /// The most crashed workers that are remembered.
 const CRASHED_MAX: usize = 16;
 
@@ -61,7 +64,7 @@ struct Inner {
 #[derive(Default)]
 struct Open {
     hints: Cell<usize>,
-    /// Left to requeue: lost twice with their workers, or one too many.
+    /// Left to requeue: under suspicion, or one too many.
     given_up: Cell<usize>,
     ended: Notify,
 }
@@ -82,8 +85,14 @@ impl Open {
 /// on another connection, before or after.
 #[derive(Default)]
 struct Fates {
-    lost: VecDeque<(u32, Rc<RouteRequest>)>,
+    lost: VecDeque<(u32, Lost)>,
     crashed: VecDeque<u32>,
+}
+
+/// A hint that was in hand when its connection ended, and whether nothing else was.
+struct Lost {
+    request: Rc<RouteRequest>,
+    alone: bool,
 }
 
 impl Hints {
@@ -135,15 +144,20 @@ impl Inner {
     /// Sends a hint if there is room for it.
     fn hint(self: &Rc<Self>, request: RouteRequest) {
         let request = Rc::new(request);
-        let options = SendOptions { deadline: Some(self.deadline), give_up: true, to: None };
+        let options =
+            SendOptions { deadline: Some(self.deadline), give_up: true, ..Default::default() };
         let (inner, sent) = (Rc::clone(self), Rc::clone(&request));
         let sending = self.route.send(&request, options, move |answer| match answer {
             Ok(_) => inner.open.acknowledged(),
-            Err(CallError::Lost { pid, .. }) => {
-                inner.lost(pid, &sent);
+            Err(CallError::Lost { pid, alone, .. }) => {
+                inner.lost(pid, &sent, alone);
                 inner.resend(sent);
             }
             Err(CallError::Refused(error)) if error.code == codes::NOT_TAKEN => inner.resend(sent),
+            Err(error) if is_suspicion(&error) => {
+                (inner.count)(Counted::Unanswered);
+                inner.open.give_up();
+            }
             Err(_) => {
                 (inner.count)(Counted::Unanswered);
                 inner.left.keep(&sent);
@@ -155,8 +169,8 @@ impl Inner {
         }
     }
 
-    /// Sends a hint elsewhere that was in hand when its worker went, once: what is lost a second time is left to requeue, which
-    /// sends suspects alone.
+    /// Sends a hint elsewhere that was in hand when its worker went, once. What is lost a second time goes alone, until it was so in
+    /// its worker's hand, and is left to requeue if that does not settle it: sent like any other it might bring down one after the other.
     fn resend(self: &Rc<Self>, request: Rc<RouteRequest>) {
         if self.resends.get() >= RESENDS_MAX {
             return self.drop_hint(&request);
@@ -164,17 +178,27 @@ impl Inner {
         self.resends.set(self.resends.get() + 1);
         let inner = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let answer = inner.route.call(&request).await;
+            let mut losses = 1;
+            let answer = loop {
+                let answer = match losses {
+                    1 => inner.route.call(&request).await,
+                    _ => inner.route.call_alone(&request).await,
+                };
+                let Err(CallError::Lost { pid, alone, .. }) = answer else { break answer };
+                inner.lost(pid, &request, alone);
+                losses += 1;
+                // One that was not alone in hand was on its way while another was.
+                if alone || losses >= LOSSES_MAX {
+                    break answer;
+                }
+            };
             inner.resends.set(inner.resends.get() - 1);
             if answer.is_err() {
                 (inner.count)(Counted::Unanswered);
             }
             match answer {
                 Ok(_) => inner.open.acknowledged(),
-                Err(CallError::Lost { pid, .. }) => {
-                    inner.lost(pid, &request);
-                    inner.open.give_up();
-                }
+                Err(error) if losses > 1 || is_suspicion(&error) => inner.open.give_up(),
                 Err(_) => inner.left.keep(&request),
             }
         });
@@ -186,16 +210,17 @@ impl Inner {
         self.left.keep(request);
     }
 
-    fn lost(self: &Rc<Self>, pid: u32, request: &Rc<RouteRequest>) {
+    fn lost(self: &Rc<Self>, pid: u32, request: &Rc<RouteRequest>, alone: bool) {
+        let lost = Lost { request: Rc::clone(request), alone };
         let mut fates = self.fates.borrow_mut();
         if fates.crashed.contains(&pid) {
             drop(fates);
-            return self.strike(request);
+            return self.strike(&lost);
         }
         if fates.lost.len() >= LOST_MAX {
             fates.lost.pop_front();
         }
-        fates.lost.push_back((pid, Rc::clone(request)));
+        fates.lost.push_back((pid, lost));
     }
 
     fn crashed(self: &Rc<Self>, pid: u32) {
@@ -210,17 +235,17 @@ impl Inner {
         let (struck, left): (VecDeque<_>, _) = fates.lost.drain(..).partition(|(of, _)| *of == pid);
         fates.lost = left;
         drop(fates);
-        for (_, request) in struck {
-            self.strike(&request);
+        for (_, lost) in struck {
+            self.strike(&lost);
         }
     }
 
     /// Tells the scheduler that router crashed with this message in hand.
-    fn strike(self: &Rc<Self>, request: &RouteRequest) {
-        let (handle, id) = (request.handle.clone(), request.id);
+    fn strike(self: &Rc<Self>, lost: &Lost) {
+        let (handle, id, alone) = (lost.request.handle.clone(), lost.request.id, lost.alone);
         let strike = self.strike.clone();
         tokio::task::spawn_local(async move {
-            let request = StrikeRequest { handle, id, stage: "router".to_owned() };
+            let request = StrikeRequest { handle, id, stage: "router".to_owned(), alone };
             match strike.call(&request).await {
                 Ok(StrikeAnswer { strikes, held }) => {
                     tracing::warn!(%id, strikes, held, "router crashed with a message");
@@ -231,6 +256,11 @@ impl Inner {
             }
         });
     }
+}
+
+/// Whether router says that a message may be what others crash of: sent again like any other, it would bring them down again.
+fn is_suspicion(error: &CallError) -> bool {
+    matches!(error, CallError::Refused(error) if error.code == codes::SUSPECT)
 }
 
 #[cfg(test)]

@@ -387,7 +387,12 @@ fn strike() {
     golden.request(
         "",
         5000,
-        StrikeRequest { handle: handle(), id: id(), stage: "router".to_owned() },
+        StrikeRequest { handle: handle(), id: id(), stage: "router".to_owned(), alone: false },
+    );
+    golden.request(
+        "alone",
+        5000,
+        StrikeRequest { handle: handle(), id: id(), stage: "scheduler".to_owned(), alone: true },
     );
     golden.answer("strike", "", StrikeAnswer { strikes: 1, held: false });
     golden.answer("strike", "held", StrikeAnswer { strikes: 3, held: true });
@@ -672,7 +677,7 @@ fn the_manual_quotes_golden_frames() {
         let frame: Value = serde_json::from_str(line).expect("the manual's frames are JSON");
         let method = frame.get("method").and_then(Value::as_str).unwrap_or_default();
         // What every conversation shares is tested where it is written, in crate socket.
-        if !["hello", "use", "workers", "drain", "ping"].contains(&method) {
+        if !["hello", "use", "workers", "drain", "ping", "in_hand"].contains(&method) {
             assert!(golden.contains(&format!("{line}\n")), "no golden frame is {line}");
             quoted += 1;
         }

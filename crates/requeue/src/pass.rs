@@ -8,7 +8,7 @@ use farm::fault;
 use job::KNOWN_MAX;
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
 use job::route::{Route, RouteRequest};
-use job::strike::Strike;
+use job::strike::{ALONE_FROM_STRIKES, Strike};
 use mail::Timestamp;
 use queue::{Listed, ReadError, Recovery, Segment};
 use socket::{CallError, Client, SendError, SendOptions, codes};
@@ -66,13 +66,11 @@ pub(crate) struct Progress {
     /// Failures since the last success.
     failed_in_a_row: Cell<usize>,
     last_failure: RefCell<Option<CallError>>,
-    /// What a draining router did not take.
-    not_taken: RefCell<Vec<RouteRequest>>,
+    /// What a draining router did not take, and whether it goes alone.
+    not_taken: RefCell<Vec<(RouteRequest, bool)>>,
     answered: Notify,
 }
 
-/// From so many strikes on a message goes out alone.
-const ALONE_FROM_STRIKES: u32 = 2;
 /// After so many windows of failures and no success, a pass leaves the segment; it ends when that happens again.
 const FAILED_WINDOWS_MAX: usize = 4;
 /// How long after the last answer a word of a router's crash may come.
@@ -107,7 +105,7 @@ impl Pass {
         }
         self.settled().await?;
         for request in alone {
-            self.send(request).await?;
+            self.send(request, true).await?;
             self.settled().await?;
         }
         Ok(report)
@@ -137,7 +135,7 @@ impl Pass {
                 } else if wanted.strikes >= ALONE_FROM_STRIKES {
                     alone.push(request(message, &wanted));
                 } else {
-                    self.send(request(message, &wanted)).await?;
+                    self.send(request(message, &wanted), false).await?;
                 }
             }
         }
@@ -169,20 +167,20 @@ impl Pass {
         }
     }
 
-    /// Sends one message to router when there is room.
-    async fn send(&self, request: RouteRequest) -> Result<(), CutShort> {
+    /// Sends one message to router when there is room; if it goes `alone`, router has nothing else in hand with it.
+    async fn send(&self, request: RouteRequest, alone: bool) -> Result<(), CutShort> {
         self.answered(self.settings.outstanding_max - 1).await?;
         let begun = Instant::now();
         loop {
             let (progress, strikes) = (Rc::clone(&self.progress), Rc::clone(&self.strikes));
             let sending = request.clone();
             let options =
-                SendOptions { deadline: Some(self.route_deadline), give_up: true, to: None };
+                SendOptions { deadline: Some(self.route_deadline), give_up: true, alone, to: None };
             let sent = self.router.send(&request, options, move |answer| {
-                if let Err(CallError::Lost { pid, .. }) = &answer {
-                    strikes.lost(*pid, sending.handle.clone(), sending.id);
+                if let Err(CallError::Lost { pid, alone, .. }) = &answer {
+                    strikes.lost(*pid, sending.handle.clone(), sending.id, *alone);
                 }
-                progress.note(sending, answer.map(drop));
+                progress.note((sending, alone), answer.map(drop));
             });
             match sent {
                 Ok(_) => {
@@ -211,8 +209,8 @@ impl Pass {
             if again.is_empty() {
                 return Ok(());
             }
-            for request in again {
-                self.send(request).await?;
+            for (request, alone) in again {
+                self.send(request, alone).await?;
             }
         }
     }
@@ -270,7 +268,7 @@ impl Pass {
 }
 
 impl Progress {
-    fn note(&self, request: RouteRequest, answer: Result<(), CallError>) {
+    fn note(&self, request: (RouteRequest, bool), answer: Result<(), CallError>) {
         self.outstanding.set(self.outstanding.get().saturating_sub(1));
         match answer {
             Ok(()) => {
@@ -280,8 +278,11 @@ impl Progress {
             Err(CallError::Refused(error)) if error.code == codes::NOT_TAKEN => {
                 self.not_taken.borrow_mut().push(request);
             }
-            // It was retired meanwhile, or its storage is damaged, which router has logged.
-            Err(CallError::Refused(error)) if error.code == codes::NOT_FOUND => {
+            // It was retired meanwhile, or its storage is damaged, which router has logged; or it is under suspicion, and goes alone
+            // in the next pass, if it is not held by then.
+            Err(CallError::Refused(error))
+                if error.code == codes::NOT_FOUND || error.code == codes::SUSPECT =>
+            {
                 self.failed.set(self.failed.get() + 1);
             }
             Err(error) => {

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct Strikes {
     crashed: RefCell<HashSet<u32>>,
-    lost: RefCell<HashMap<u32, Vec<(Handle, MessageId)>>>,
+    lost: RefCell<HashMap<u32, Vec<StrikeRequest>>>,
     due: RefCell<Vec<StrikeRequest>>,
     changed: Notify,
 }
@@ -26,17 +26,18 @@ impl Strikes {
         let is_new = self.crashed.borrow_mut().insert(pid);
         let lost = self.lost.borrow_mut().remove(&pid).unwrap_or_default();
         if is_new || !lost.is_empty() {
-            self.due.borrow_mut().extend(lost.into_iter().map(|(handle, id)| strike(handle, id)));
+            self.due.borrow_mut().extend(lost);
             self.changed.notify_one();
         }
     }
 
-    /// The connection to a process ended with this message unanswered.
-    pub(crate) fn lost(&self, pid: u32, handle: Handle, id: MessageId) {
+    /// The connection to a process ended with this message unanswered; nothing else was in its hand if it was `alone`.
+    pub(crate) fn lost(&self, pid: u32, handle: Handle, id: MessageId, alone: bool) {
+        let strike = StrikeRequest { handle, id, stage: "router".to_owned(), alone };
         if self.crashed.borrow().contains(&pid) {
-            self.due.borrow_mut().push(strike(handle, id));
+            self.due.borrow_mut().push(strike);
         } else {
-            self.lost.borrow_mut().entry(pid).or_default().push((handle, id));
+            self.lost.borrow_mut().entry(pid).or_default().push(strike);
         }
         self.changed.notify_one();
     }
@@ -62,15 +63,15 @@ impl Strikes {
     }
 }
 
-fn strike(handle: Handle, id: MessageId) -> StrikeRequest {
-    StrikeRequest { handle, id, stage: "router".to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use mail::Timestamp;
 
     use super::*;
+
+    fn strike(handle: Handle, id: MessageId, alone: bool) -> StrikeRequest {
+        StrikeRequest { handle, id, stage: "router".to_owned(), alone }
+    }
 
     fn message(number: u64) -> (Handle, MessageId) {
         let handle = Handle::parse(&format!("memory:{number}")).expect("well-formed");
@@ -81,16 +82,16 @@ mod tests {
     fn the_two_words_meet_in_any_order() {
         let strikes = Strikes::default();
         let (handle, id) = message(1);
-        strikes.lost(7, handle.clone(), id);
+        strikes.lost(7, handle.clone(), id, true);
         assert!(strikes.is_unsure() && strikes.take_due().is_empty());
         strikes.crashed(8);
         assert!(strikes.take_due().is_empty(), "another process");
         strikes.crashed(7);
-        assert_eq!(strikes.take_due(), [strike(handle, id)]);
+        assert_eq!(strikes.take_due(), [strike(handle, id, true)]);
         assert!(!strikes.is_unsure());
         let (handle, id) = message(2);
-        strikes.lost(8, handle.clone(), id);
-        assert_eq!(strikes.take_due(), [strike(handle, id)]);
+        strikes.lost(8, handle.clone(), id, false);
+        assert_eq!(strikes.take_due(), [strike(handle, id, false)]);
         strikes.crashed(8);
         assert!(strikes.take_due().is_empty(), "told once");
     }

@@ -5,6 +5,8 @@
 //! route by handle ─▶ read ─▶ decide ─▶ enqueue, part by part over one connection ─▶ all acknowledged: answer
 //!                     any failure: refused; the queue is the truth, and requeue brings it again
 //! ```
+//!
+//! A request that goes alone is alone in this worker's hand until it is decided, and then in the scheduler's.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -13,6 +15,7 @@ use farm::fault;
 use farm::{Worker, WorkerError};
 use job::enqueue::{Enqueue, EnqueueRequest};
 use job::route::{Route, RouteFacts, RouteRequest};
+use job::strike::Strike;
 use job::verify::{Verified, Verify, VerifyAnswer, VerifyRequest};
 use job::{Acknowledged, PART_RECIPIENTS_MAX};
 use lookup::Unavailable;
@@ -51,9 +54,11 @@ pub async fn run(
         deadline: assignment.settings.enqueue_deadline.0,
         waiting_max: assignment.settings.workers.concurrency as usize,
     };
+    let deadline = settings.deadline;
     let scheduler = worker.client::<Enqueue>("scheduler.enqueue", settings.clone());
+    let strike = worker.client::<Strike>("scheduler.strike", settings);
     scheduler.connect();
-    let handover = Rc::new(Handover { scheduler, deadline: settings.deadline });
+    let handover = Handover::new(scheduler, strike, deadline);
     tables.fresh().await;
     let inner = Inner { worker: worker.clone(), rules, tables, reader, handover };
     let router = Router(Rc::new(inner));
@@ -153,13 +158,15 @@ impl Inner {
         self: Rc<Self>,
         request: RouteRequest,
         facts: RouteFacts,
-        responder: Responder<Route>,
+        mut responder: Responder<Route>,
     ) {
         let id = request.id;
         match self.decide(request, facts) {
             Ok(parts) => {
+                // The scheduler's word may take its time.
+                responder.set_aside();
                 let inner = Rc::clone(&self);
-                self.handover.begin(parts, move |result| {
+                self.handover.begin(parts, responder.is_alone(), move |result| {
                     inner.finish(id, responder, result.map_err(RouteError::from));
                 });
             }
@@ -216,6 +223,9 @@ impl RouteError {
     fn code(&self) -> i32 {
         match self {
             Self::Read(ReadError::Gone(..)) => codes::NOT_FOUND,
+            Self::Enqueue(CallError::Refused(error)) if error.code == codes::SUSPECT => {
+                codes::SUSPECT
+            }
             Self::Read(_) | Self::Table(_) | Self::Enqueue(_) => codes::INTERNAL,
         }
     }

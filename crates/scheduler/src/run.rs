@@ -63,6 +63,9 @@ const ROUTE_DEADLINE: Duration = Duration::from_secs(10);
 const STANDSTILL: Duration = Duration::from_secs(1);
 /// How long it reads then before it goes on.
 const CATCH_UP: Duration = Duration::from_millis(100);
+/// After a crash of a scheduler, messages are taken over only when the senders had this time to tell what it had in hand: what
+/// killed it may be among the first that come.
+const STRIKES_FIRST: Duration = Duration::from_millis(250);
 /// How long an answer of requeue may take.
 const REQUEUE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -93,6 +96,9 @@ pub async fn run(
     let mut shell = Shell::new(worker.clone(), assignment, Rc::clone(&inbox), ledger, scheduler);
     shell.begin();
     watch(&worker, &inbox);
+    if worker.has_crashed_lately() {
+        inbox.put_enqueues_aside(Instant::now() + STRIKES_FIRST);
+    }
     worker.ready();
     loop {
         let incoming = shell.wait().await;
@@ -265,6 +271,7 @@ impl Shell {
                 self.wake.map(|wake| self.begun + Duration::from_millis(wake)),
                 self.drain_until,
                 self.records.retry_at(),
+                self.inbox.aside_until(),
             ];
             match until.into_iter().flatten().min() {
                 Some(at) => {
@@ -297,6 +304,11 @@ impl Shell {
     fn event(&mut self, incoming: Incoming) -> Option<Event> {
         Some(match incoming {
             Incoming::Enqueue(request, responder) => {
+                if self.scheduler.refuses(&request.id, responder.is_alone()) {
+                    let message = "schedulers crashed with it in hand, or routers";
+                    responder.refuse(ErrorObject::new(codes::SUSPECT, message));
+                    return None;
+                }
                 let connection = responder.caller().connection;
                 fault::taken("scheduler", request.sender.as_ref().map(Address::as_str));
                 let standing = self.records.ledger().standing(&request.handle);
@@ -585,8 +597,11 @@ impl Shell {
         let on_answer = move |result: Result<DeliverAnswer, CallError>| {
             inbox.push(Incoming::Answered { job, result: result.map_err(unanswered) });
         };
-        let options =
-            SendOptions { deadline: Some(send.deadline), give_up: false, to: Some(send.peer) };
+        let options = SendOptions {
+            deadline: Some(send.deadline),
+            to: Some(send.peer),
+            ..Default::default()
+        };
         let sent = match self.clients.get(&send.channel) {
             Some(client) => client.send(&send.request, options, on_answer).map(drop),
             None => Err(SendError::Disconnected),

@@ -27,7 +27,7 @@ pub(crate) enum Unavailable {
     /// Not in time, or nobody there.
     #[error("no answer in time")]
     Deadline,
-    /// Three workers crashed with the question in hand, the last of them with no other suspect.
+    /// Three workers crashed with the question in hand, the last of them with nothing else in it.
     #[error("the workers that were asked crashed")]
     Crashed,
     /// It could not be said, or whoever was asked went away each time.

@@ -65,6 +65,8 @@ pub struct SendOptions {
     pub deadline: Option<Duration>,
     /// Whether this end too gives up a little after the deadline; otherwise a late answer still counts.
     pub give_up: bool,
+    /// Whether the worker is to have nothing else in hand with it; it takes its turn then, and others wait.
+    pub alone: bool,
     /// Only this connection will do.
     pub to: Option<PeerId>,
 }
@@ -119,6 +121,9 @@ pub enum CallError {
         worker: String,
         /// Its process id; a later word of its crash names it too.
         pid: u32,
+        /// Whether the worker had nothing else in hand, as it said itself when it took the request: if it crashed, then of this.
+        /// Never without [`SendOptions::alone`], and not if it never took it.
+        alone: bool,
     },
     /// No answer in time: send elsewhere.
     #[error("no answer in time")]
@@ -164,9 +169,22 @@ impl<C: Conversation> Client<C> {
     /// Sends and waits: for a connection, for room, for the answer; all within the deadline. What a draining worker did not
     /// take is sent to another; a lost connection is not tried again, since only the caller knows what that costs.
     pub async fn call(&self, request: &C::Request) -> Result<C::Answer, CallError> {
+        self.call_until_taken(request, false).await
+    }
+
+    /// Sends and waits as [`Client::call`] does, a request that is to be alone in its worker's hand.
+    pub async fn call_alone(&self, request: &C::Request) -> Result<C::Answer, CallError> {
+        self.call_until_taken(request, true).await
+    }
+
+    async fn call_until_taken(
+        &self,
+        request: &C::Request,
+        alone: bool,
+    ) -> Result<C::Answer, CallError> {
         let end = Instant::now() + self.pool.settings.deadline;
         loop {
-            let answer = self.pool.call_once(request, end).await;
+            let answer = self.pool.call_once(request, alone, end).await;
             match answer {
                 Err(CallError::Refused(error))
                     if error.code == crate::codes::NOT_TAKEN && Instant::now() < end => {}

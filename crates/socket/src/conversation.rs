@@ -80,6 +80,8 @@ pub mod codes {
     pub const NOT_FOUND: i32 = -32004;
     /// The request makes no sense in the present state; the message says why.
     pub const CONFLICT: i32 = -32005;
+    /// What the request names is under suspicion of crashing whoever takes it: to be sent alone, or left to who does.
+    pub const SUSPECT: i32 = -32006;
 }
 
 /// Implements [`Request`] for a type that is the only request of its conversation.

@@ -29,7 +29,13 @@ const MESSAGE_BYTES_MAX: usize = 400;
 #[derive(Debug)]
 pub(crate) enum Frame<'a> {
     /// Wants an answer.
-    Request { id: Id, method: Cow<'a, str>, deadline: Option<Duration>, params: &'a RawValue },
+    Request {
+        id: Id,
+        method: Cow<'a, str>,
+        deadline: Option<Duration>,
+        alone: bool,
+        params: &'a RawValue,
+    },
     /// Wants none.
     Notification { method: Cow<'a, str>, params: &'a RawValue },
     /// Answers a request.
@@ -65,6 +71,8 @@ struct Raw<'a> {
     id: Option<&'a RawValue>,
     #[serde(default)]
     deadline_ms: Option<u64>,
+    #[serde(default)]
+    alone: bool,
     #[serde(borrow, default)]
     params: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -91,7 +99,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Frame<'_>, Malformed> {
         let params = raw.params.unwrap_or_else(no_params);
         let deadline = raw.deadline_ms.map(|ms| Duration::from_millis(ms).min(DEADLINE_MAX));
         return Ok(match (id, raw.id) {
-            (Some(id), _) => Frame::Request { id, method, deadline, params },
+            (Some(id), _) => Frame::Request { id, method, deadline, alone: raw.alone, params },
             (None, Some(_)) => return Err(invalid(None, "a request with the id null")),
             (None, None) => Frame::Notification { method, params },
         });
@@ -185,7 +193,7 @@ pub(crate) fn write_request(
     out: &mut Vec<u8>,
     id: u64,
     method: &str,
-    deadline: Option<Duration>,
+    (deadline, alone): (Option<Duration>, bool),
     params: &[u8],
 ) {
     push(out, plain::BEGIN);
@@ -196,6 +204,9 @@ pub(crate) fn write_request(
     if let Some(deadline) = deadline {
         push(out, plain::DEADLINE);
         crate::write_json(&u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX), out);
+    }
+    if alone {
+        push(out, ",\"alone\":true");
     }
     push(out, plain::PARAMS);
     out.extend_from_slice(params);

@@ -36,7 +36,8 @@ pub use conversation::{
 pub use frame::LINE_BYTES_MAX;
 pub use listener::{Access, BindError, Ownership, bind, serve_listener};
 pub use server::{
-    Caller, Gate, Gauge, Responder, Server, ServerSettings, Service, Serving, WINDOW, WINDOW_BYTES,
+    Caller, Gate, Gauge, Hand, Responder, Server, ServerSettings, Service, Serving, WINDOW,
+    WINDOW_BYTES,
 };
 
 #[doc(hidden)]

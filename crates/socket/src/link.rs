@@ -148,7 +148,7 @@ impl Link {
     }
 
     /// Writes what it can. What is left goes out when the peer has read.
-    fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.dirty.set(false);
         if self.blocked.get() {
             return;

@@ -1,5 +1,8 @@
 //! The serving end: takes requests from its connections and answers them in any order.
 
+mod hand;
+mod responder;
+
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,6 +17,10 @@ use tokio::sync::Notify;
 use crate::frame::{self, Frame, Id, PlainRequest};
 use crate::link::{self, Link, Sink};
 use crate::{Access, Conversation, ErrorObject, Request, RequestError, codes};
+
+use self::hand::EMPTY_WAIT_MAX;
+pub use self::hand::Hand;
+pub use self::responder::{Gate, Responder};
 
 /// How many requests a connection may have outstanding, unless set otherwise.
 pub const WINDOW: u32 = 256;
@@ -62,6 +69,8 @@ pub struct ServerSettings {
     pub access: Access,
     /// Is told of each request in hand.
     pub gauge: Option<Rc<dyn Gauge>>,
+    /// What the worker has in hand; shared by all its servers, so that what goes alone is alone.
+    pub hand: Rc<Hand>,
 }
 
 impl Default for ServerSettings {
@@ -74,6 +83,7 @@ impl Default for ServerSettings {
             crashed: Vec::new(),
             access: Access::default(),
             gauge: None,
+            hand: Rc::default(),
         }
     }
 }
@@ -387,11 +397,18 @@ impl<C: Conversation> Connection<C> {
     }
 }
 
+/// What a request's frame asks besides its parameters.
+struct Terms {
+    deadline: Option<Instant>,
+    /// Nothing else is to be in hand with it.
+    alone: bool,
+}
+
 fn take_request<C: Conversation>(
     this: &Rc<Connection<C>>,
     id: Id,
     method: &str,
-    deadline: Option<Instant>,
+    terms: Terms,
     params: &RawValue,
     bytes: usize,
 ) {
@@ -401,7 +418,7 @@ fn take_request<C: Conversation>(
     match C::Request::read(method, params) {
         Err(RequestError::Method) => this.refuse(Some(&id), codes::METHOD, "no such method"),
         Err(RequestError::Params(what)) => this.refuse(Some(&id), codes::PARAMS, what),
-        Ok(request) => begin_request(this, id, deadline, request, bytes),
+        Ok(request) => begin_request(this, id, terms, request, bytes),
     }
 }
 
@@ -418,15 +435,15 @@ fn take_plain<C: Conversation>(
     let Ok(request) = C::Request::read_text(plain.method, plain.params) else {
         return false;
     };
-    let deadline = plain.deadline.map(|deadline| now + deadline);
-    begin_request(this, Id::Number(plain.id), deadline, request, bytes);
+    let terms = Terms { deadline: plain.deadline.map(|deadline| now + deadline), alone: false };
+    begin_request(this, Id::Number(plain.id), terms, request, bytes);
     true
 }
 
 fn begin_request<C: Conversation>(
     this: &Rc<Connection<C>>,
     id: Id,
-    deadline: Option<Instant>,
+    terms: Terms,
     request: C::Request,
     bytes: usize,
 ) {
@@ -436,8 +453,17 @@ fn begin_request<C: Conversation>(
     if let Some(gauge) = &this.server.settings.gauge {
         gauge.begun();
     }
-    let responder = Responder { connection: this.clone(), id, deadline, bytes, open: true };
-    this.server.service.call(request, responder);
+    let responder = Responder::new(this.clone(), id, terms.deadline, bytes);
+    let hand = &this.server.settings.hand;
+    if !terms.alone {
+        return hand.enter(None, move |_| responder.begin(request));
+    }
+    let until = Instant::now() + EMPTY_WAIT_MAX;
+    let until = terms.deadline.map_or(until, |deadline| until.min(deadline));
+    hand.enter(Some((this.link.clone(), until)), move |in_time| match in_time {
+        true => responder.begin_alone(request),
+        false => responder.refuse(ErrorObject::new(codes::NOT_TAKEN, "not taken: never alone")),
+    });
 }
 
 impl<C: Conversation> Sink for Rc<Connection<C>> {
@@ -451,15 +477,15 @@ impl<C: Conversation> Sink for Rc<Connection<C>> {
             return true;
         }
         match frame::parse(line) {
-            Ok(Frame::Request { id, method, deadline, params }) => match &*method {
+            Ok(Frame::Request { id, method, deadline, alone, params }) => match &*method {
                 "ping" => {
                     self.link.append(|out| frame::write_answer(out, &id, &Nothing {}));
                     true
                 }
                 "use" => self.choose_version(params, Some(&id)),
                 method => {
-                    let deadline = deadline.map(|deadline| now + deadline);
-                    take_request(self, id, method, deadline, params, line.len());
+                    let terms = Terms { deadline: deadline.map(|deadline| now + deadline), alone };
+                    take_request(self, id, method, terms, params, line.len());
                     true
                 }
             },
@@ -499,99 +525,6 @@ impl<C: Conversation> Sink for Rc<Connection<C>> {
         );
         let message = format!("a frame has at most {} bytes", frame::LINE_BYTES_MAX);
         self.refuse(None, codes::INVALID_REQUEST, message);
-    }
-}
-
-/// The duty to answer one request. Dropped without an answer, it answers with an internal error.
-pub struct Responder<C: Conversation> {
-    connection: Rc<Connection<C>>,
-    id: Id,
-    deadline: Option<Instant>,
-    bytes: usize,
-    open: bool,
-}
-
-impl<C: Conversation> Responder<C> {
-    /// Answers. Nothing happens if the connection has gone.
-    pub fn answer(mut self, answer: &C::Answer) {
-        self.connection.link.append(|out| frame::write_answer(out, &self.id, answer));
-        self.close();
-    }
-
-    /// Answers with an error.
-    pub fn refuse(mut self, error: ErrorObject) {
-        self.connection.link.append(|out| frame::write_error(out, Some(&self.id), &error));
-        self.close();
-    }
-
-    /// Whether the connection that asked is still up, as the kernel knows now: half of the dot gate.
-    pub fn is_connected(&self) -> bool {
-        self.connection.link.is_up_now()
-    }
-
-    /// When the request's deadline passes, on our own monotonic clock: the other half of the dot gate.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    /// Who asked.
-    pub fn caller(&self) -> &Caller {
-        &self.connection.caller
-    }
-
-    /// The version that this connection's client chose.
-    pub fn version(&self) -> u32 {
-        // Nothing is asked before one is chosen.
-        self.connection.version.get().unwrap_or_default()
-    }
-
-    /// The dot gate of this request, for work that goes on while the responder is kept elsewhere.
-    pub fn gate(&self) -> Gate {
-        Gate { link: self.connection.link.clone(), deadline: self.deadline }
-    }
-
-    fn close(&mut self) {
-        self.open = false;
-        let connection = &self.connection;
-        connection.outstanding.set(connection.outstanding.get() - 1);
-        connection.outstanding_bytes.set(connection.outstanding_bytes.get() - self.bytes);
-        connection.server.outstanding.set(connection.server.outstanding.get() - 1);
-        if let Some(gauge) = &connection.server.settings.gauge {
-            gauge.ended();
-        }
-        if connection.server.draining.get() {
-            connection.server.ended.notify_waiters();
-        }
-    }
-}
-
-impl<C: Conversation> Drop for Responder<C> {
-    fn drop(&mut self) {
-        if self.open {
-            let error = ErrorObject::new(codes::INTERNAL, "the worker gave no answer");
-            self.connection.link.append(|out| frame::write_error(out, Some(&self.id), &error));
-            self.close();
-        }
-    }
-}
-
-/// The dot gate of one request: whether its connection is up, and when its deadline passes. Cheap to clone; it outlives
-/// the [`Responder`] and owes no answer.
-#[derive(Clone)]
-pub struct Gate {
-    link: Rc<Link>,
-    deadline: Option<Instant>,
-}
-
-impl Gate {
-    /// Whether the connection that asked is still up, as the kernel knows now.
-    pub fn is_connected(&self) -> bool {
-        self.link.is_up_now()
-    }
-
-    /// When the request's deadline passes, on our own monotonic clock.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Inner {
     tcp: RefCell<Vec<NamedTcp>>,
     addresses: Vec<(String, SocketAddr)>,
     pub(super) servers: RefCell<Vec<Rc<dyn Serving>>>,
+    /// What its servers have in hand, all together.
+    pub(super) hand: Rc<socket::Hand>,
     pub(super) clients: RefCell<Vec<Box<dyn Fn() -> usize>>>,
     pub(super) begin: RefCell<Vec<Begin>>,
     pub(super) is_ready: Cell<bool>,
@@ -93,6 +95,7 @@ impl Inner {
             tcp: RefCell::new(listeners),
             addresses,
             servers: RefCell::default(),
+            hand: Rc::default(),
             clients: RefCell::default(),
             begin: RefCell::default(),
             is_ready: Cell::new(false),

@@ -147,7 +147,7 @@ fn a_crash_is_replaced_and_told() {
         let seen = told.clone();
         client.on_crash(move |pid| seen.set(pid));
         let error = client.call(&Say { panic: true, ..Say::default() }).await.unwrap_err();
-        let CallError::Lost { worker, pid } = error else { panic!("{error}") };
+        let CallError::Lost { worker, pid, .. } = error else { panic!("{error}") };
         assert!(worker.starts_with("echo/") && before.contains(&pid));
         soon(|| told.get() == pid).await;
         soon(|| client.peers().len() == 2 && client.peers().iter().all(|peer| peer.pid != pid))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket::{CallError, Client, SendOptions};
 use tokio::sync::Notify;
 
-use super::Open;
+use super::{Open, is_suspicion};
 use crate::route::{Route, RouteRequest};
 
 /// The most hints that are kept; the oldest is forgotten first.
@@ -80,13 +80,15 @@ impl Left {
         let batch = Rc::new(Batch::default());
         for _ in 0..BATCH {
             let Some(request) = self.kept.borrow_mut().pop_front() else { break };
-            let options = SendOptions { deadline: Some(self.deadline), give_up: true, to: None };
+            let options =
+                SendOptions { deadline: Some(self.deadline), give_up: true, ..Default::default() };
             let (this, of, sent) = (Rc::clone(self), Rc::clone(&batch), request.clone());
             let sending = self.route.send(&request, options, move |answer| {
                 match answer {
                     Ok(_) => this.open.acknowledged(),
                     // One that is lost with its worker is under suspicion: requeue counts strikes, and sends suspects alone.
                     Err(CallError::Lost { .. }) => this.open.give_up(),
+                    Err(error) if is_suspicion(&error) => this.open.give_up(),
                     Err(_) => {
                         of.failed.set(true);
                         this.push(sent);

@@ -105,7 +105,7 @@ fn a_hint_that_was_dropped_comes_again() {
 }
 
 #[test]
-fn a_hint_that_is_lost_is_sent_elsewhere_once() {
+fn a_hint_that_is_lost_is_sent_elsewhere_once_and_then_alone() {
     run(async {
         let case = Case::new();
         let route = case.route(None);
@@ -114,12 +114,30 @@ fn a_hint_that_is_lost_is_sent_elsewhere_once() {
         until(|| route.taken() == 1).await;
         route.cut();
         until(|| route.taken() == 2).await;
+        route.cut();
+        until(|| route.taken() == 3).await;
         assert_eq!(case.counted(Counted::Unanswered), 0);
         route.cut();
         assert_eq!(case.settled().await, 1, "it is requeue's");
         assert_eq!(case.counted(Counted::Unanswered), 1);
-        assert_eq!((route.taken(), case.hints.0.resends.get()), (2, 0));
-        assert_eq!(case.hints.0.fates.borrow().lost.len(), 2);
+        assert_eq!((route.taken(), case.hints.0.resends.get()), (3, 0));
+        assert_eq!(route.alone(), [false, false, true]);
+        assert_eq!(case.hints.0.fates.borrow().lost.len(), 3);
+    });
+}
+
+#[test]
+fn a_hint_under_suspicion_is_left_to_requeue() {
+    run(async {
+        let case = Case::new();
+        let _route =
+            Served::<Route>::refusing(&case.directory.path().join("route"), codes::SUSPECT);
+        case.connected().await;
+        // One that is sent, and one that comes again.
+        case.hints.send(hint(1));
+        case.hints.0.left.keep(&hint(2));
+        case.hints.0.open.hints.set(case.hints.0.open.hints.get() + 1);
+        assert_eq!(case.settled().await, 2);
     });
 }
 

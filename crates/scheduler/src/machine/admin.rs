@@ -6,6 +6,7 @@ mod views;
 use std::collections::BTreeSet;
 
 use job::admin::{AdminAnswer, AdminRequest, Change, Changed, LaneChange, Selection};
+use job::route::RouteRequest;
 use mail::{MessageId, Reply, StatusCode};
 use queue::{Handle, Record, ReportKind, State};
 use socket::{ErrorObject, codes};
@@ -239,7 +240,8 @@ impl Scheduler {
         })
     }
 
-    /// Releases messages that were held before they were routed.
+    /// Releases messages that were held before they were routed. Router is asked for them at once: requeue looks only where nobody
+    /// writes any more.
     fn release_unrouted(
         &mut self,
         turn: &mut Turn<'_>,
@@ -251,6 +253,8 @@ impl Scheduler {
         progress.changed.messages += released.len() as u64;
         for (id, handle) in released {
             tracing::info!(%id, "changed by the administrator");
+            let route = RouteRequest { handle: handle.clone(), id, routing: 1, facts: None };
+            turn.actions.routes.push(route);
             self.record(turn, Record::Strike { handle, id, strikes: 0, hold: None });
         }
         Ok(())

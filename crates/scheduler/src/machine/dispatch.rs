@@ -16,7 +16,7 @@ use super::{Now, Scheduler, Send, Turn, report, retry};
 /// the answer to the final dot (RFC 5321 section 4.5.3.2.6), and its answer takes its way.
 pub(super) const OVERDUE_MS: u64 = 11 * 60_000;
 /// From so many strikes on a message's jobs go out alone.
-const ALONE_STRIKES: u32 = job::strike::STRIKES_MAX - 1;
+const ALONE_STRIKES: u32 = job::strike::ALONE_FROM_STRIKES;
 /// From so many times of sending on, those of jobs that have ended are forgotten when they are most.
 const SENT_MANY: usize = 4096;
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use job::ENQUEUE_RECIPIENTS_MAX;
 use job::enqueue::EnqueueRequest;
 use job::known::{KnownAnswer, KnownRequest, Wanted};
+use job::strike::STRIKES_MAX;
 use mail::{Address, MessageId};
 use queue::{Attempt, Owed, Record, Routed, RoutedRecipient, Standing, State};
 use socket::{ErrorObject, codes};
@@ -238,7 +239,10 @@ impl Scheduler {
             let found = self.backlog.find(&message.id).map(|slot| self.backlog.message(slot));
             match found {
                 Some(known) => {
-                    if let Some(routing) = known.reroute {
+                    // One that is held for its strikes would kill the next worker.
+                    if let Some(routing) = known.reroute
+                        && known.strikes < STRIKES_MAX
+                    {
                         wanted.push(Wanted { index, routing, strikes: known.strikes });
                     }
                 }

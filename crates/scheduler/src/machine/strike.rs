@@ -1,8 +1,8 @@
-//! Strikes: a worker that crashes had something in hand, and what is in hand at a third death is held.
+//! Strikes: a worker that crashes had something in hand, and what is alone in hand at a third death is held.
 
 use std::collections::VecDeque;
 
-use job::strike::{STRIKES_MAX, StrikeAnswer, StrikeRequest};
+use job::strike::{ALONE_FROM_STRIKES, STRIKES_MAX, StrikeAnswer, StrikeRequest};
 use mail::MessageId;
 use queue::{Handle, Record, Standing};
 
@@ -102,12 +102,7 @@ impl Scheduler {
         for casualty in found {
             let Some(message) = self.backlog.same(casualty.slot, &casualty.id) else { continue };
             let (handle, strikes) = (message.handle.clone(), message.strikes);
-            // Only what was alone in the worker's hand at the third death is the culprit for certain.
-            let strikes = if casualty.alone {
-                strikes.saturating_add(1).min(STRIKES_MAX)
-            } else {
-                strikes.saturating_add(1).min(STRIKES_MAX - 1)
-            };
+            let strikes = one_more(strikes, casualty.alone);
             self.strike(turn, casualty.slot, handle, strikes, &format!("channel {name}"));
         }
     }
@@ -154,6 +149,16 @@ impl Scheduler {
         self.record(turn, Record::Strike { handle, id: *id, strikes: 0, hold: None });
     }
 
+    /// Whether a message must not be taken over now: it is held by strikes, or it has so many that it is to come alone.
+    pub fn refuses(&self, id: &MessageId, alone: bool) -> bool {
+        let most = if alone { STRIKES_MAX } else { ALONE_FROM_STRIKES };
+        let strikes = match self.backlog.find(id).map(|slot| self.backlog.message(slot)) {
+            Some(known) => known.reroute.map_or(0, |_| known.strikes),
+            None => self.backlog.struck.get(id).map_or(0, |struck| struck.strikes),
+        };
+        strikes >= most
+    }
+
     /// Takes a strike that another sender tells of.
     pub(super) fn struck(
         &mut self,
@@ -163,7 +168,13 @@ impl Scheduler {
     ) -> StrikeAnswer {
         let stage = request.stage.escape_debug().to_string();
         if let Some(slot) = self.backlog.find(&request.id) {
-            let strikes = self.backlog.message(slot).strikes.saturating_add(1).min(STRIKES_MAX);
+            let message = self.backlog.message(slot);
+            if message.reroute.is_none() {
+                // It was taken over all the same: nobody will be handed it for that again.
+                let (strikes, held) = (message.strikes, message.hold.is_some());
+                return StrikeAnswer { strikes, held };
+            }
+            let strikes = one_more(message.strikes, request.alone);
             self.strike(turn, slot, request.handle.clone(), strikes, &stage);
             let held = self.backlog.message(slot).hold.is_some();
             return StrikeAnswer { strikes, held };
@@ -172,7 +183,7 @@ impl Scheduler {
             return StrikeAnswer { strikes: 0, held: false };
         }
         let before = self.backlog.struck.get(&request.id).map_or(0, |struck| struck.strikes);
-        let strikes = before.saturating_add(1).min(STRIKES_MAX);
+        let strikes = one_more(before, request.alone);
         let held = strikes >= STRIKES_MAX;
         self.counts.strikes += 1;
         tracing::warn!(id = %request.id, strikes, stage, held, "a worker died with this message in hand");
@@ -187,6 +198,12 @@ impl Scheduler {
         );
         StrikeAnswer { strikes, held }
     }
+}
+
+/// Counts a strike. Only what was alone in the worker's hand at the third death is the culprit for certain.
+fn one_more(strikes: u32, alone: bool) -> u32 {
+    let most = if alone { STRIKES_MAX } else { STRIKES_MAX - 1 };
+    strikes.max(strikes.saturating_add(1).min(most))
 }
 
 fn culprit(stage: &str) -> String {

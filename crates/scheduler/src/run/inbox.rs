@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Instant;
 
 use job::admin::{Admin, AdminRequest};
 use job::deliver::DeliverAnswer;
@@ -38,14 +39,30 @@ pub(super) struct Inbox {
     items: RefCell<Vec<Incoming>>,
     /// Channels whose workers changed, each once a turn.
     peers: RefCell<Vec<ChannelId>>,
+    /// Messages that are taken over later, and when.
+    aside: RefCell<Vec<Incoming>>,
+    aside_until: Cell<Option<Instant>>,
     waiting: Cell<bool>,
     arrived: tokio::sync::Notify,
 }
 
 impl Inbox {
     pub(super) fn push(&self, incoming: Incoming) {
+        if matches!(incoming, Incoming::Enqueue(..)) && self.aside_until.get().is_some() {
+            return self.aside.borrow_mut().push(incoming);
+        }
         self.items.borrow_mut().push(incoming);
         self.wake();
+    }
+
+    /// Until then, messages to be taken over are put aside.
+    pub(super) fn put_enqueues_aside(&self, until: Instant) {
+        self.aside_until.set(Some(until));
+    }
+
+    /// When what was put aside has its turn.
+    pub(super) fn aside_until(&self) -> Option<Instant> {
+        self.aside_until.get()
     }
 
     /// Notes that the workers of a channel changed.
@@ -77,10 +94,18 @@ impl Inbox {
         self.waiting.set(false);
     }
 
-    /// Takes everything, workers that came or went first.
+    /// Takes everything, workers that came or went first; a strike before the message that it is against.
     pub(super) fn take(&self) -> Vec<Incoming> {
         let peers = std::mem::take(&mut *self.peers.borrow_mut());
-        let items = std::mem::take(&mut *self.items.borrow_mut());
+        let mut items = std::mem::take(&mut *self.items.borrow_mut());
+        if self.aside_until.get().is_some_and(|until| until <= Instant::now()) {
+            self.aside_until.set(None);
+            items.append(&mut self.aside.borrow_mut());
+        }
+        let is_strike = |one: &Incoming| matches!(one, Incoming::Strike(..));
+        if items.iter().any(is_strike) {
+            items.sort_by_key(|one| !is_strike(one));
+        }
         if peers.is_empty() {
             return items;
         }

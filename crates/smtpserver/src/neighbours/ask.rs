@@ -1,17 +1,18 @@
 //! Questions before `250`, which are asked again when whoever was asked is gone.
 //!
 //! ```text
-//!            lost            lost                                lost: which of them crashed?
-//!   asked ────────▶ asked ────────▶ alone, one suspect at a time ────────┬─▶ three: the culprit
-//!     │                                  ▲                               │
-//!     └─ no answer in time: elsewhere    └──────── fewer: innocent ──────┘
+//!            lost            lost                      lost: alone in hand, and did three crash, this one too?
+//!   asked ────────▶ asked ────────▶ to be alone in hand ────────┬─▶ yes: the culprit
+//!     │                                  ▲                      │
+//!     └─ no answer in time: elsewhere    └──────── no ──────────┘
 //! ```
 //!
-//! A question that was in hand when its worker crashed may be what the worker died of, or may only have been near. Those that
-//! were lost twice go out one at a time, so that the third crash tells which it was. A worker that an operator killed is no
+//! A question that was in hand when its worker crashed may be what the worker died of, or may only have been near. One that was
+//! lost twice is sent so that the worker has nothing else in hand with it, whoever asks; the worker itself says so, and the crash
+//! then tells. One that was on its way while another was alone there goes round again. A worker that an operator killed is no
 //! evidence; whether it was killed or crashed is said on another connection, before or after.
 //!
-//! Alone means: among the suspects of this process. Two of them with a suspect each may still meet in one worker.
+//! The suspects of this process take turns: they would only wait for each other at the worker, and be lost together.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -84,18 +85,17 @@ impl<C: Conversation> Asker<C> {
     pub(super) async fn ask(&self, request: &C::Request) -> Result<C::Answer, Unavailable> {
         let mut history = History::default();
         loop {
-            let turn = match history.lost_with.len() < ALONE_LOSSES {
-                true => None,
+            let answer = match history.lost_with.len() < ALONE_LOSSES {
+                true => self.client.call(request).await,
                 false => match timeout(TURN_WAIT_MAX, self.turn.lock()).await {
-                    Ok(turn) => Some(turn),
+                    Ok(_turn) => self.client.call_alone(request).await,
                     Err(_) => return Err(Unavailable::Deadline),
                 },
             };
-            let error = match self.client.call(request).await {
+            let error = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            drop(turn);
             self.consider(error, &mut history).await?;
         }
     }
@@ -103,11 +103,12 @@ impl<C: Conversation> Asker<C> {
     /// Decides whether a question is asked again.
     async fn consider(&self, error: CallError, history: &mut History) -> Result<(), Unavailable> {
         match error {
-            CallError::Lost { pid, .. } => {
+            CallError::Lost { pid, alone, .. } => {
                 let lost_with = &mut history.lost_with;
                 lost_with.push(pid);
-                if lost_with.len() > ALONE_LOSSES
+                if alone
                     && self.strikes(lost_with).await >= STRIKES_MAX as usize
+                    && self.crashes.count(&[pid]) > 0
                 {
                     return Err(Unavailable::Crashed);
                 }

@@ -71,6 +71,15 @@ struct Pending<C: Conversation> {
     bytes: usize,
     expires: Option<Instant>,
     is_ping: bool,
+    /// The server has said that it has nothing else in hand.
+    is_alone: bool,
+}
+
+/// What a server says of a request that is to be alone in its hand.
+#[derive(Deserialize)]
+struct InHand {
+    id: u64,
+    alone: bool,
 }
 
 pub(super) struct Connection<C: Conversation> {
@@ -149,7 +158,7 @@ impl<C: Conversation> Connection<C> {
     pub(super) fn send(
         &self,
         method: &str,
-        deadline: Duration,
+        (deadline, alone): (Duration, bool),
         params: &[u8],
         expires: Option<Instant>,
         on_answer: OnAnswer<C>,
@@ -160,11 +169,13 @@ impl<C: Conversation> Connection<C> {
             self.pinged.set(false);
         }
         let bytes = params.len() + FRAME_BYTES;
-        let pending = Pending { on_answer: Some(on_answer), bytes, expires, is_ping: false };
+        let on_answer = Some(on_answer);
+        let pending = Pending { on_answer, bytes, expires, is_ping: false, is_alone: false };
         self.outstanding.set(self.outstanding.get() + 1);
         self.outstanding_bytes.set(self.outstanding_bytes.get() + pending.bytes);
         self.pending.borrow_mut().insert(id, pending);
-        self.link.append(|out| frame::write_request(out, id, method, Some(deadline), params));
+        let terms = (Some(deadline), alone);
+        self.link.append(|out| frame::write_request(out, id, method, terms, params));
     }
 
     fn take_id(&self) -> u64 {
@@ -204,9 +215,10 @@ impl<C: Conversation> Connection<C> {
         }
         if now >= self.heard.get() + SILENCE && !self.pinged.replace(true) {
             let id = self.take_id();
-            let ping = Pending { on_answer: None, bytes: 0, expires: None, is_ping: true };
+            let (on_answer, expires) = (None, None);
+            let ping = Pending { on_answer, bytes: 0, expires, is_ping: true, is_alone: false };
             self.pending.borrow_mut().insert(id, ping);
-            self.link.append(|out| frame::write_request(out, id, "ping", None, b"{}"));
+            self.link.append(|out| frame::write_request(out, id, "ping", (None, false), b"{}"));
         }
         let silent = self.heard.get() + SILENCE * if self.pinged.get() { 2 } else { 1 };
         next_expires.into_iter().chain([silent]).min()
@@ -217,8 +229,11 @@ impl<C: Conversation> Connection<C> {
         let pending = self.pending.take();
         self.outstanding.set(0);
         self.outstanding_bytes.set(0);
-        for on_answer in pending.into_values().filter_map(|pending| pending.on_answer) {
-            on_answer(Err(CallError::Lost { worker: self.worker.clone(), pid: self.pid }));
+        for Pending { on_answer, is_alone: alone, .. } in pending.into_values() {
+            if let Some(on_answer) = on_answer {
+                let (worker, pid) = (self.worker.clone(), self.pid);
+                on_answer(Err(CallError::Lost { worker, pid, alone }));
+            }
         }
     }
 
@@ -275,6 +290,13 @@ impl<C: Conversation> Connection<C> {
                     tracing::warn!(conversation = C::NAME, peer = %self.worker, %error, "cannot read how many workers there are");
                 }
             },
+            "in_hand" => {
+                if let Ok(InHand { id, alone }) = serde_json::from_str(params.get())
+                    && let Some(pending) = self.pending.borrow_mut().get_mut(&id)
+                {
+                    pending.is_alone = alone;
+                }
+            }
             _ => {}
         }
     }

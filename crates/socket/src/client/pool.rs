@@ -236,7 +236,7 @@ impl<C: Conversation> Pool<C> {
         let deadline = options.deadline.unwrap_or(self.settings.deadline);
         let now = Instant::now();
         let expires = options.give_up.then(|| now + deadline + GIVE_UP_LATER);
-        connection.send(method, deadline, params, expires, on_answer);
+        connection.send(method, (deadline, options.alone), params, expires, on_answer);
         let silent = now + super::connection::SILENCE;
         self.look_at(expires.map_or(silent, |expires| expires.min(silent)));
         Ok(connection.id)
@@ -275,6 +275,7 @@ impl<C: Conversation> Pool<C> {
     pub(super) async fn call_once(
         &self,
         request: &C::Request,
+        alone: bool,
         end: Instant,
     ) -> Result<C::Answer, CallError> {
         let (sender, receiver) = oneshot::channel();
@@ -286,7 +287,7 @@ impl<C: Conversation> Pool<C> {
         let mut behind = self.waiting.get() > 0;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let options = SendOptions { deadline: Some(left), give_up: true, to: None };
+            let options = SendOptions { deadline: Some(left), give_up: true, alone, to: None };
             let error = if behind {
                 self.want();
                 self.choose(None, 0).err().unwrap_or(SendError::Full)

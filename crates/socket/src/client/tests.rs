@@ -172,8 +172,11 @@ fn a_deadline_passes_and_a_late_answer_is_swallowed() {
         place.serve(echoer.clone(), ServerSettings { window: 1, ..Default::default() });
         let client = place.connected(1).await;
         let answers = Answers::default();
-        let options =
-            SendOptions { deadline: Some(Duration::from_millis(20)), give_up: true, to: None };
+        let options = SendOptions {
+            deadline: Some(Duration::from_millis(20)),
+            give_up: true,
+            ..Default::default()
+        };
         let begun = Instant::now();
         client.send(&say("late"), options, answers.take()).unwrap();
         until(|| answers.len() == 1).await;
@@ -234,7 +237,7 @@ fn a_lost_connection_fails_what_was_out_and_is_made_again() {
         client.changed().await;
         assert_eq!(
             answers.0.borrow()[0],
-            Err(CallError::Lost { worker: "echo/1".into(), pid: 77 })
+            Err(CallError::Lost { worker: "echo/1".into(), pid: 77, alone: false })
         );
         let mut peer = accept(&listener).await;
         peer.write(HELLO).await;
@@ -463,7 +466,13 @@ fn a_silent_server_is_pinged_and_then_left() {
             &hello,
         ));
         let answers = Answers::default();
-        connection.send("say", Duration::from_secs(600), b"{}", None, Box::new(answers.take()));
+        connection.send(
+            "say",
+            (Duration::from_secs(600), false),
+            b"{}",
+            None,
+            Box::new(answers.take()),
+        );
         let begun = Instant::now();
         let at = |seconds: f64| begun + Duration::from_secs_f64(seconds);
         let mut peer = Raw::new(two);
@@ -543,7 +552,7 @@ fn what_expires_soon_is_given_up_in_time_although_the_server_was_pinged() {
         let begun = Instant::now();
         let at = |seconds: u64| begun + Duration::from_secs(seconds);
         let answer = Box::new(answers.take());
-        connection.send("say", Duration::from_secs(20), b"{}", Some(at(20)), answer);
+        connection.send("say", (Duration::from_secs(20), false), b"{}", Some(at(20)), answer);
         // This look sends the ping; the next is due when the request expires, not when the silence does.
         assert_eq!(connection.check_times(at(16)), Some(at(20)));
         connection.check_times(at(20));

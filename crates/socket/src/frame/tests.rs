@@ -4,7 +4,7 @@ use super::*;
 
 fn check(line: &str, expect: &str) {
     let text = match parse(line.as_bytes()) {
-        Ok(Frame::Request { id, method, deadline, params }) => {
+        Ok(Frame::Request { id, method, deadline, params, .. }) => {
             format!("request {id:?} {method} {deadline:?} {}", params.get())
         }
         Ok(Frame::Notification { method, params }) => {
@@ -151,10 +151,16 @@ proptest! {
     fn what_is_written_is_read(id: u64, deadline in proptest::option::of(0u64..1_000_000), text: String) {
         let params = serde_json::to_vec(&text).unwrap();
         let mut out = Vec::new();
-        write_request(&mut out, id, "method", deadline.map(Duration::from_millis), &params);
+        write_request(
+            &mut out,
+            id,
+            "method",
+            (deadline.map(Duration::from_millis), false),
+            &params,
+        );
         prop_assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
         match parse(out.trim_ascii_end()) {
-            Ok(Frame::Request { id: Id::Number(back), method, deadline: told, params }) => {
+            Ok(Frame::Request { id: Id::Number(back), method, deadline: told, params, .. }) => {
                 prop_assert_eq!((back, &*method), (id, "method"));
                 prop_assert_eq!(told, deadline.map(Duration::from_millis));
                 prop_assert_eq!(serde_json::from_str::<String>(params.get()).unwrap(), text);
@@ -169,7 +175,7 @@ fn our_own_frames_are_told_by_their_beginning() {
     for deadline in [None, Some(Duration::from_millis(5000)), Some(Duration::MAX)] {
         for params in ["{}", r#"{"text":"a } \" é"}"#, "[1,{}]"] {
             let mut line = Vec::new();
-            write_request(&mut line, u64::MAX, "route", deadline, params.as_bytes());
+            write_request(&mut line, u64::MAX, "route", (deadline, false), params.as_bytes());
             let line = line.trim_ascii_end();
             let plain = plain_request(line).unwrap();
             assert_eq!((plain.id, plain.method, plain.params), (u64::MAX, "route", params));
@@ -213,7 +219,7 @@ proptest! {
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{tail}}}");
         let is_json = |text: &str| serde_json::from_str::<&RawValue>(text).is_ok();
         if let Some(plain) = plain_request(line.as_bytes()).filter(|plain| is_json(plain.params) && !plain.method.contains('\\')) {
-            let Ok(Frame::Request { id, method, deadline, params }) = parse(line.as_bytes()) else { panic!("{line}") };
+            let Ok(Frame::Request { id, method, deadline, params, .. }) = parse(line.as_bytes()) else { panic!("{line}") };
             prop_assert_eq!((id, &*method, deadline), (Id::Number(plain.id), plain.method, plain.deadline));
             prop_assert_eq!(params.get(), plain.params.trim());
         }

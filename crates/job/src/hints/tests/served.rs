@@ -4,19 +4,27 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use socket::{Conversation, Ownership, Responder, Server, ServerSettings, Service, Serving, bind};
+use socket::{
+    Conversation, ErrorObject, Ownership, Responder, Server, ServerSettings, Service, Serving, bind,
+};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Takes requests, and answers each at once or never.
 struct Kept<C: Conversation> {
     taken: RefCell<Vec<C::Request>>,
+    alone: RefCell<Vec<bool>>,
     held: RefCell<Vec<Responder<C>>>,
     answer: Option<C::Answer>,
+    refusal: Option<i32>,
 }
 
 impl<C: Conversation> Service<C> for Kept<C> {
     fn call(&self, request: C::Request, responder: Responder<C>) {
         self.taken.borrow_mut().push(request);
+        self.alone.borrow_mut().push(responder.is_alone());
+        if let Some(code) = self.refusal {
+            return responder.refuse(ErrorObject::new(code, "no"));
+        }
         match &self.answer {
             Some(answer) => responder.answer(answer),
             None => self.held.borrow_mut().push(responder),
@@ -36,7 +44,17 @@ pub(super) struct Served<C: Conversation> {
 impl<C: Conversation> Served<C> {
     /// Binds the socket and answers every request with `answer`, or keeps it unanswered. Call it within a runtime.
     pub(super) fn new(path: &Path, answer: Option<C::Answer>) -> Self {
-        let kept = Rc::new(Kept { taken: RefCell::default(), held: RefCell::default(), answer });
+        Self::with(path, answer, None)
+    }
+
+    /// Binds the socket and refuses every request with this code.
+    pub(super) fn refusing(path: &Path, code: i32) -> Self {
+        Self::with(path, None, Some(code))
+    }
+
+    fn with(path: &Path, answer: Option<C::Answer>, refusal: Option<i32>) -> Self {
+        let (taken, alone, held) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let kept = Rc::new(Kept { taken, alone, held, answer, refusal });
         let server = Server::new(Rc::clone(&kept) as Rc<dyn Service<C>>, ServerSettings::default());
         let listener = bind(path, &Ownership { mode: 0o600, owner: None }).expect("a socket");
         let listener = UnixListener::from_std(listener).expect("a socket");
@@ -63,6 +81,11 @@ impl<C: Conversation> Served<C> {
         self.kept.taken.borrow().len()
     }
 
+    /// Which of the requests came to be alone in hand.
+    pub(super) fn alone(&self) -> Vec<bool> {
+        self.kept.alone.borrow().clone()
+    }
+
     /// The requests that have come.
     pub(super) fn requests(&self) -> Vec<C::Request>
     where
@@ -81,11 +104,12 @@ impl<C: Conversation> Served<C> {
         self.server.set_workers(workers, crashed);
     }
 
-    /// Cuts all connections.
+    /// Cuts all connections, and nothing is in hand any more, as when a worker dies.
     pub(super) fn cut(&self) {
         for relay in self.relays.take() {
             relay.abort();
         }
+        self.kept.held.take();
     }
 }
 

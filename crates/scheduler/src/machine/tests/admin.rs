@@ -256,12 +256,13 @@ fn held_mail_is_removed_only_if_so_set() {
 fn what_is_held_before_it_is_routed_can_be_seen_and_ended() {
     let mut world = filled(&["a.test"]);
     let strike = |world: &mut World, number: u64| {
-        for _ in 0..3 {
+        for alone in [false, false, true] {
             let token = world.token();
             let request = job::strike::StrikeRequest {
                 handle: handle(id(number)),
                 id: id(number),
                 stage: "router".to_owned(),
+                alone,
             };
             let standing = queue::Standing::Unknown;
             world.turn(vec![Event::Strike { token, request, standing }]);
@@ -330,10 +331,10 @@ fn what_an_operator_or_a_strike_holds_is_never_removed() {
             request.recipients[0].state = State::Held { reason, then: Default::default() };
         }
         if number == 3 {
-            for _ in 0..3 {
+            for alone in [false, false, true] {
                 let token = world.token();
-                let (handle, id) = (handle(id(3)), id(3));
-                let request = job::strike::StrikeRequest { handle, id, stage: "router".to_owned() };
+                let (handle, id, stage) = (handle(id(3)), id(3), "router".to_owned());
+                let request = job::strike::StrikeRequest { handle, id, stage, alone };
                 let standing = queue::Standing::Unknown;
                 world.turn(vec![Event::Strike { token, request, standing }]);
             }

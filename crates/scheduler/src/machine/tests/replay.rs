@@ -243,7 +243,8 @@ impl History {
             Step::Strike(which) => {
                 let number = if which.is_multiple_of(2) { self.pick(*which) } else { None };
                 let id = number.unwrap_or_else(|| id(1_000_000 + u64::from(*which % 4)));
-                let request = StrikeRequest { handle: handle(id), id, stage: "router".to_owned() };
+                let (handle, stage) = (handle(id), "router".to_owned());
+                let request = StrikeRequest { handle, id, stage, alone: which % 3 == 0 };
                 let token = self.world.token();
                 let standing = self.world.standing(&id);
                 self.world.turn(vec![Event::Strike { token, request, standing }]);
@@ -514,7 +515,8 @@ fn a_checkpoint_alone_gives_the_state_back() {
     let strike = |world: &mut World, number| {
         let token = world.token();
         let id = id(number);
-        let request = StrikeRequest { handle: handle(id), id, stage: "router".to_owned() };
+        let (handle, stage) = (handle(id), "router".to_owned());
+        let request = StrikeRequest { handle, id, stage, alone: false };
         world.turn(vec![Event::Strike { token, request, standing: Standing::Unknown }]);
     };
     strike(&mut world, 7000);

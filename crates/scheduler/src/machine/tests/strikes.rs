@@ -11,11 +11,16 @@ fn crash(world: &mut World, peer: u64) {
     world.turn(vec![Event::Crashed { channel, pid: 1000 + peer as u32 }]);
 }
 
+/// A router crashed with a message, and others, in hand.
 fn strike(world: &mut World, number: u64) -> StrikeAnswer {
+    strike_of(world, number, false)
+}
+
+fn strike_of(world: &mut World, number: u64, alone: bool) -> StrikeAnswer {
     let token = world.token();
     let standing = world.standing(&id(number));
-    let request =
-        StrikeRequest { handle: handle(id(number)), id: id(number), stage: "router".to_owned() };
+    let (handle, id) = (handle(id(number)), id(number));
+    let request = StrikeRequest { handle, id, stage: "router".to_owned(), alone };
     world.turn(vec![Event::Strike { token, request, standing }]);
     match world.answers.remove(&token) {
         Some(Answer::Struck(answer)) => answer,
@@ -238,11 +243,47 @@ fn strikes_before_routing_are_remembered() {
     let mut world = World::new();
     assert_eq!(strike(&mut world, 1), StrikeAnswer { strikes: 1, held: false });
     assert_eq!(strike(&mut world, 1), StrikeAnswer { strikes: 2, held: false });
+    assert_eq!(
+        strike(&mut world, 1),
+        StrikeAnswer { strikes: 2, held: false },
+        "it may only have been near"
+    );
+    assert!(world.scheduler.refuses(&id(1), false) && !world.scheduler.refuses(&id(1), true));
+    assert_eq!(strike_of(&mut world, 1, true), StrikeAnswer { strikes: 3, held: true });
     assert_eq!(strike(&mut world, 1), StrikeAnswer { strikes: 3, held: true });
+    assert!(world.scheduler.refuses(&id(1), true));
     let request = message(&world, id(1), &["a.test"]);
     world.enqueue_standing(request, Standing::Unknown);
     let reason = "killed its worker three times (router)";
     assert_eq!(strikes(&world, 1), (3, Some(reason.to_owned())));
     assert!(world.jobs.is_empty());
     assert!(world.scheduler.backlog.struck.is_empty());
+}
+
+#[test]
+fn what_was_taken_over_gets_no_strike_but_what_is_routed_anew_does() {
+    let mut world = World::bare(Default::default());
+    world.start();
+    let request = message(&world, id(1), &["a.test"]);
+    world.enqueue(request);
+    assert_eq!(strike(&mut world, 1), StrikeAnswer { strikes: 0, held: false });
+    let token = world.token();
+    let select = job::admin::Selection { ids: vec![id(1)], ..Default::default() };
+    let change = job::admin::Change { select, reason: None };
+    let request = Box::new(job::admin::AdminRequest::Reroute(change));
+    world.turn(vec![Event::Admin { token, request }]);
+    let wanted = |world: &World| {
+        let messages = vec![job::known::KnownMessage { handle: handle(id(1)), id: id(1) }];
+        let request = job::known::KnownRequest { messages };
+        let answer = world.scheduler.known(&request, &[world.standing(&id(1))]);
+        answer.wanted.first().map(|wanted| wanted.strikes)
+    };
+    assert_eq!(wanted(&world), Some(0));
+    strike(&mut world, 1);
+    strike(&mut world, 1);
+    assert_eq!(wanted(&world), Some(2));
+    assert!(world.scheduler.refuses(&id(1), false) && !world.scheduler.refuses(&id(1), true));
+    assert_eq!(strike_of(&mut world, 1, true), StrikeAnswer { strikes: 3, held: true });
+    assert_eq!(wanted(&world), None, "it would bring the next one down");
+    assert!(world.scheduler.refuses(&id(1), true));
 }

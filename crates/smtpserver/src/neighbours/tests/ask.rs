@@ -27,6 +27,8 @@ struct Scripted {
     crashed: RefCell<Vec<u32>>,
     workers: u32,
     started: Cell<u32>,
+    /// Whether a worker finds nothing else in its hand, when it is asked to see to that.
+    tells_alone: Cell<bool>,
     script: Box<Script>,
 }
 
@@ -44,6 +46,7 @@ impl Scripted {
             crashed: RefCell::default(),
             workers,
             started: Cell::new(0),
+            tells_alone: Cell::new(true),
             script: Box::new(script),
         });
         let farm = Rc::clone(&this);
@@ -72,7 +75,18 @@ impl Scripted {
                 tokio::time::timeout(Duration::from_millis(20), stream.read_line(&mut line)).await;
             match read {
                 Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(_)) => hand.push(serde_json::from_str(&line).expect("a frame")),
+                Ok(Ok(_)) => {
+                    let frame: serde_json::Value = serde_json::from_str(&line).expect("a frame");
+                    if frame["alone"] == true && self.tells_alone.get() {
+                        let (method, id) = ("in_hand", &frame["id"]);
+                        let told = serde_json::json!({ "jsonrpc": "2.0", "method": method, "params": { "id": id, "alone": true } });
+                        stream
+                            .write_all(format!("{told}\n").as_bytes())
+                            .await
+                            .expect("it is taken");
+                    }
+                    hand.push(frame);
+                }
                 Err(_) if hand.is_empty() => {}
                 Err(_) => match self.take(pid, &mut hand) {
                     Some(answers) => {
@@ -138,6 +152,43 @@ fn a36_the_third_crash_shows_the_culprit() {
         let answer = case.farms.verify(&question(POISON)).await;
         assert!(matches!(answer, Err(Unavailable::Crashed)), "{answer:?}");
         assert_eq!(farm.taken.borrow().len(), 3);
+    });
+}
+
+#[test]
+fn a36_who_was_not_alone_in_hand_goes_round_again() {
+    run(async {
+        let case = Case::new();
+        let farm = Scripted::start(&case, 1, |farm, _, _| match farm.taken.borrow().len() {
+            // Of another one's question, whatever this worker had not read yet.
+            ..=4 => Act::Crash,
+            _ => Act::Answer,
+        });
+        farm.tells_alone.set(false);
+        let answer = case.farms.verify(&question("a@example.test")).await;
+        assert!(answer.is_ok(), "{answer:?}");
+        assert_eq!(farm.taken.borrow().len(), 5);
+    });
+}
+
+#[test]
+fn a36_the_last_crash_must_be_one() {
+    run(async {
+        let case = Case::new();
+        let farm = Scripted::start(&case, 1, |farm, _, _| {
+            let taken = farm.taken.borrow().len();
+            // Not alone, three times; and a worker that an operator kills.
+            farm.tells_alone.set(taken >= 3);
+            match taken {
+                ..=3 => Act::Crash,
+                4 => Act::Die,
+                _ => Act::Answer,
+            }
+        });
+        farm.tells_alone.set(false);
+        let answer = case.farms.verify(&question("a@example.test")).await;
+        assert!(answer.is_ok(), "{answer:?}");
+        assert_eq!(farm.taken.borrow().len(), 5);
     });
 }
 
