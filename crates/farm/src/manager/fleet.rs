@@ -359,6 +359,8 @@ impl Manager<'_> {
             return;
         };
         child.state = WorkerState::Draining;
+        // It will say so itself, if it is there at all.
+        child.board.slot(child.slot).set_state(WorkerState::Draining);
         let kill_at = now + within;
         child.kill_at = Some(child.kill_at.map_or(kill_at, |before| before.min(kill_at)));
         let message = ToWorker::Drain { reason, within_ms: within.as_millis() as u64 };
