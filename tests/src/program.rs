@@ -73,7 +73,12 @@ pub fn as_user(user: &str, program: &str) -> Command {
 
 /// Runs a command to its end, with its output kept.
 pub fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    let name = format!("{command:?}");
+    // A program that was just written is busy while a child of another test, on its way to exec, has it open for writing.
+    crate::until("a program can be executed", || match command.stdin(Stdio::null()).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+        output => Some(output.unwrap_or_else(|error| panic!("{name}: {error}"))),
+    })
 }
 
 /// Runs a Python program and gives what it printed; its failure fails the test.

@@ -103,7 +103,7 @@ impl<'site> Operator<'site> {
     }
 
     fn managers(&self) -> Vec<u32> {
-        let all = FARMS.iter().chain(&["requeue"]);
+        let all = FARMS.iter().chain(&["requeue", "compact"]);
         all.map(|farm| self.grange.manager(farm)).collect()
     }
 
@@ -284,7 +284,8 @@ fn twenty_reloads_and_five_upgrades_under_load_lose_nothing() {
 }
 
 /// Each farm under a manager of its own, which nobody supervises.
-const ALONE: &[&str] = &["local", "smtp", "error", "scheduler", "router", "requeue", "smtpserver"];
+const ALONE: &[&str] =
+    &["local", "smtp", "error", "scheduler", "router", "requeue", "compact", "smtpserver"];
 
 #[test]
 fn lone_managers_reload_and_are_upgraded_under_load() {
