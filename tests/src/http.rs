@@ -60,7 +60,9 @@ fn read(stream: &TcpStream) -> std::io::Result<Post> {
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line)?;
+        if reader.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         match line.trim_end() {
             "" => break,
             line => headers.push(line.to_owned()),

@@ -158,10 +158,11 @@ fn kill_again_at(points: &[&str]) {
     for point in points {
         let site = site();
         let life = Life::begin(&site);
-        life.faults.arm("scheduler.answer.before", "kill");
-        life.faults.wait("scheduler.answer.before", 1);
+        // Before the scheduler dies: the one that follows it may be quick.
         life.faults.arm(point, "kill");
+        life.faults.arm("scheduler.answer.before", "kill");
         life.faults.wait(point, 1);
+        life.faults.wait("scheduler.answer.before", 1);
         eprintln!("killed at {point}");
         life.end();
     }

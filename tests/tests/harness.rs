@@ -1,9 +1,13 @@
 //! The harness against itself: its client, its sinks and Postfix, without Grange between them.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use tests::{
-    Answer, Burst, Client, Event, Postfix, Sink, SmtpSink, burst, find, free_port, run, until,
+    Answer, Burst, Client, Event, HttpServer, Postfix, Sink, SmtpSink, burst, find, free_port, run,
+    until,
 };
 
 #[test]
@@ -68,4 +72,24 @@ fn postfix_delivers_and_relays() {
             .iter()
             .all(|message| message.contains("Delivered-To: bob@postfix.example"))
     );
+}
+
+#[test]
+fn a_post_that_ends_early_was_not_made() {
+    let web = HttpServer::start(Duration::ZERO);
+    let post = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, web.port)).expect("it listens");
+        stream.write_all(bytes).expect("written");
+        stream.shutdown(std::net::Shutdown::Write).expect("closed");
+        let mut answer = String::new();
+        // Whoever did not make a post is not answered.
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    let whole = b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody";
+    for length in 0..whole.len() {
+        assert_eq!(post(&whole[..length]), "", "{length} bytes");
+    }
+    assert!(post(whole).starts_with("HTTP/1.1 200"));
+    assert_eq!(web.posts().len(), 1);
 }

@@ -1,16 +1,14 @@
 //! The worker: passes, until nobody asks for another and nothing is left to be copied.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use farm::{Worker, WorkerError};
+use farm::{Asked, Worker, WorkerError};
 use job::Acknowledged;
 use job::compact::{Compact, CompactRequest};
 use queue::Compaction;
 use socket::{ClientSettings, Responder, Service};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::pass::{Pass, Report};
 use crate::{Assignment, counter};
@@ -25,10 +23,6 @@ pub enum Error {
 
 /// How long the scheduler may take to answer: it may be replaying its ledger, and it answers when that is synced.
 const HOME_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a worker that has done its passes waits for one who is about to ask.
-const LINGER: Duration = Duration::from_millis(500);
-/// The longest reason that is logged, in characters.
-const REASON_MAX: usize = 200;
 
 /// Runs a worker of farm `compact`: one pass, and those that are asked for meanwhile; then returns.
 pub async fn run(
@@ -44,21 +38,11 @@ pub async fn run(
         now: || SystemTime::now().into(),
     };
     let asked = Rc::new(Asked::default());
-    worker.serve::<Compact>("compact.compact", Rc::clone(&asked) as Rc<dyn Service<Compact>>)?;
+    worker.serve::<Compact>("compact.compact", Rc::new(Asking(Rc::clone(&asked))))?;
     worker.ready();
-    until_drained(&worker, passes(&pass, &asked, |counter, add| worker.count(counter, add))).await;
+    // Passes are harmless to cut off: what was not done is done by the next.
+    worker.until_draining(passes(&pass, &asked, |counter, add| worker.count(counter, add))).await;
     Ok(())
-}
-
-/// Passes are harmless to cut off at any point: what was not done is done by the next.
-async fn until_drained(worker: &Worker, passes: impl Future<Output = ()>) {
-    let mut passes = std::pin::pin!(passes);
-    let mut draining = std::pin::pin!(worker.draining());
-    std::future::poll_fn(|context| match passes.as_mut().poll(context) {
-        std::task::Poll::Ready(()) => std::task::Poll::Ready(()),
-        std::task::Poll::Pending => draining.as_mut().poll(context),
-    })
-    .await;
 }
 
 /// Makes passes until nobody asked since the last began, and it left nothing that it might have copied.
@@ -69,8 +53,7 @@ pub(crate) async fn passes(pass: &Pass, asked: &Asked, count: impl Fn(usize, u64
         if more || asked.is_asked() {
             continue;
         }
-        // Whoever made the manager start this worker has connected, and may not have been heard yet.
-        if timeout(LINGER, asked.wait()).await.is_err() {
+        if !asked.lingers().await {
             return;
         }
     }
@@ -107,43 +90,12 @@ async fn one(pass: &Pass, count: &impl Fn(usize, u64)) -> bool {
     more && moved > 0
 }
 
-/// Who asked for a pass.
-#[derive(Default)]
-pub(crate) struct Asked {
-    is_asked: Cell<bool>,
-    last_reason: RefCell<String>,
-    asked: Notify,
-}
+/// Those who ask for passes.
+struct Asking(Rc<Asked>);
 
-impl Asked {
-    /// Somebody asks for a pass.
-    pub(crate) fn ask(&self, reason: &str) {
-        self.is_asked.set(true);
-        self.last_reason.replace(reason.chars().take(REASON_MAX).collect());
-        self.asked.notify_one();
-    }
-
-    /// A pass begins: it serves all that asked until now.
-    fn begin(&self) {
-        if self.is_asked.take() {
-            tracing::debug!(reason = %self.last_reason.borrow().escape_debug(), "a compact pass was asked for");
-        }
-    }
-
-    fn is_asked(&self) -> bool {
-        self.is_asked.get()
-    }
-
-    async fn wait(&self) {
-        while !self.is_asked() {
-            self.asked.notified().await;
-        }
-    }
-}
-
-impl Service<Compact> for Asked {
+impl Service<Compact> for Asking {
     fn call(&self, request: CompactRequest, responder: Responder<Compact>) {
-        self.ask(&request.reason);
+        self.0.ask(&request.reason);
         responder.answer(&Acknowledged {});
     }
 }

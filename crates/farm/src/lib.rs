@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asked;
 mod handover;
 pub mod manager;
 mod notify;
@@ -30,6 +31,7 @@ pub mod upgrade;
 mod worker;
 mod workers;
 
+pub use asked::Asked;
 pub use handover::DrainReason;
 pub use sys::fault;
 pub use worker::{Alone, Connection, Job, Worker, WorkerError};

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -223,6 +224,17 @@ impl Worker {
     /// When a draining worker is killed if it has not ended.
     pub fn drain_ends(&self) -> Option<Instant> {
         self.inner.drain.get().map(|(_, ends)| ends)
+    }
+
+    /// Does work that may be cut off at any point, until it is done or draining begins.
+    pub async fn until_draining(&self, work: impl Future<Output = ()>) {
+        let mut work = std::pin::pin!(work);
+        let mut draining = std::pin::pin!(self.draining());
+        std::future::poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => draining.as_mut().poll(context),
+        })
+        .await;
     }
 
     /// Resolves when draining has begun and nothing is in hand any more: no connection, no job, no unanswered request. What was

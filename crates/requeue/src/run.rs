@@ -1,16 +1,14 @@
 //! The worker: passes, until nobody asks for another and nothing young is left.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use farm::{Worker, WorkerError};
+use farm::{Asked, Worker, WorkerError};
 use job::Acknowledged;
 use job::requeue::{Requeue, RequeueRequest};
 use queue::{Recovery, Segment};
 use socket::{ClientSettings, Responder, Service};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::pass::{Pass, Progress};
 use crate::strikes::Strikes;
@@ -26,9 +24,6 @@ pub enum Error {
 
 /// How long the scheduler may take to say what it knows: it may be replaying its ledger.
 const KNOWN_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long a worker that has done its passes waits for one who is about to ask.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// Runs a worker of farm `requeue`: one pass, and those that are asked for meanwhile; then returns.
 pub async fn run(
@@ -55,21 +50,11 @@ pub async fn run(
     pass.scheduler.connect();
     pass.router.connect();
     let asked = Rc::new(Asked::default());
-    worker.serve::<Requeue>("requeue.requeue", Rc::clone(&asked) as Rc<dyn Service<Requeue>>)?;
+    worker.serve::<Requeue>("requeue.requeue", Rc::new(Asking(Rc::clone(&asked))))?;
     worker.ready();
-    until_drained(&worker, passes(&pass, &asked, |counter, add| worker.count(counter, add))).await;
+    // Passes are harmless to cut off: what was not done is done by the next.
+    worker.until_draining(passes(&pass, &asked, |counter, add| worker.count(counter, add))).await;
     Ok(())
-}
-
-/// Passes are harmless to cut off at any point: what was not done is done by the next.
-async fn until_drained(worker: &Worker, passes: impl Future<Output = ()>) {
-    let mut passes = std::pin::pin!(passes);
-    let mut draining = std::pin::pin!(worker.draining());
-    std::future::poll_fn(|context| match passes.as_mut().poll(context) {
-        std::task::Poll::Ready(()) => std::task::Poll::Ready(()),
-        std::task::Poll::Pending => draining.as_mut().poll(context),
-    })
-    .await;
 }
 
 /// Makes passes until nobody asked since the last began, and nothing was left because it was too young.
@@ -84,8 +69,7 @@ pub(crate) async fn passes(pass: &Pass, asked: &Asked, count: impl Fn(usize, u64
             continue;
         }
         let Some(come_again_at) = come_again_at else {
-            // Whoever made the manager start this worker has connected, and may not have been heard yet.
-            if timeout(LINGER, asked.wait()).await.is_err() {
+            if !asked.lingers().await {
                 return;
             }
             continue;
@@ -141,46 +125,12 @@ async fn one(
     }
 }
 
-/// Who asked for a pass.
-#[derive(Default)]
-pub(crate) struct Asked {
-    is_asked: Cell<bool>,
-    last_reason: RefCell<String>,
-    asked: Notify,
-}
+/// Those who ask for passes.
+struct Asking(Rc<Asked>);
 
-/// The longest reason that is logged, in characters.
-const REASON_MAX: usize = 200;
-
-impl Asked {
-    /// Somebody asks for a pass.
-    pub(crate) fn ask(&self, reason: &str) {
-        self.is_asked.set(true);
-        self.last_reason.replace(reason.chars().take(REASON_MAX).collect());
-        self.asked.notify_one();
-    }
-
-    /// A pass begins: it serves all that asked until now.
-    fn begin(&self) {
-        if self.is_asked.take() {
-            tracing::debug!(reason = %self.last_reason.borrow().escape_debug(), "a requeue pass was asked for");
-        }
-    }
-
-    fn is_asked(&self) -> bool {
-        self.is_asked.get()
-    }
-
-    async fn wait(&self) {
-        while !self.is_asked() {
-            self.asked.notified().await;
-        }
-    }
-}
-
-impl Service<Requeue> for Asked {
+impl Service<Requeue> for Asking {
     fn call(&self, request: RequeueRequest, responder: Responder<Requeue>) {
-        self.ask(&request.reason);
+        self.0.ask(&request.reason);
         responder.answer(&Acknowledged {});
     }
 }

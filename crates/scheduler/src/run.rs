@@ -23,7 +23,8 @@ use job::route::{Route, RouteRequest};
 use mail::Address;
 use queue::{Ledger, LedgerError};
 use socket::{
-    CallError, Client, ClientSettings, ErrorObject, Responder, SendError, SendOptions, codes,
+    CallError, Client, ClientSettings, ErrorObject, Responder, STANDSTILL, SendError, SendOptions,
+    codes,
 };
 
 use self::inbox::{AnyResponder, Inbox, Incoming};
@@ -59,9 +60,7 @@ const ROUTER: &str = "router.route";
 const HINTS_MAX: usize = 256;
 /// How long router may take: it answers when the scheduler has acknowledged the message.
 const ROUTE_DEADLINE: Duration = Duration::from_secs(10);
-/// A turn that comes so much later than it should tells that this process was stopped, or its machine slept.
-const STANDSTILL: Duration = Duration::from_secs(1);
-/// How long it reads then before it goes on.
+/// After a standstill it reads so long before it goes on.
 const CATCH_UP: Duration = Duration::from_millis(100);
 /// After a crash of a scheduler, messages are taken over only when the senders had this time to tell what it had in hand: what
 /// killed it may be among the first that come.

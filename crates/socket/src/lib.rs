@@ -29,6 +29,10 @@ mod server;
 #[cfg(test)]
 mod testing;
 
+/// Whoever looks at the time so much later than it meant to was stopped, or its machine slept: nobody was silent in that time, for
+/// nobody listened.
+pub const STANDSTILL: std::time::Duration = std::time::Duration::from_secs(1);
+
 pub use client::{CallError, Client, ClientSettings, Peer, PeerId, SendError, SendOptions};
 pub use conversation::{
     Conversation, ErrorObject, Request, RequestError, codes, read_text, write_json,

@@ -36,7 +36,7 @@ const KEPT_BYTES: usize = 4096;
 /// Farms whose workers may be struck.
 const FARMS: &[&str] =
     &["smtpserver", "contentfilter", "router", "scheduler", "smtp", "local", "error", "requeue"];
-/// Points at which whoever comes by is killed or stopped.
+/// Points at which whoever comes by is killed.
 const POINTS: &[&str] = &[
     "segment.write.after",
     "segment.sync.before",
@@ -117,15 +117,11 @@ fn main() -> ExitCode {
         let quiet = torture.draw(QUIET_MAX_MS);
         std::thread::sleep(Duration::from_millis(quiet));
     }
-    torture.heal();
+    println!("all faults are over");
     let more = traffic.accepted() + 100;
     until("mail flows when all is over", || (traffic.accepted() >= more).then_some(()));
     let sent = traffic.stop();
-    let report = torture.reckon(&sent, &sink);
-    match report {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    if torture.reckon(&sent, &sink) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn arguments() -> Option<(u64, u64)> {
@@ -376,12 +372,6 @@ impl<'site> Torture<'site> {
         drop(grange);
         self.grange = Some(self.site.start());
         ("restart", status.to_string())
-    }
-
-    /// All faults are over.
-    fn heal(&mut self) {
-        self.away.store(false, Ordering::Relaxed);
-        println!("all faults are over");
     }
 
     /// Compares what was accepted with what arrived, and says whether all is well.

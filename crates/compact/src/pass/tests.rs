@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::{ByteSize, Span};
+use farm::Asked;
 use job::home::{Here, Moved};
 use queue::{Local, Segment};
 use socket::{
@@ -12,7 +13,7 @@ use socket::{
 use tokio::net::UnixListener;
 
 use super::*;
-use crate::run::{Asked, passes};
+use crate::run::passes;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
 const SIZE: u64 = 10 << 10;

@@ -10,6 +10,8 @@
 
 use std::time::{Duration, Instant};
 
+use socket::STANDSTILL;
+
 use super::Manager;
 use super::fleet::Wake;
 use crate::handover::{self, ToWorker};
@@ -18,8 +20,6 @@ use crate::handover::{self, ToWorker};
 const EVERY: Duration = Duration::from_secs(30);
 /// How long a worker may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A look that comes so much later than it should tells that this process was stopped, and perhaps the workers with it.
-const STANDSTILL: Duration = Duration::from_secs(1);
 
 impl Manager<'_> {
     /// Probes when it is time, and has silent workers replaced.
@@ -34,6 +34,7 @@ impl Manager<'_> {
             if due > now {
                 wake.at(due);
             } else if now.duration_since(due) > STANDSTILL {
+                // We were stopped, and perhaps the workers with us.
                 child.probed = Some(now);
                 wake.at(now + PATIENCE);
             } else {

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! What must hold: no commit is answered before a sync that began after its write has succeeded; after a failed write or
-//! sync no record is written to that file, and its footer lists what had been synced before alone; an accept record and its body stand in one segment, or the body in a file
-//! that was synced, with its directory, before.
+//! sync no record is written to that file, and its footer lists only what had been synced before; an accept record and its
+//! body stand in one segment, or the body in a file that was synced, with its directory, before.
 
 use std::collections::HashMap;
 use std::io;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use farm::Asked;
 use job::Acknowledged;
 use job::strike::{StrikeAnswer, StrikeRequest};
 use mail::MessageId;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
 use super::*;
-use crate::run::{Asked, passes};
+use crate::run::passes;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
 

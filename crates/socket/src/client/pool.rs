@@ -11,12 +11,10 @@ use tokio::sync::{Notify, oneshot};
 use super::connection::{Connection, FarmState, OnAnswer};
 use super::{CallError, ClientSettings, GIVE_UP_LATER, Peer, PeerId, SendError, SendOptions, dial};
 use crate::frame::{FRAME_BYTES, LINE_BYTES_MAX};
-use crate::{Conversation, Request};
+use crate::{Conversation, Request, STANDSTILL};
 
 /// Deadlines are looked at this often at most.
 const TICK: Duration = Duration::from_millis(50);
-/// A look that comes so much later than it should tells that this process was stopped.
-const STANDSTILL: Duration = Duration::from_secs(1);
 /// So many crashes are remembered, not to be told twice.
 const CRASHES_KEPT: usize = 256;
 
