@@ -5,14 +5,19 @@ mod load;
 mod measure;
 mod postfix;
 mod relay;
+mod start;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::{output, target_dir};
 use crate::{Failure, usage};
 
 /// A benchmark: its name, and what runs it with the options after its name.
-type Benchmark = (&'static str, fn(&Options) -> Result<bool, Failure>);
+type Benchmark = (&'static str, fn(&[&str]) -> Result<bool, Failure>);
 
 /// To add one: a module above and a line here.
-const BENCHMARKS: &[Benchmark] = &[("relay", relay::run)];
+const BENCHMARKS: &[Benchmark] = &[("relay", relay::run), ("start", start::run)];
 
 /// Runs the benchmark of that name.
 pub(crate) fn run(name: &str, words: &[&str]) -> Result<bool, Failure> {
@@ -21,72 +26,106 @@ pub(crate) fn run(name: &str, words: &[&str]) -> Result<bool, Failure> {
         .iter()
         .find(|(known, _)| *known == name)
         .ok_or_else(|| usage(format!("no benchmark {name}; there is {}", names.join(", "))))?;
-    benchmark(&Options::parse(words)?)
+    benchmark(words)
 }
 
-/// What every benchmark may be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Options {
-    /// How often each contender is measured; the medians count.
-    rounds: usize,
-    /// Messages in a round.
-    messages: usize,
-    /// SMTP sessions at once.
-    sessions: usize,
-    /// Bytes of a message.
-    length: usize,
-    /// Only this contender, for a look at one alone.
-    only: Option<String>,
-}
-
-impl Options {
-    /// Whether a contender takes part.
-    fn wants(&self, contender: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == contender)
+/// Takes options that are each followed by a number.
+fn numbers(words: &[&str], known: &mut [(&str, &mut usize)]) -> Result<(), Failure> {
+    for pair in words.chunks(2) {
+        let [name, value] = pair else {
+            return Err(usage(format!("{} needs a number", pair.join(" "))));
+        };
+        let Some((_, field)) = known.iter_mut().find(|(known, _)| known == name) else {
+            return Err(usage(format!("bench does not know {name}")));
+        };
+        **field =
+            value.parse().map_err(|_| usage(format!("{name} needs a number, not {value}")))?;
     }
+    Ok(())
+}
 
-    fn parse(words: &[&str]) -> Result<Self, Failure> {
-        let mut options =
-            Self { rounds: 3, messages: 10_000, sessions: 20, length: 4096, only: None };
-        for pair in words.chunks(2) {
-            let (name, value) = match pair {
-                [name, value] => (*name, *value),
-                _ => return Err(usage(format!("{} needs a number", pair.join(" ")))),
-            };
-            let field = match name {
-                "--only" => {
-                    options.only = Some(value.to_owned());
-                    continue;
-                }
-                "--rounds" => &mut options.rounds,
-                "--messages" => &mut options.messages,
-                "--sessions" => &mut options.sessions,
-                "--length" => &mut options.length,
-                _ => return Err(usage(format!("bench does not know {name}"))),
-            };
-            *field =
-                value.parse().ok().filter(|number| *number > 0).ok_or_else(|| {
-                    usage(format!("{name} needs a number from 1 on, not {value}"))
-                })?;
+/// Where a round's files are when the target directory is closed to other users: on disk, unlike what /tmp may be.
+const ELSEWHERE: &str = "/var/tmp/grange-bench";
+
+/// A folder for what is measured, which its users may pass through.
+struct Scratch {
+    folder: PathBuf,
+}
+
+impl Scratch {
+    fn new(name: &str) -> Result<Self, Failure> {
+        let mut above = target_dir()?.join("bench");
+        if !is_passable(&above)? {
+            println!("{} is closed to other users: using {ELSEWHERE}", above.display());
+            above = ELSEWHERE.into();
         }
-        Ok(options)
+        let folder = above.join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        open_to_all(&folder)?;
+        Ok(Self { folder })
     }
+
+    /// Removes it when all went well, else says where it is.
+    fn end(self, result: Result<(), Failure>) -> Result<bool, Failure> {
+        if result.is_ok() {
+            std::fs::remove_dir_all(&self.folder)?;
+        } else {
+            eprintln!("xtask: configurations and logs are kept in {}", self.folder.display());
+        }
+        result.map(|()| true)
+    }
+}
+
+/// Whether every folder above lets any user through.
+fn is_passable(folder: &Path) -> Result<bool, Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    for above in folder.ancestors().skip(1).filter(|above| above.is_absolute()) {
+        if above.try_exists()? && above.metadata()?.permissions().mode() & 0o001 == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes a folder passable for the users that programs run as.
+fn open_to_all(folder: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn file_system(folder: &Path) -> Result<String, Failure> {
+    let table = output(Command::new("df").arg("--output=fstype").arg(folder))?;
+    Ok(table.lines().nth(1).unwrap_or("unknown").trim().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
-    fn options_are_taken_or_refused() {
-        let options =
-            Options::parse(&["--rounds", "1", "--messages", "500"]).expect("good options");
-        assert_eq!((options.rounds, options.messages, options.sessions), (1, 500, 20));
-        assert!(options.wants("grange"));
-        for wrong in
-            [&["--rounds"][..], &["--rounds", "0"], &["--speed", "9"], &["--messages", "x"]]
-        {
-            assert!(Options::parse(wrong).is_err(), "{wrong:?}");
+    fn a_folder_below_a_closed_one_is_not_passable() {
+        let closed = std::env::temp_dir().join(format!("xtask-closed-{}", std::process::id()));
+        let below = closed.join("a/b");
+        std::fs::create_dir_all(&below).expect("a folder");
+        for (mode, passable) in [(0o755, true), (0o700, false)] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&closed, mode).expect("our own");
+            assert_eq!(is_passable(&below).expect("it is there"), passable);
         }
+        std::fs::remove_dir_all(&closed).expect("our own");
+    }
+
+    #[test]
+    fn numbers_are_taken_or_refused() {
+        let (mut one, mut two) = (1, 2);
+        let mut known = [("--one", &mut one), ("--two", &mut two)];
+        numbers(&["--two", "7"], &mut known).expect("good options");
+        for wrong in [&["--one"][..], &["--three", "3"], &["--one", "x"], &["--one", "-1"]] {
+            assert!(numbers(wrong, &mut known).is_err(), "{wrong:?}");
+        }
+        assert_eq!((one, two), (1, 7));
     }
 }

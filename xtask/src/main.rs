@@ -33,6 +33,9 @@ usage: cargo xtask test [--filter TEXT] [--fast]
            missing, and came twice
        cargo xtask bench relay [--rounds 3] [--messages 10000] [--sessions 20] [--length 4096] [--only floor|grange|postfix]
            smtp-source through Grange, and through Postfix, to smtp-sink
+       cargo xtask bench start [--messages N] [--recipients 1000000] [--lanes 10000] [--passed N] [--wait 14400]
+           how long a start takes with a large queue, and what that takes of the scheduler's memory; by default with a recipient a
+           message, with a hundred, and after ten times as many messages have passed
 ";
 
 fn main() -> ExitCode {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::{Failure, root};
 
@@ -105,18 +106,27 @@ impl Guarded {
             None => Ok(()),
         }
     }
+
+    /// Asks it to end and waits until it has, so long at most; says how long that took.
+    pub(crate) fn stop(&mut self, longest: Duration) -> Result<Duration, Failure> {
+        let begun = Instant::now();
+        let pid = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status()?;
+        while begun.elapsed() < longest {
+            if self.child.try_wait()?.is_some() {
+                return Ok(begun.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err(format!("{} does not end when asked", self.name).into())
+    }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status().is_ok();
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(15);
-        while asked && std::time::Instant::now() < until {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(std::time::Duration::from_millis(10)),
-                _ => return,
-            }
+        let has_ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        if has_ended || self.stop(Duration::from_secs(15)).is_ok() {
+            return;
         }
         eprintln!("xtask: {} does not end when asked; killing it", self.name);
         let _ = self.child.kill();

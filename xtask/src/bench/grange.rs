@@ -1,15 +1,24 @@
 //! Grange as a contender: the configuration of the manual with ports and paths of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::load::{free_port, wait_for_port};
 use crate::Failure;
 use crate::process::{Guarded, cargo, is_root, output, succeeds, target_dir};
 
+/// Builds the release binary; says where it is.
+pub(super) fn build() -> Result<PathBuf, Failure> {
+    if !succeeds(&mut cargo(&["build", "--quiet", "--release", "--package", "grange"]))? {
+        return Err("grange does not build".into());
+    }
+    Ok(target_dir()?.join("release").join("grange"))
+}
+
 /// A running Grange that relays everything to a sink.
 pub(super) struct Grange {
-    _child: Guarded,
+    pub(super) child: Guarded,
+    file: PathBuf,
     /// Where it takes mail.
     pub(super) port: u16,
     /// What it says of its version.
@@ -17,24 +26,35 @@ pub(super) struct Grange {
 }
 
 impl Grange {
-    /// Builds the release binary and starts it in a folder of its own.
+    /// Builds the release binary, starts it in a folder of its own and waits until it takes mail.
     pub(super) fn start(folder: &Path, sink: u16) -> Result<Self, Failure> {
-        if !succeeds(&mut cargo(&["build", "--quiet", "--release", "--package", "grange"]))? {
-            return Err("grange does not build".into());
-        }
+        let binary = build()?;
+        let mut grange = Self::spawn(&binary, folder, sink)?;
+        grange.version = output(Command::new(&binary).arg("--version"))?.trim().to_owned();
+        wait_for_port(grange.port, &mut grange.child)?;
+        Ok(grange)
+    }
+
+    /// Starts it in a folder and waits for nothing.
+    pub(super) fn spawn(binary: &Path, folder: &Path, sink: u16) -> Result<Self, Failure> {
         let port = free_port()?;
         let file = folder.join("grange.toml");
         std::fs::create_dir_all(folder)?;
         std::fs::write(&file, configuration(folder, port, sink))?;
         let log = std::fs::File::create(folder.join("log"))?;
-        let binary = target_dir()?.join("release").join("grange");
-        let version = output(Command::new(&binary).arg("--version"))?.trim().to_owned();
-        let mut command = Command::new(&binary);
+        let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(&file).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
-        let mut child = Guarded::spawn("grange", &mut command)?;
-        wait_for_port(port, &mut child)?;
-        Ok(Self { _child: child, port, version })
+        let child = Guarded::spawn("grange", &mut command)?;
+        Ok(Self { child, file, port, version: String::new() })
+    }
+
+    /// What `grange status --json` prints, without white space.
+    pub(super) fn status(&self, binary: &Path) -> Result<String, Failure> {
+        let mut command = Command::new(binary);
+        command.args(["status", "--json", "--config"]).arg(&self.file);
+        let text = command.stderr(Stdio::null()).output()?.stdout;
+        Ok(String::from_utf8_lossy(&text).split_whitespace().collect())
     }
 }
 

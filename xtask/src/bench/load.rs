@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Options;
+use super::relay::Options;
 use crate::Failure;
 use crate::process::{Guarded, find, is_root};
 

@@ -9,15 +9,13 @@
 //! Rounds are interleaved, so that a machine whose speed drifts does so for everyone, and medians are compared.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
-use super::Options;
 use super::grange::Grange;
 use super::load::{Sink, send};
 use super::measure::{machine_cpu, median};
 use super::postfix::Postfix;
-use crate::process::{output, target_dir};
+use super::{Scratch, file_system, numbers};
 use crate::{Failure, packages, usage};
 
 /// The contenders, in the order of every round.
@@ -29,27 +27,60 @@ const HEADINGS: &str = "  accepted/s    relayed/s   CPU µs a message";
 /// Messages sent to each contender before the first round, so that its processes run and its caches are warm.
 const WARM_UP: usize = 500;
 
+/// What the benchmark may be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Options {
+    /// How often each contender is measured; the medians count.
+    rounds: usize,
+    /// Messages in a round.
+    messages: usize,
+    /// SMTP sessions at once.
+    pub(super) sessions: usize,
+    /// Bytes of a message.
+    pub(super) length: usize,
+    /// Only this contender, for a look at one alone.
+    only: Option<String>,
+}
+
+impl Options {
+    /// Whether a contender takes part.
+    fn wants(&self, contender: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == contender)
+    }
+
+    fn parse(words: &[&str]) -> Result<Self, Failure> {
+        let mut options =
+            Self { rounds: 3, messages: 10_000, sessions: 20, length: 4096, only: None };
+        let (named, counted): (Vec<&[&str]>, Vec<&[&str]>) =
+            words.chunks(2).partition(|pair| pair.first() == Some(&"--only") && pair.len() == 2);
+        options.only = named.last().and_then(|pair| pair.last()).map(|only| (*only).to_owned());
+        numbers(
+            &counted.concat(),
+            &mut [
+                ("--rounds", &mut options.rounds),
+                ("--messages", &mut options.messages),
+                ("--sessions", &mut options.sessions),
+                ("--length", &mut options.length),
+            ],
+        )?;
+        let all = [options.rounds, options.messages, options.sessions, options.length];
+        if all.contains(&0) {
+            return Err(usage("bench relay needs numbers from 1 on"));
+        }
+        Ok(options)
+    }
+}
+
 /// Measures and prints the table.
-pub(super) fn run(options: &Options) -> Result<bool, Failure> {
+pub(super) fn run(words: &[&str]) -> Result<bool, Failure> {
+    let options = Options::parse(words)?;
     if let Some(only) = options.only.as_deref().filter(|only| !NAMES.contains(only)) {
         return Err(usage(format!("no contender {only}; there are {}", NAMES.join(", "))));
     }
     packages::provide()?;
-    let mut scratch = target_dir()?.join("bench");
-    if !is_passable(&scratch)? {
-        println!("{} is closed to the contenders' users: using {ELSEWHERE}", scratch.display());
-        scratch = ELSEWHERE.into();
-    }
-    let folder = scratch.join(format!("relay-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    open_to_all(&folder)?;
-    let result = measure(options, &folder);
-    if result.is_ok() {
-        std::fs::remove_dir_all(&folder)?;
-    } else {
-        eprintln!("xtask: configurations and logs are kept in {}", folder.display());
-    }
-    result.map(|()| true)
+    let scratch = Scratch::new("relay")?;
+    let result = measure(&options, &scratch.folder);
+    scratch.end(result)
 }
 
 fn measure(options: &Options, folder: &Path) -> Result<(), Failure> {
@@ -187,55 +218,26 @@ fn table(contenders: &[Contender]) {
     }
 }
 
-/// Where a round's files are when the target directory is closed to other users: on disk, unlike what /tmp may be.
-const ELSEWHERE: &str = "/var/tmp/grange-bench";
-
-/// Whether every folder above lets any user through.
-fn is_passable(folder: &Path) -> Result<bool, Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    for above in folder.ancestors().skip(1).filter(|above| above.is_absolute()) {
-        if above.try_exists()? && above.metadata()?.permissions().mode() & 0o001 == 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Makes a folder passable for the users that the contenders run as.
-fn open_to_all(folder: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
-}
-
-fn file_system(folder: &Path) -> Result<String, Failure> {
-    let table = output(Command::new("df").arg("--output=fstype").arg(folder))?;
-    Ok(table.lines().nth(1).unwrap_or("unknown").trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
-    fn a_folder_below_a_closed_one_is_not_passable() {
-        let closed = std::env::temp_dir().join(format!("xtask-closed-{}", std::process::id()));
-        let below = closed.join("a/b");
-        std::fs::create_dir_all(&below).expect("a folder");
-        for (mode, passable) in [(0o755, true), (0o700, false)] {
-            let mode = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(&closed, mode).expect("our own");
-            assert_eq!(is_passable(&below).expect("it is there"), passable);
+    fn options_are_taken_or_refused() {
+        let options =
+            Options::parse(&["--rounds", "1", "--messages", "500"]).expect("good options");
+        assert_eq!((options.rounds, options.messages, options.sessions), (1, 500, 20));
+        assert!(options.wants("grange"));
+        for wrong in
+            [&["--rounds"][..], &["--rounds", "0"], &["--speed", "9"], &["--messages", "x"]]
+        {
+            assert!(Options::parse(wrong).is_err(), "{wrong:?}");
         }
-        std::fs::remove_dir_all(&closed).expect("our own");
     }
 
     #[test]
     fn an_unknown_contender_is_refused() {
-        let options = Options::parse(&["--only", "typo"]).expect("good options");
-        let refused = run(&options).expect_err("nobody by that name").to_string();
+        let refused = run(&["--only", "typo"]).expect_err("nobody by that name").to_string();
         assert!(refused.contains("no contender typo"), "{refused}");
     }
 }
