@@ -29,7 +29,7 @@ const HURRY: Duration = Duration::from_secs(4);
 /// How long processes are given to settle before their memory is read.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Descriptors that we need at most.
-const DESCRIPTORS: usize = 60_000;
+const DESCRIPTORS: usize = 16_000;
 const KIBIBYTE: f64 = 1024.0;
 
 /// Measures and prints.
@@ -55,7 +55,7 @@ pub(super) struct Figures {
 /// Runs all and prints it.
 pub(super) fn measure(options: &Options, folder: &Path) -> Result<Figures, Failure> {
     let pid = std::process::id().to_string();
-    let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
+    let limit = format!("--nofile={DESCRIPTORS}:");
     output(Command::new("prlimit").args(["--pid", &pid, &limit]))?;
     let port = free_port()?;
     let quiet = Contender::start("grange", &folder.join("quiet"), port)?;
