@@ -266,6 +266,9 @@ impl Scheduler {
             let pause = (u64::from(seconds) * 1000).min(THROTTLE_MS_MAX);
             lane.not_before = lane.not_before.max(turn.now.mono.saturating_add(pause));
         }
+        if let Some(what) = answer.damaged {
+            self.hold_damaged(turn, job, what);
+        }
         let mut outcomes: Vec<(u32, Outcome)> =
             answer.outcomes.into_iter().map(|one| (one.index, one.outcome)).collect();
         outcomes.sort_by_key(|(index, _)| *index);
@@ -281,6 +284,15 @@ impl Scheduler {
             self.plan_review(turn.now, job.lane);
         }
         self.refresh(turn.now, job.lane);
+    }
+
+    /// Holds a message that its agent could not read whole: it would fail in the same way each time, and an operator may be able
+    /// to help. A report is written without the message that it is about.
+    fn hold_damaged(&mut self, turn: &mut Turn<'_>, job: &Job, mut what: String) {
+        if job.report.is_none() && self.backlog.same(job.slot, &job.id).is_some() {
+            cut(&mut what, TEXT_BYTES_MAX);
+            self.hold(turn, job.slot, format!("damaged: {what}"));
+        }
     }
 
     fn lane_answered(&mut self, now: Now, job: &Job, answered: bool, delivered: bool) {
