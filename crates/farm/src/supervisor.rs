@@ -1,7 +1,7 @@
 //! `grange run`: binds the TCP listeners, starts a manager for each farm, and restarts one that dies.
 //!
-//! Farms start one after the other, in the plan's order: the next when the one before has said that it is ready, or after five
-//! seconds. They stop in the reverse order. The supervisor holds the TCP listeners, so a manager's death refuses nobody.
+//! Farms start one after the other, in the plan's order: the next when the one before has said that it is ready, or a moment later: one
+//! that has much to load keeps nobody waiting. They stop in the reverse order. The supervisor holds the TCP listeners, so a manager's death refuses nobody.
 
 mod succession;
 
@@ -24,7 +24,7 @@ use crate::setup::{self, Mark, Owners};
 use crate::succession::{STATE_VARIABLE, inherited, rehearsal};
 
 /// A farm that has not said that it is ready holds up the next for so long.
-const READY_WAIT: Duration = Duration::from_secs(5);
+const READY_WAIT: Duration = Duration::from_millis(100);
 /// At a stop, a manager that has not ended holds up the stop of the next for so long.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 /// At a stop, managers that have not ended after so long are killed.

@@ -21,6 +21,8 @@ pub(crate) mod log;
 mod logs;
 pub mod machine;
 mod reclaim;
+pub(crate) mod record;
+mod replay;
 pub(crate) mod standing;
 mod view;
 
@@ -30,7 +32,8 @@ use standing::Ending;
 
 pub use view::{LedgerView, read_standings};
 
-/// A checkpoint is due when more than this was appended since the last, and more than twice what that one took.
+/// A checkpoint is due when more than this was appended since the last, and more than half of what that one took: a start then reads
+/// half as much again as lives, at most.
 const CHECKPOINT_BYTES_MIN: u64 = 8 << 20;
 
 type Waiter = oneshot::Sender<Result<(), LedgerError>>;
@@ -108,15 +111,17 @@ impl SpoolLedger {
         })
     }
 
-    fn replay_all(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
+    async fn replay_all(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
         let Some(found) = self.found.borrow_mut().take() else {
             return Err(LedgerError::Damaged("the ledger has been replayed already".into()));
         };
-        let mut endings = Vec::new();
-        for log in found.logs.get(found.start..).unwrap_or_default() {
-            log::replay(log, &self.layout, &self.book.standings, apply, &mut endings)?;
-            self.shared.bytes.set(self.shared.bytes.get() + log.end);
-        }
+        let (layout, book) = (self.layout.clone(), self.book.clone());
+        let (found, endings) = replay::all(found, layout, book, apply).await?;
+        let mut replayed = found.logs.get(found.start..).unwrap_or_default().iter();
+        let checkpoint = replayed.clone().next().map_or(0, log::Log::checkpoint_bytes);
+        let all = replayed.by_ref().map(|log| log.end).sum::<u64>();
+        self.shared.checkpoint_bytes.set(checkpoint);
+        self.shared.bytes.set(all - checkpoint);
         self.shared.unproven.set(found.certainty == Certainty::Unproven);
         self.start(found, endings)
     }
@@ -257,8 +262,11 @@ async fn waited(answer: oneshot::Receiver<Result<(), LedgerError>>) -> Result<()
 }
 
 impl Ledger for SpoolLedger {
-    fn replay(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
-        self.replay_all(apply)
+    fn replay<'a>(
+        &'a self,
+        apply: &'a mut dyn FnMut(Record),
+    ) -> Local<'a, Result<(), LedgerError>> {
+        Box::pin(self.replay_all(apply))
     }
 
     fn append(&self, records: &[Record]) -> Result<Mark, LedgerError> {
@@ -288,7 +296,7 @@ impl Ledger for SpoolLedger {
     }
 
     fn checkpoint_due(&self) -> bool {
-        let worth = CHECKPOINT_BYTES_MIN.max(2 * self.shared.checkpoint_bytes.get());
+        let worth = CHECKPOINT_BYTES_MIN.max(self.shared.checkpoint_bytes.get() / 2);
         let wanted = self.shared.unproven.get() || self.shared.bytes.get() >= worth;
         // A full disk must not stop a ledger that still has room: without a new log it goes on in the one it has.
         let possible = self.shared.spare.get() == Spare::There;

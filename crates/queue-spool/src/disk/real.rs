@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::rand::GetRandomFlags;
 
@@ -180,6 +180,15 @@ impl DiskFile for RealFile {
         match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(bytes),
             done => Ok(done?),
+        }
+    }
+
+    fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(&self.0, SeekFrom::Data(offset)) {
+            Ok(data) => Ok(Some(data)),
+            Err(Errno::NXIO) => Ok(None),
+            // A file system that does not tell: all of it is read.
+            Err(_) => Ok(Some(offset)),
         }
     }
 }

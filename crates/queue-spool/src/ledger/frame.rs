@@ -18,6 +18,8 @@ use crate::scan::Window;
 const FRAME_HEAD_BYTES: usize = 32;
 const FRAME_ALIGNMENT: u64 = 32;
 const MAGIC: [u8; 2] = *b"Lf";
+/// How much is looked through until it is asked anew where something stands.
+const LOOK_BYTES: u64 = 1 << 20;
 /// The largest payload of a frame, in bytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 256 << 20;
 
@@ -107,6 +109,7 @@ fn frame_head(bytes: &[u8], nonce: &Nonce, offset: u64) -> Option<FrameHead> {
 
 /// Walks through the frames of a log.
 pub(crate) struct Frames<'a> {
+    file: &'a dyn DiskFile,
     window: Window<'a>,
     nonce: Nonce,
     pub(crate) offset: u64,
@@ -120,7 +123,7 @@ impl<'a> Frames<'a> {
         let size = file.size()?;
         let offset = HEAD_BYTES as u64;
         let window = Window::new(file, size);
-        Ok(Self { window, nonce: head.nonce, offset, synced: offset, size })
+        Ok(Self { file, window, nonce: head.nonce, offset, synced: offset, size })
     }
 
     /// The next frame; nothing where no valid one follows: the end, or damage.
@@ -150,7 +153,14 @@ impl<'a> Frames<'a> {
     pub(crate) fn synced_beyond(&mut self) -> io::Result<u64> {
         let mut synced = 0;
         let mut offset = self.offset + FRAME_ALIGNMENT;
+        let mut data = offset;
         while offset < self.size {
+            // What was preallocated and not written is not read.
+            if offset >= data {
+                let Some(next) = self.file.data_from(offset)? else { break };
+                offset = offset.max(next / FRAME_ALIGNMENT * FRAME_ALIGNMENT);
+                data = offset + LOOK_BYTES;
+            }
             let may_begin = self.window.at(offset, FRAME_HEAD_BYTES)?.starts_with(&MAGIC);
             if may_begin && let Some(head) = self.valid_at(offset)? {
                 synced = synced.max(head.synced);
