@@ -59,6 +59,11 @@ def log(text, **fields):
     print(f"agent-webhook: {text} {words}".rstrip(), file=sys.stderr, flush=True)
 
 
+def error_of(code, message):
+    """An error reply's part."""
+    return {"error": {"code": code, "message": message[:400]}}
+
+
 class Refused(Exception):
     """A request that gets an error reply."""
 
@@ -95,7 +100,7 @@ class Connection:
         self.send({"jsonrpc": "2.0", "method": method, "params": params})
 
     def refuse(self, request_id, code, message):
-        self.send({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message[:400]}})
+        self.send({"jsonrpc": "2.0", "id": request_id, **error_of(code, message)})
 
     def is_up(self):
         """Whether the other end is still there, as the kernel knows now."""
@@ -164,22 +169,24 @@ class Connection:
         try:
             self.agent.pool.submit(self.work, request_id, params, deadline)
         except RuntimeError:
-            self.finished()
+            with self.counting:
+                self.outstanding -= 1
             self.refuse(request_id, NOT_TAKEN, "not taken: this agent drains")
 
     def work(self, request_id, params, deadline):
         try:
-            result = self.agent.deliver(params, lambda: self.gate(deadline))
-            self.send({"jsonrpc": "2.0", "id": request_id, "result": result})
+            answer = {"result": self.agent.deliver(params, lambda: self.gate(deadline))}
         except Refused as refused:
-            self.refuse(request_id, refused.code, str(refused))
+            answer = error_of(refused.code, str(refused))
         except GateClosed as closed:
-            self.refuse(request_id, DEADLINE, str(closed))
+            answer = error_of(DEADLINE, str(closed))
         except Exception as error:  # whatever it was, the scheduler must get an answer
             log("cannot deliver", error=repr(error))
-            self.refuse(request_id, INTERNAL, repr(error))
-        finally:
-            self.finished()
+            answer = error_of(INTERNAL, repr(error))
+        # The next job may come as soon as this is answered: whoever looks whether there is room waits until it is counted.
+        with self.counting:
+            self.send({"jsonrpc": "2.0", "id": request_id, **answer})
+            self.outstanding -= 1
 
     def gate(self, deadline):
         """The dot gate: called right before what cannot be undone."""
@@ -187,10 +194,6 @@ class Connection:
             raise GateClosed("the deadline has passed")
         if not self.is_up():
             raise GateClosed("the connection has gone")
-
-    def finished(self):
-        with self.counting:
-            self.outstanding -= 1
 
 
 class Agent:

@@ -1,15 +1,27 @@
 //! `cargo xtask bench NAME`: measurements, each in a file of its own.
 
+mod all;
+mod beside;
+mod contender;
+mod counts;
 mod grange;
+mod journal;
+mod latency;
 mod load;
 mod measure;
+mod memory;
+mod options;
+mod plot;
 mod postfix;
 mod relay;
+mod sessions;
+mod speak;
 mod start;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use self::journal::Journal;
 use crate::process::{output, target_dir};
 use crate::{Failure, usage};
 
@@ -17,7 +29,16 @@ use crate::{Failure, usage};
 type Benchmark = (&'static str, fn(&[&str]) -> Result<bool, Failure>);
 
 /// To add one: a module above and a line here.
-const BENCHMARKS: &[Benchmark] = &[("relay", relay::run), ("start", start::run)];
+const BENCHMARKS: &[Benchmark] = &[
+    ("all", all::run),
+    ("relay", relay::run),
+    ("accept", relay::run_accept),
+    ("latency", latency::run),
+    ("sessions", sessions::run),
+    ("backlog", beside::run_backlog),
+    ("isolation", beside::run_isolation),
+    ("start", start::run),
+];
 
 /// Runs the benchmark of that name.
 pub(crate) fn run(name: &str, words: &[&str]) -> Result<bool, Failure> {
@@ -50,10 +71,12 @@ const ELSEWHERE: &str = "/var/tmp/grange-bench";
 /// A folder for what is measured, which its users may pass through.
 struct Scratch {
     folder: PathBuf,
+    journal: Option<Journal>,
 }
 
 impl Scratch {
-    fn new(name: &str) -> Result<Self, Failure> {
+    /// Makes it; with `journal`, as a file system of its own.
+    fn new(name: &str, journal: bool) -> Result<Self, Failure> {
         let mut above = target_dir()?.join("bench");
         if !is_passable(&above)? {
             println!("{} is closed to other users: using {ELSEWHERE}", above.display());
@@ -61,12 +84,21 @@ impl Scratch {
         }
         let folder = above.join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
+        let journal = if journal { Some(Journal::mount(&folder)?) } else { None };
         open_to_all(&folder)?;
-        Ok(Self { folder })
+        println!(
+            "file system: {}; {} CPUs",
+            file_system(&folder)?,
+            std::thread::available_parallelism()?
+        );
+        Ok(Self { folder, journal })
     }
 
     /// Removes it when all went well, else says where it is.
     fn end(self, result: Result<(), Failure>) -> Result<bool, Failure> {
+        if let Some(journal) = self.journal {
+            journal.unmount(result.is_ok())?;
+        }
         if result.is_ok() {
             std::fs::remove_dir_all(&self.folder)?;
         } else {
@@ -94,9 +126,12 @@ fn open_to_all(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The file system of a folder with its options, as the kernel names them.
 fn file_system(folder: &Path) -> Result<String, Failure> {
-    let table = output(Command::new("df").arg("--output=fstype").arg(folder))?;
-    Ok(table.lines().nth(1).unwrap_or("unknown").trim().to_owned())
+    let mut command = Command::new("findmnt");
+    command.args(["-n", "-o", "FSTYPE,OPTIONS", "--target"]).arg(folder);
+    let text = output(&mut command)?;
+    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

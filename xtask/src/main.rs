@@ -31,8 +31,16 @@ usage: cargo xtask test [--filter TEXT] [--fast]
        cargo xtask torture [--minutes 10] [--seed NUMBER]
            load and faults together: kills, stops, full and failing disks, reloads, upgrades; ends with what was accepted, is
            missing, and came twice
-       cargo xtask bench relay [--rounds 3] [--messages 10000] [--sessions 20] [--length 4096] [--only floor|grange|postfix]
-           smtp-source through Grange, and through Postfix, to smtp-sink
+       cargo xtask bench relay|accept|latency|sessions|backlog|isolation|all
+             [--rounds 3] [--messages 10000] [--sessions 20] [--length 4096] [--recipients 1] [--reuse] [--journal]
+             [--only floor|grange|postfix] [--plot FILE.svg]
+           relay      smtp-source through Grange, and through Postfix, to smtp-sink
+           accept     the same without a next hop
+           latency    from the last byte to 250, and from there to the next hop
+           sessions   memory of idle farms and sessions; new connections beside slow clients
+           backlog    relaying beside a million deferred recipients
+           isolation  relaying beside a dead and a silent destination
+           all        every measure that has a goal, five rounds, beside its goal
        cargo xtask bench start [--messages N] [--recipients 1000000] [--lanes 10000] [--passed N] [--wait 14400]
            how long a start takes with a large queue, and what that takes of the scheduler's memory; by default with a recipient a
            message, with a hundred, and after ten times as many messages have passed

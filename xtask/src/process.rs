@@ -94,6 +94,20 @@ impl Guarded {
         Ok(Self { child, name })
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Closes its standard input and waits for its end, which that brings about.
+    pub(crate) fn finish(&mut self) -> Result<(), Failure> {
+        let status = self.child.wait()?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(format!("{} ended with {status}", self.name).into()),
+        }
+    }
+
     /// The child's standard output, once.
     pub(crate) fn stdout(&mut self) -> Option<std::process::ChildStdout> {
         self.child.stdout.take()

@@ -49,7 +49,10 @@ impl Options {
 const PROFILE: &str = "faults";
 
 /// The steps, by name.
-const STEPS: &[&str] = &["fmt", "clippy", "tidy", "unit", "system", "fuzz"];
+const STEPS: &[&str] = &["fmt", "clippy", "tidy", "unit", "simulation", "system", "fuzz"];
+
+/// How many crashes of the simulated disk a whole run makes, and a fast one.
+const CRASHES: (u64, u64) = (20_000, 2_000);
 
 /// How many tests passed and failed; a step that is no test run counts as one test.
 #[derive(Debug, Default, Clone, Copy)]
@@ -91,7 +94,12 @@ pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
         report.step("tidy", || one(tidy::run()));
     }
     if options.wants("unit") {
-        report.step("unit", || tests(options, &["--workspace", "--exclude", "tests"], &[]));
+        let which = ["--workspace", "--exclude", "tests"];
+        let names: Vec<&str> = options.tests().into_iter().collect();
+        report.step("unit", || tests(&which, &names, &[]));
+    }
+    if options.wants("simulation") {
+        report.step("simulation", || simulation(options));
     }
     if options.wants("system") {
         report.step("system", || match provided {
@@ -128,10 +136,19 @@ fn clippy() -> Result<Count, Failure> {
     one(succeeds(&mut cargo(&lints)))
 }
 
+/// The simulations at their full scale: what runs among the unit tests is a small part of them.
+fn simulation(options: &Options) -> Result<Count, Failure> {
+    let crashes = if options.fast { CRASHES.1 } else { CRASHES.0 };
+    let spool = ["--profile", "simulation", "--package", "queue-spool", "--lib", "at_any_point"];
+    tests(&spool, &["--nocapture"], &[("SPOOL_CRASHES", &crashes.to_string())])
+}
+
 /// The system tests: the real program on loopback, built like the one that is shipped, but with fault points and every assertion.
 fn system(options: &Options) -> Result<Count, Failure> {
     let Some(binary) = build_with_faults()? else { return Ok(Count::one(false)) };
-    tests(options, &["--package", "tests"], &[("GRANGE_BINARY", &binary)])
+    // Timing matters to the system tests, and some of them load the machine.
+    let words: Vec<&str> = options.tests().into_iter().chain(["--test-threads=2"]).collect();
+    tests(&["--package", "tests"], &words, &[("GRANGE_BINARY", &binary)])
 }
 
 /// Builds the program with fault points, and says where it is; nothing when it does not build.
@@ -146,20 +163,12 @@ pub(crate) fn build_with_faults() -> Result<Option<String>, Failure> {
     Ok(Some(binary.to_owned()))
 }
 
-/// Runs `cargo test` and adds up what libtest says at the end of each test program.
-fn tests(
-    options: &Options,
-    which: &[&str],
-    environment: &[(&str, &str)],
-) -> Result<Count, Failure> {
+/// Runs `cargo test` and adds up what libtest says at the end of each test program, which is given `words`.
+fn tests(which: &[&str], words: &[&str], environment: &[(&str, &str)]) -> Result<Count, Failure> {
     let mut arguments = vec!["test", "--quiet", "--no-fail-fast"];
     arguments.extend_from_slice(which);
     arguments.push("--");
-    arguments.extend(options.tests());
-    // Timing matters to the system tests, and some of them load the machine.
-    if !environment.is_empty() {
-        arguments.push("--test-threads=2");
-    }
+    arguments.extend_from_slice(words);
     let mut count = Count::default();
     let mut command = cargo(&arguments);
     command.envs(environment.iter().copied());
@@ -213,9 +222,9 @@ impl Report {
     }
 
     fn print(&self) {
-        println!("\n{:<8} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
+        println!("\n{:<10} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
         for (name, count, took) in &self.steps {
-            println!("{name:<8} {:>7} {:>7} {:>8}", count.passed, count.failed, took.as_secs());
+            println!("{name:<10} {:>7} {:>7} {:>8}", count.passed, count.failed, took.as_secs());
         }
         println!();
     }

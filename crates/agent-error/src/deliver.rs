@@ -191,11 +191,13 @@ impl Inner {
         }
     }
 
-    /// Reads the message if it has at most `full_bytes_max`, else its header section. One that is gone is no error: its sender
-    /// is told without it.
+    /// Reads the message if it has at most `full_bytes_max`, else its header section. One that is gone or damaged is no error:
+    /// its sender is told without it.
     async fn read(&self, handle: &Handle, full_bytes_max: u64) -> Result<Read, ReadError> {
         match self.read_open(handle, full_bytes_max).await {
-            Err(ReadError::Gone(..) | ReadError::Foreign(_)) => Ok(Read::Gone),
+            Err(ReadError::Gone(..) | ReadError::Damaged(..) | ReadError::Foreign(_)) => {
+                Ok(Read::Gone)
+            }
             other => other,
         }
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agent::{Agent, Counters, Gate, Job, Trail, unreadable};
+use agent::{Agent, Counters, Gate, Job, Trail, damage, unreadable};
 use bytes::Bytes;
 use config::Problem;
 use job::deliver::{DeliverAnswer, DeliverRecipient, DeliverRequest, RecipientOutcome};
@@ -296,6 +296,10 @@ fn unquoted(local_part: &str) -> String {
 }
 
 fn answer(request: &DeliverRequest, results: Vec<Result<Published, Refusal>>) -> DeliverAnswer {
+    let damaged = results.iter().find_map(|result| match result {
+        Err(Refusal::Read(error)) => damage(error),
+        _ => None,
+    });
     let outcomes: Vec<RecipientOutcome> = request
         .recipients
         .iter()
@@ -305,7 +309,7 @@ fn answer(request: &DeliverRequest, results: Vec<Result<Published, Refusal>>) ->
             RecipientOutcome { index: recipient.index, outcome }
         })
         .collect();
-    DeliverAnswer { outcomes, lane: None, throttle: None }
+    DeliverAnswer { outcomes, damaged, ..DeliverAnswer::default() }
 }
 
 fn outcome(

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use agent::{Job, Outgoing, Trail};
+use agent::{Job, Outgoing, Trail, damage};
 use bytes::Bytes;
 use job::deliver::{DeliverAnswer, DeliverRequest, RecipientOutcome};
 use mail::{BodyType, Outcome, Reply, StatusCode, header};
@@ -66,7 +66,7 @@ impl<'a> Delivery<'a> {
     fn new(smtp: &'a Smtp, job: &'a Job) -> Self {
         let recipients = job.request.recipients.len();
         let answer =
-            DeliverAnswer { outcomes: Vec::with_capacity(recipients), lane: None, throttle: None };
+            DeliverAnswer { outcomes: Vec::with_capacity(recipients), ..DeliverAnswer::default() };
         let pending = (0..recipients).collect();
         Self { smtp, job, pending, answer, trace: Trace::default() }
     }
@@ -185,7 +185,12 @@ impl<'a> Delivery<'a> {
     }
 
     /// Drives the transaction to its end: envelope, body, and the dot if the gate is open.
-    async fn converse(&self, connection: &mut Connection, outgoing: &mut Outgoing, first: Bytes) {
+    async fn converse(
+        &mut self,
+        connection: &mut Connection,
+        outgoing: &mut Outgoing,
+        first: Bytes,
+    ) {
         let (timeouts, gate) = (&self.smtp.assignment.settings.timeouts, &self.job.gate);
         let bound = gate.deadline();
         if connection.turn(timeouts, bound).await != Step::Body {
@@ -202,6 +207,7 @@ impl<'a> Delivery<'a> {
                 Ok(piece) => piece,
                 Err(error) => {
                     warn_unreadable(&self.job.request, &error);
+                    self.answer.damaged = damage(&error);
                     return connection.client.abandon(unreadable_reply());
                 }
             };
@@ -258,6 +264,7 @@ impl<'a> Delivery<'a> {
 
     fn unreadable(&mut self, error: &ReadError) {
         warn_unreadable(&self.job.request, error);
+        self.answer.damaged = damage(error);
         self.defer_pending(&unreadable_reply());
     }
 

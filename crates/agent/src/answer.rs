@@ -9,23 +9,30 @@ use queue::ReadError;
 /// The same outcome for every recipient of a job.
 pub fn answer_all(request: &DeliverRequest, outcome: &Outcome) -> DeliverAnswer {
     let of = |index| RecipientOutcome { index, outcome: outcome.clone() };
-    DeliverAnswer {
-        outcomes: request.recipients.iter().map(|recipient| of(recipient.index)).collect(),
-        lane: None,
-        throttle: None,
-    }
+    let outcomes = request.recipients.iter().map(|recipient| of(recipient.index)).collect();
+    DeliverAnswer { outcomes, ..DeliverAnswer::default() }
 }
 
-/// What a job is answered whose message cannot be read: every recipient is deferred with 4.3.0, and nothing was sent.
+/// What a job is answered whose message cannot be read: every recipient is deferred with 4.3.0, and nothing was sent. One that
+/// is damaged is to be held.
 pub fn unreadable(request: &DeliverRequest, error: &ReadError) -> DeliverAnswer {
     tracing::warn!(id = %request.id, handle = %request.handle, %error, "message cannot be read");
     let text = match error {
-        ReadError::Gone(..) => "message is not in the queue or is damaged",
+        ReadError::Gone(..) => "message is not in the queue",
+        ReadError::Damaged(..) => "message is damaged in the queue",
         ReadError::Foreign(_) => "message is in another queue",
         ReadError::Io { .. } => "queue cannot be read",
     };
     let reply = Reply::ours(StatusCode::new(4, 3, 0), text);
-    answer_all(request, &Outcome::Deferred(reply))
+    DeliverAnswer { damaged: damage(error), ..answer_all(request, &Outcome::Deferred(reply)) }
+}
+
+/// What is damaged and where, for [`DeliverAnswer::damaged`]; nothing if the message is only not to be had.
+pub fn damage(error: &ReadError) -> Option<String> {
+    match error {
+        ReadError::Damaged(_, what) => Some(what.clone()),
+        ReadError::Gone(..) | ReadError::Foreign(_) | ReadError::Io { .. } => None,
+    }
 }
 
 /// The counters that [`Counters::outcomes`] adds to; an agent's own `COUNTERS` contains them in this order.

@@ -17,7 +17,7 @@ mod outgoing;
 mod serve;
 mod trail;
 
-pub use answer::{Counters, OUTCOME_COUNTERS, answer_all, unreadable};
+pub use answer::{Counters, OUTCOME_COUNTERS, answer_all, damage, unreadable};
 pub use gate::Gate;
 pub use outgoing::Outgoing;
 pub use serve::{Error, run};

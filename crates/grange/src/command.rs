@@ -39,6 +39,9 @@ pub enum Failure {
     /// What was asked for is not there: 66.
     #[error("{0}")]
     NotFound(String),
+    /// A message is damaged: 65.
+    #[error("{0}")]
+    Damaged(String),
     /// A farm refused, in these words: 75.
     #[error("{0}")]
     Refused(String),
@@ -51,6 +54,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 64,
+            Self::Damaged(_) => 65,
             Self::NotFound(_) => 66,
             Self::Unavailable(_) => 69,
             Self::System(error) if stores::is_newer(error) => 78,
@@ -138,6 +142,7 @@ fn stored_somewhere(configuration: &Configuration) -> Result<(), Failure> {
 fn unreadable(error: ReadError) -> Failure {
     match error {
         ReadError::Gone(..) | ReadError::Foreign(_) => Failure::NotFound(error.to_string()),
+        ReadError::Damaged(..) => Failure::Damaged(error.to_string()),
         ReadError::Io { .. } => Failure::System(error.into()),
     }
 }

@@ -148,7 +148,7 @@ pub struct Page {
 pub struct QueuedMessage {
     /// Its id.
     pub id: MessageId,
-    /// `accepted` (not routed yet), `queued`, `active` or `held`.
+    /// `accepted` (not routed yet), `queued`, `active`, `held`, or `damaged` (not routed, and its record fails its checks).
     pub state: String,
     /// The reverse-path; null is `<>`.
     pub sender: Option<Address>,

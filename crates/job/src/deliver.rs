@@ -98,7 +98,7 @@ pub struct Report {
 }
 
 /// What became of each recipient. One that is missing is deferred.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliverAnswer {
     /// By recipient.
     #[serde(default)]
@@ -110,6 +110,10 @@ pub struct DeliverAnswer {
     /// The destination asks for a pause of the lane, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttle: Option<u32>,
+    /// The stored message fails its checks, and was sent to nobody who is not among the delivered: the scheduler holds it with
+    /// these words, which say what is damaged and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// What became of one recipient.

@@ -309,7 +309,7 @@ fn deliver() {
                 outcome(4, Outcome::Failed(refused())),
             ],
             lane: None,
-            throttle: None,
+            ..DeliverAnswer::default()
         },
     );
     golden.answer(
@@ -318,7 +318,16 @@ fn deliver() {
         DeliverAnswer {
             outcomes: vec![],
             lane: Some(Reply::ours(StatusCode::new(4, 4, 1), "cannot connect: connection refused")),
-            throttle: None,
+            ..DeliverAnswer::default()
+        },
+    );
+    golden.answer(
+        "deliver",
+        "damaged",
+        DeliverAnswer {
+            outcomes: vec![outcome(0, Outcome::Deferred(busy()))],
+            damaged: Some("intake/1/7.seg at byte 4160: its record fails its checksum".to_owned()),
+            ..DeliverAnswer::default()
         },
     );
     golden.answer(
@@ -328,6 +337,7 @@ fn deliver() {
             outcomes: vec![outcome(0, Outcome::Deferred(busy()))],
             lane: None,
             throttle: Some(60),
+            ..DeliverAnswer::default()
         },
     );
     golden.error(

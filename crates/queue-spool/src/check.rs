@@ -215,7 +215,7 @@ fn check_stripe(
             // Given back while we looked.
             Ok(None) => {}
             Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
-            Err(Fault::Gone(what)) => {
+            Err(Fault::Gone(what) | Fault::Damaged(what)) => {
                 let damage = DamageReport { offset: 0, bytes: 0, id: None, what, torn_end: false };
                 report.segments.push(SegmentReport {
                     segment: segment.to_string(),
@@ -253,9 +253,7 @@ fn check_segment(
 ) -> Result<Option<SegmentReport>, Fault> {
     let path = layout.segment(segment);
     let file = match OpenFile::open(disk, &path, FileKind::Segment) {
-        Err(Fault::Gone(why)) => {
-            return if is_missing(disk, &path) { Ok(None) } else { Err(Fault::Gone(why)) };
-        }
+        Err(Fault::Gone(_)) if is_missing(disk, &path) => return Ok(None),
         file => file?,
     };
     let found = scan(&file, &mut |met| check_body(disk, layout, &file, segment, &met, bodies))?;
@@ -320,7 +318,7 @@ fn check_body(
             read_through(disk, layout, &body, nonce)
         }
     };
-    if let Err(Fault::Gone(what) | Fault::Io(what, _)) = checked {
+    if let Err(Fault::Gone(what) | Fault::Damaged(what) | Fault::Io(what, _)) = checked {
         bodies.damage.push(damage(what));
     }
 }

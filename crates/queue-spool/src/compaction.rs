@@ -130,7 +130,7 @@ pub(crate) fn survey(
             }
             Ok((bytes, false)) => open_bytes = open_bytes.saturating_add(bytes),
             // Given back meanwhile, or damaged: it is not for us to judge.
-            Err(Fault::Gone(_)) => {}
+            Err(Fault::Gone(_) | Fault::Damaged(_)) => {}
             Err(fault) => return Err(of_fault(fault)),
         }
     }
@@ -158,7 +158,7 @@ pub(crate) fn held(
         Ok(entries) => {
             Ok(entries.unwrap_or_default().iter().map(|one| of_entry(name, one)).collect())
         }
-        Err(Fault::Gone(_)) => Ok(Vec::new()),
+        Err(Fault::Gone(_) | Fault::Damaged(_)) => Ok(Vec::new()),
         Err(fault) => Err(of_fault(fault)),
     }
 }
@@ -195,6 +195,10 @@ fn of_fault(fault: Fault) -> CompactionError {
         Fault::Io(context, source) => CompactionError::Io { context, source },
         Fault::Gone(context) => {
             let source = Arc::new(io::ErrorKind::NotFound.into());
+            CompactionError::Io { context, source }
+        }
+        Fault::Damaged(context) => {
+            let source = Arc::new(io::ErrorKind::InvalidData.into());
             CompactionError::Io { context, source }
         }
     }

@@ -53,7 +53,7 @@ pub(crate) fn look(
     (segment, offset): CopyName,
 ) -> Result<(MessagePlace, Timestamp), Fault> {
     let file = OpenFile::open(disk, &layout.copy(segment, offset), FileKind::Moved)?;
-    let damaged = || Fault::Gone("its moved record is damaged".into());
+    let damaged = || file.damaged(OFFSET, "the head of its record fails its checksum");
     let head = codec::head(&file.read(OFFSET, HEAD_BYTES)?, file.nonce(), OFFSET);
     let head = head.ok_or_else(damaged)?;
     let json = file.read(OFFSET + HEAD_BYTES as u64, head.accept_bytes as usize)?;
@@ -63,7 +63,7 @@ pub(crate) fn look(
     let body = match (head.kind, &line.body) {
         (Kind::Message, BodyAt::Here) => Kept::Within,
         (Kind::Accept, BodyAt::File { .. }) => Kept::Apart,
-        _ => return Err(damaged()),
+        _ => return Err(file.damaged(OFFSET, "it is no record of a moved message")),
     };
     let place = MessagePlace { record, body, home: Home::Moved };
     Ok((place, line.accept.accepted_at))
@@ -75,7 +75,7 @@ pub(crate) fn check(disk: &dyn Disk, layout: &Layout, place: &MessagePlace) -> R
     let file = OpenFile::open(disk, &layout.moved(record), FileKind::Moved)?;
     let bytes = file.read(OFFSET, record.length as usize)?;
     let kinds = [Kind::Message, Kind::Accept];
-    check_record(&bytes, file.nonce(), OFFSET, &kinds, record.id).map(drop)
+    check_record(&file, &bytes, OFFSET, &kinds, record.id).map(drop)
 }
 
 /// What a copy says, for listing.
@@ -94,6 +94,9 @@ pub(crate) fn list(disk: &dyn Disk, layout: &Layout, stripe: Stripe) -> Result<V
             Ok(listed) => found.push(listed),
             Err(Fault::Gone(why)) => {
                 tracing::debug!(%segment, offset, why, "a moved message is not listed");
+            }
+            Err(Fault::Damaged(what)) => {
+                tracing::error!(%segment, offset, what, "a moved message is damaged; it is set aside");
             }
             Err(Fault::Io(what, error)) => {
                 tracing::error!(%segment, offset, what, %error, "a moved message cannot be read");
@@ -229,7 +232,7 @@ impl Original {
         let file = OpenFile::open(disk, &layout.segment(record.segment), FileKind::Segment)?;
         let mut bytes = file.read(record.offset, record.length as usize)?;
         let kinds = [Kind::Message, Kind::Accept];
-        let head = check_record(&bytes, file.nonce(), record.offset, &kinds, record.id)?;
+        let head = check_record(&file, &bytes, record.offset, &kinds, record.id)?;
         let line = accept_line(&bytes, &head)?;
         let mut payload = bytes.split_off(HEAD_BYTES);
         let body = payload.split_off(head.accept_bytes as usize);
@@ -277,7 +280,7 @@ impl Original {
 
 /// An accept record's JSON as it is, but that the body follows it. Fields of a later version are kept.
 fn with_body_here(accept: &[u8]) -> Result<Vec<u8>, Fault> {
-    let unreadable = |error| Fault::Gone(format!("its accept record cannot be read: {error}"));
+    let unreadable = |error| Fault::Damaged(format!("its accept record cannot be read: {error}"));
     let mut line: Value = serde_json::from_slice(accept).map_err(unreadable)?;
     if let Some(body) = line.get_mut("body") {
         *body = serde_json::to_value(BodyAt::Here).map_err(unreadable)?;

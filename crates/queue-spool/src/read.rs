@@ -1,7 +1,7 @@
 //! Reading records and body files back, on a disk thread: whole, checked, or not at all.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mail::MessageId;
@@ -48,8 +48,10 @@ pub(crate) enum BodyAt {
 /// Why something could not be read.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
-    /// It is not there, or not whole.
+    /// It is not there.
     Gone(String),
+    /// It is there and fails its checks: what is wrong, and where.
+    Damaged(String),
     /// The system could not read.
     Io(String, Arc<io::Error>),
 }
@@ -65,6 +67,7 @@ impl Fault {
     pub(crate) fn of(self, handle: &queue::Handle) -> queue::ReadError {
         match self {
             Self::Gone(why) => queue::ReadError::Gone(handle.clone(), why),
+            Self::Damaged(what) => queue::ReadError::Damaged(handle.clone(), what),
             Self::Io(context, source) => queue::ReadError::Io { context, source },
         }
     }
@@ -74,6 +77,7 @@ impl Fault {
 pub(crate) struct OpenFile {
     pub(crate) file: Box<dyn DiskFile>,
     pub(crate) head: FileHead,
+    path: PathBuf,
 }
 
 impl OpenFile {
@@ -82,9 +86,17 @@ impl OpenFile {
         let mut bytes = [0; HEAD_BYTES];
         let length = file.read_at(&mut bytes, 0).map_err(|error| Fault::io(path, error))?;
         match FileHead::decode(bytes.split_at(length).0) {
-            Some(head) if head.kind == kind => Ok(Self { file, head }),
-            _ => Err(Fault::Gone(format!("{} has no valid head", path.display()))),
+            Some(head) if head.kind == kind => Ok(Self { file, head, path: path.to_owned() }),
+            // Begun this moment, or by a writer that died: nothing in it was ever named.
+            _ if length < HEAD_BYTES => Err(Fault::Gone(format!("{} is empty", path.display()))),
+            Some(_) => Err(Fault::Damaged(format!("{}: another kind of file", path.display()))),
+            None => Err(Fault::Damaged(format!("{}: its head is damaged", path.display()))),
         }
+    }
+
+    /// Something at an offset of this file is there and fails its checks.
+    pub(crate) fn damaged(&self, offset: u64, what: &str) -> Fault {
+        Fault::Damaged(format!("{} at byte {offset}: {what}", self.path.display()))
     }
 
     pub(crate) fn nonce(&self) -> &Nonce {
@@ -97,11 +109,11 @@ impl OpenFile {
         // A handle names a length: what the file cannot hold is not worth an allocation.
         let size = self.file.size().map_err(read)?;
         if offset.checked_add(length as u64).is_none_or(|end| end > size) {
-            return Err(Fault::Gone("its record lies beyond the end of the file".into()));
+            return Err(self.damaged(offset, &format!("the file ends at byte {size}")));
         }
         let mut bytes = vec![0; length];
         let count = self.file.read_at(&mut bytes, offset).map_err(read)?;
-        if count == length { Ok(bytes) } else { Err(Fault::Gone("its record is cut short".into())) }
+        if count == length { Ok(bytes) } else { Err(self.damaged(offset, "it is cut short")) }
     }
 
     /// Where the footer of a sealed segment is said to be, and its length.
@@ -131,16 +143,21 @@ impl OpenFile {
 
 /// Checks a record that has been read whole, and that it is the one meant.
 pub(crate) fn check_record(
+    file: &OpenFile,
     bytes: &[u8],
-    nonce: &Nonce,
     offset: u64,
     kinds: &[Kind],
     id: MessageId,
 ) -> Result<Head, Fault> {
-    match codec::whole_record(bytes, nonce, offset) {
-        Some(head) if head.id == id && kinds.contains(&head.kind) => Ok(head),
-        Some(_) => Err(Fault::Gone("another record is in its place".into())),
-        None => Err(Fault::Gone("its record is damaged".into())),
+    let Some(head) = codec::head(bytes, file.nonce(), offset) else {
+        return Err(file.damaged(offset, "the head of its record fails its checksum"));
+    };
+    if head.id != id || !kinds.contains(&head.kind) {
+        return Err(Fault::Gone("another record is in its place".into()));
+    }
+    match codec::whole_record(bytes, file.nonce(), offset) {
+        Some(head) => Ok(head),
+        None => Err(file.damaged(offset, "its record fails its checksum")),
     }
 }
 
@@ -166,11 +183,11 @@ pub(crate) fn accept_line(bytes: &[u8], head: &Head) -> Result<AcceptLine, Fault
 pub(crate) fn accept_line_of(payload: &[u8], head: &Head) -> Result<AcceptLine, Fault> {
     let json = payload.get(..head.accept_bytes as usize).unwrap_or_default();
     let line: AcceptLine = serde_json::from_slice(json)
-        .map_err(|error| Fault::Gone(format!("its accept record cannot be read: {error}")))?;
+        .map_err(|error| Fault::Damaged(format!("its accept record cannot be read: {error}")))?;
     if line.id == head.id {
         Ok(line)
     } else {
-        Err(Fault::Gone("its record names another id".into()))
+        Err(Fault::Damaged("its accept record names another id".into()))
     }
 }
 
@@ -220,7 +237,7 @@ impl BlockReader {
 
     /// Checks the next record, which has been read, and steps behind it.
     pub(crate) fn accept(&mut self, record: &[u8]) -> Result<(), Fault> {
-        check_record(record, self.file.nonce(), self.offset, &[Kind::Block], self.id)?;
+        check_record(&self.file, record, self.offset, &[Kind::Block], self.id)?;
         self.offset = codec::align(self.offset + record.len() as u64);
         self.left -= (record.len() - HEAD_BYTES) as u64;
         Ok(())
@@ -248,7 +265,7 @@ impl Pieces {
 /// Reads the body of a draft from its segment.
 pub(crate) fn draft_bytes(file: &OpenFile, place: &RecordPlace) -> Result<Vec<u8>, Fault> {
     let mut bytes = file.read(place.offset, place.length as usize)?;
-    check_record(&bytes, file.nonce(), place.offset, &[Kind::Draft], place.id)?;
+    check_record(file, &bytes, place.offset, &[Kind::Draft], place.id)?;
     bytes.drain(..HEAD_BYTES);
     Ok(bytes)
 }

@@ -135,7 +135,7 @@ impl Inner {
         let (file, offset, record) = self.home(place).await?;
         let bytes = self.record(&file, offset, record.length as usize).await?;
         let kinds = [Kind::Message, Kind::Accept];
-        let head = check_record(&bytes, file.nonce(), offset, &kinds, record.id)?;
+        let head = check_record(&file, &bytes, offset, &kinds, record.id)?;
         let (accepted, at) = accept_line(&bytes, &head)?.accepted();
         let body: Box<dyn Body> = match at {
             BodyAt::Here => {
@@ -161,7 +161,7 @@ impl Inner {
         place: &RecordPlace,
     ) -> Result<WholeBody, Fault> {
         let bytes = self.record(file, place.offset, place.length as usize).await?;
-        check_record(&bytes, file.nonce(), place.offset, &[Kind::Draft], place.id)?;
+        check_record(file, &bytes, place.offset, &[Kind::Draft], place.id)?;
         let body = Bytes::from(bytes).split_off(HEAD_BYTES);
         Ok(WholeBody { size: body.len() as u64, rest: body })
     }
@@ -172,7 +172,16 @@ impl Inner {
         nonce: Option<String>,
     ) -> Result<FileBody, Fault> {
         let blocks = self
-            .on_disk(move |disk, layout| BlockReader::open(disk, layout, &place, nonce.as_deref()))
+            .on_disk(move |disk, layout| {
+                let named = nonce.is_some();
+                BlockReader::open(disk, layout, &place, nonce.as_deref()).map_err(|fault| {
+                    match fault {
+                        // An accept record says that it is there.
+                        Fault::Gone(why) if named => Fault::Damaged(why),
+                        fault => fault,
+                    }
+                })
+            })
             .await?;
         let reads = self.disk_reads.clone();
         let handle = Place::DraftFile(place).handle();

@@ -41,6 +41,10 @@ impl SpoolRecovery {
                 let source = Arc::new(std::io::ErrorKind::NotFound.into());
                 Err(ReadError::Io { context, source })
             }
+            Ok(Err(Fault::Damaged(context))) => {
+                let source = Arc::new(std::io::ErrorKind::InvalidData.into());
+                Err(ReadError::Io { context, source })
+            }
             Err(ended) => {
                 let context = "a disk thread ended".into();
                 Err(ReadError::Io { context, source: Arc::new(ended.into()) })

@@ -201,7 +201,7 @@ fn adopt(
                         named.extend(segment.bodies);
                         evidence_lost |= segment.evidence_lost;
                     }
-                    Err(Fault::Gone(_)) => evidence_lost = true,
+                    Err(Fault::Gone(_) | Fault::Damaged(_)) => evidence_lost = true,
                     Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
                 }
             }
@@ -245,7 +245,7 @@ fn adopt_segment(
 ) -> Result<AdoptedSegment, Fault> {
     let path = layout.segment(segment);
     let file = match OpenFile::open(disk, &path, FileKind::Segment) {
-        Err(Fault::Gone(why)) => return headless(disk, &path, why),
+        Err(Fault::Gone(why) | Fault::Damaged(why)) => return headless(disk, &path, why),
         opened => opened?,
     };
     if let Some(entries) = file.footer()? {

@@ -4,6 +4,7 @@ mod codec;
 mod faults;
 mod lives;
 mod moves;
+mod points;
 mod races;
 mod standing;
 mod stores;

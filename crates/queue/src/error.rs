@@ -28,9 +28,12 @@ pub enum IntakeError {
 /// Why a stored message could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
-    /// The record is not there or not whole: defer, never send.
+    /// The record is not there: defer, never send.
     #[error("{0} is gone: {1}")]
     Gone(crate::Handle, String),
+    /// The message is there and fails its checks: hold it, never send. Says what is damaged and where.
+    #[error("{0} is damaged: {1}")]
+    Damaged(crate::Handle, String),
     /// The handle belongs to another store or is malformed.
     #[error("{0} is not a handle of this store")]
     Foreign(crate::Handle),

@@ -222,7 +222,7 @@ impl Inner {
 impl RouteError {
     fn code(&self) -> i32 {
         match self {
-            Self::Read(ReadError::Gone(..)) => codes::NOT_FOUND,
+            Self::Read(ReadError::Gone(..) | ReadError::Damaged(..)) => codes::NOT_FOUND,
             Self::Enqueue(CallError::Refused(error)) if error.code == codes::SUSPECT => {
                 codes::SUSPECT
             }

@@ -68,7 +68,7 @@ impl Service<Deliver> for Agent {
             .iter()
             .map(|one| RecipientOutcome { index: one.index, outcome: outcome.clone() })
             .collect();
-        responder.answer(&DeliverAnswer { outcomes, lane: None, throttle: None });
+        responder.answer(&DeliverAnswer { outcomes, ..DeliverAnswer::default() });
     }
 }
 

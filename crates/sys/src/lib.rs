@@ -23,6 +23,7 @@ mod poll;
 mod process;
 mod signal;
 mod spawn;
+mod timer;
 
 pub use credentials::{PeerIdentity, effective_ids, peer_identity};
 pub use execute::{Replacement, same_program};
@@ -38,3 +39,4 @@ pub use process::{
 };
 pub use signal::{Signal, SignalFd};
 pub use spawn::Spawn;
+pub use timer::Timer;

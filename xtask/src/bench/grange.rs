@@ -29,18 +29,23 @@ impl Grange {
     /// Builds the release binary, starts it in a folder of its own and waits until it takes mail.
     pub(super) fn start(folder: &Path, sink: u16) -> Result<Self, Failure> {
         let binary = build()?;
-        let mut grange = Self::spawn(&binary, folder, sink)?;
+        let mut grange = Self::spawn(&binary, folder, sink, "")?;
         grange.version = output(Command::new(&binary).arg("--version"))?.trim().to_owned();
         wait_for_port(grange.port, &mut grange.child)?;
         Ok(grange)
     }
 
-    /// Starts it in a folder and waits for nothing.
-    pub(super) fn spawn(binary: &Path, folder: &Path, sink: u16) -> Result<Self, Failure> {
+    /// Starts it in a folder, with more lines of routes before the one to the sink, and waits for nothing.
+    pub(super) fn spawn(
+        binary: &Path,
+        folder: &Path,
+        sink: u16,
+        routes: &str,
+    ) -> Result<Self, Failure> {
         let port = free_port()?;
         let file = folder.join("grange.toml");
         std::fs::create_dir_all(folder)?;
-        std::fs::write(&file, configuration(folder, port, sink))?;
+        std::fs::write(&file, configuration(folder, port, sink, routes))?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(&file).stdin(Stdio::null());
@@ -58,7 +63,7 @@ impl Grange {
     }
 }
 
-fn configuration(folder: &Path, port: u16, sink: u16) -> String {
+fn configuration(folder: &Path, port: u16, sink: u16, routes: &str) -> String {
     let user = if is_root() { "user = \"nobody\"\n" } else { "" };
     let folder = folder.display();
     format!(
@@ -82,7 +87,7 @@ filters = []
 aliases = []
 routes = [
   {{ domain = "example.test", channel = "local" }},
-  {{ domain = "*",            channel = "smtp", host = "[127.0.0.1]:{sink}" }},
+{routes}  {{ domain = "*",            channel = "smtp", host = "[127.0.0.1]:{sink}" }},
 ]
 
 [scheduler]

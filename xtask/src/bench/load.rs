@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::relay::Options;
+use super::options::Options;
 use crate::Failure;
 use crate::process::{Guarded, find, is_root};
 
@@ -90,12 +90,24 @@ fn count(mut stdout: impl Read, messages: &AtomicU64) {
 
 /// Sends the messages of a round to a port and returns when the last was accepted.
 pub(super) fn send(options: &Options, messages: usize, port: u16) -> Result<(), Failure> {
+    send_to(options, messages, port, "sink.example")
+}
+
+/// The same, for a domain.
+pub(super) fn send_to(
+    options: &Options,
+    messages: usize,
+    port: u16,
+    domain: &str,
+) -> Result<(), Failure> {
     let mut command = Command::new(find("smtp-source").ok_or("smtp-source is not installed")?);
     command
         .args(["-s", &options.sessions.min(messages).to_string()])
         .args(["-m", &messages.to_string()])
         .args(["-l", &options.length.to_string()])
-        .args(["-f", "sender@source.example", "-t", "recipient@sink.example"])
+        .args(["-r", &options.recipients.to_string()])
+        .args(["-f", "sender@source.example", "-t", &format!("recipient@{domain}")])
+        .args(options.reuse.then_some("-d"))
         .arg(format!("127.0.0.1:{port}"));
     let status = command.status()?;
     if status.success() { Ok(()) } else { Err(format!("smtp-source ended with {status}").into()) }

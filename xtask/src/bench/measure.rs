@@ -33,9 +33,25 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     lower.map_or(upper, |lower| (lower + upper) / 2.0)
 }
 
+/// The values that these parts of all are not above.
+pub(super) fn percentile<const N: usize>(mut values: Vec<f64>, parts: [f64; N]) -> [f64; N] {
+    values.sort_by(f64::total_cmp);
+    parts.map(|part| {
+        let place = (part * values.len() as f64).ceil() as usize;
+        values.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentiles() {
+        let values: Vec<f64> = (1..=1000).rev().map(f64::from).collect();
+        assert_eq!(percentile(values, [0.5, 0.99, 0.999]), [500.0, 990.0, 999.0]);
+        assert_eq!(percentile(vec![7.0], [0.5, 0.999]), [7.0, 7.0]);
+    }
 
     #[test]
     fn medians() {

@@ -12,7 +12,8 @@ const PROCESSES_MAX: u32 = 100;
 
 /// A running Postfix that relays everything to a sink.
 pub(super) struct Postfix {
-    _child: Guarded,
+    /// Its master.
+    pub(super) child: Guarded,
     /// Where it takes mail.
     pub(super) port: u16,
     /// What it says of its version.
@@ -41,7 +42,7 @@ impl Postfix {
         let mut child = Guarded::spawn("postfix", &mut command)?;
         wait_for_port(port, &mut child)?;
         let version = format!("postfix {}", postconf(&["-h", "-d", "mail_version"])?);
-        Ok(Self { _child: child, port, version })
+        Ok(Self { child, port, version })
     }
 }
 

@@ -1,132 +1,115 @@
-//! `bench relay`: smtp-source through a mail server to smtp-sink, for Grange and Postfix in the same run.
+//! `bench relay` and `bench accept`: smtp-source through a mail server to smtp-sink, for Grange and Postfix in the same run.
 //!
-//! ```text
-//! floor    smtp-source ──────────────▶ smtp-sink     what the tools themselves cost
-//! grange   smtp-source ──▶ Grange ───▶ smtp-sink
-//! postfix  smtp-source ──▶ Postfix ──▶ smtp-sink
-//! ```
-//!
-//! Rounds are interleaved, so that a machine whose speed drifts does so for everyone, and medians are compared.
+//! Rounds are interleaved, so that a machine whose speed drifts does so for everyone, and medians are compared. A last round, whose
+//! speed does not count, is watched: system calls, syncs, memory. `accept` is the same without a next hop: mail is only taken.
 
 use std::path::Path;
 use std::time::Instant;
 
-use super::grange::Grange;
-use super::load::{Sink, send};
+use super::Scratch;
+use super::contender::{Contender, NAMES};
+use super::counts::{self, Counter};
+use super::load::{Sink, free_port, send};
 use super::measure::{machine_cpu, median};
-use super::postfix::Postfix;
-use super::{Scratch, file_system, numbers};
-use crate::{Failure, packages, usage};
-
-/// The contenders, in the order of every round.
-const NAMES: &[&str] = &["floor", "grange", "postfix"];
+use super::memory::Watch;
+use super::options::Options;
+use super::plot::{self, Group};
+use crate::{Failure, packages};
 
 /// What stands above the numbers of a round.
-const HEADINGS: &str = "  accepted/s    relayed/s   CPU µs a message";
-
+const HEADINGS: &str =
+    "  accepted/s  relayed/s  CPU µs a message  calls a message  syncs a message  memory MiB";
 /// Messages sent to each contender before the first round, so that its processes run and its caches are warm.
 const WARM_UP: usize = 500;
+/// So many recipients of a message are sent on in one transaction, by Postfix's default; ours are more.
+const RECIPIENTS_TOGETHER: usize = 50;
+const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
-/// What the benchmark may be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Options {
-    /// How often each contender is measured; the medians count.
-    rounds: usize,
-    /// Messages in a round.
-    messages: usize,
-    /// SMTP sessions at once.
-    pub(super) sessions: usize,
-    /// Bytes of a message.
-    pub(super) length: usize,
-    /// Only this contender, for a look at one alone.
-    only: Option<String>,
+/// What becomes of the mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It goes on to a sink, and the round ends when all has arrived.
+    Relay,
+    /// Nobody listens at the next hop; the round ends when all was accepted.
+    Accept,
 }
 
-impl Options {
-    /// Whether a contender takes part.
-    fn wants(&self, contender: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == contender)
-    }
-
-    fn parse(words: &[&str]) -> Result<Self, Failure> {
-        let mut options =
-            Self { rounds: 3, messages: 10_000, sessions: 20, length: 4096, only: None };
-        let (named, counted): (Vec<&[&str]>, Vec<&[&str]>) =
-            words.chunks(2).partition(|pair| pair.first() == Some(&"--only") && pair.len() == 2);
-        options.only = named.last().and_then(|pair| pair.last()).map(|only| (*only).to_owned());
-        numbers(
-            &counted.concat(),
-            &mut [
-                ("--rounds", &mut options.rounds),
-                ("--messages", &mut options.messages),
-                ("--sessions", &mut options.sessions),
-                ("--length", &mut options.length),
-            ],
-        )?;
-        let all = [options.rounds, options.messages, options.sessions, options.length];
-        if all.contains(&0) {
-            return Err(usage("bench relay needs numbers from 1 on"));
-        }
-        Ok(options)
-    }
-}
-
-/// Measures and prints the table.
+/// Measures relaying and prints the table.
 pub(super) fn run(words: &[&str]) -> Result<bool, Failure> {
-    let options = Options::parse(words)?;
-    if let Some(only) = options.only.as_deref().filter(|only| !NAMES.contains(only)) {
-        return Err(usage(format!("no contender {only}; there are {}", NAMES.join(", "))));
-    }
+    alone("relay", Way::Relay, words)
+}
+
+/// Measures accepting alone and prints the table.
+pub(super) fn run_accept(words: &[&str]) -> Result<bool, Failure> {
+    alone("accept", Way::Accept, words)
+}
+
+fn alone(name: &str, way: Way, words: &[&str]) -> Result<bool, Failure> {
+    let options = Options::default().parse(words)?;
+    options.chosen(NAMES)?;
     packages::provide()?;
-    let scratch = Scratch::new("relay")?;
-    let result = measure(&options, &scratch.folder);
+    let scratch = Scratch::new(name, options.journal)?;
+    let result = measure(&options, way, &scratch.folder).and_then(|figures| {
+        let Some(file) = options.plot.as_deref() else { return Ok(()) };
+        plot::write(file, &format!("{name}: {}", options.load()), &groups(&figures))
+    });
     scratch.end(result)
 }
 
-fn measure(options: &Options, folder: &Path) -> Result<(), Failure> {
-    let mut contenders = Vec::new();
-    for name in NAMES.iter().filter(|name| options.wants(name)) {
-        contenders.push(Contender::start(name, folder)?);
+/// What a contender came to: medians of its rounds, and what was watched.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Figures {
+    pub(super) name: &'static str,
+    pub(super) accepted_per_second: f64,
+    pub(super) relayed_per_second: f64,
+    pub(super) cpu_micros: f64,
+    /// What the last round was watched for.
+    pub(super) watched: Watched,
+}
+
+/// The figures of one contender.
+pub(super) fn of<'a>(figures: &'a [Figures], name: &str) -> Option<&'a Figures> {
+    figures.iter().find(|figures| figures.name == name)
+}
+
+/// Runs all rounds and prints them.
+pub(super) fn measure(options: &Options, way: Way, folder: &Path) -> Result<Vec<Figures>, Failure> {
+    let mut lanes = Vec::new();
+    for name in options.chosen(NAMES)? {
+        lanes.push(Lane::start(name, way, folder)?);
     }
-    println!(
-        "{} messages of {} bytes in {} sessions, medians of {} rounds; file system {}; {} CPUs",
-        options.messages,
-        options.length,
-        options.sessions,
-        options.rounds,
-        file_system(folder)?,
-        std::thread::available_parallelism()?,
-    );
-    for contender in &mut contenders {
-        println!("{:<8} {}", contender.name, contender.version);
-        contender.round(options, WARM_UP.min(options.messages))?;
-        contender.rounds.clear();
+    println!("{}; medians of {} rounds", options.load(), options.rounds);
+    for lane in &mut lanes {
+        println!("{:<8} {}", lane.contender.name, lane.contender.version);
+        lane.round(options, WARM_UP.min(options.messages))?;
+        lane.rounds.clear();
     }
     println!("\n{:<16} {HEADINGS}", "");
     for number in 1..=options.rounds {
-        for contender in &mut contenders {
-            contender.round(options, options.messages)?;
-            if let Some(round) = contender.rounds.last() {
-                println!("{:<16} {round}", format!("{} {number}", contender.name));
-            }
+        for lane in &mut lanes {
+            lane.round(options, options.messages)?;
+            println!("{:<16} {}", format!("{} {number}", lane.contender.name), lane.figures(1));
         }
     }
-    table(&contenders);
-    Ok(())
+    let counts = counts::available();
+    for lane in &mut lanes {
+        lane.watch(options, folder, counts)?;
+    }
+    let figures: Vec<Figures> = lanes.iter().map(|lane| lane.figures(options.rounds)).collect();
+    table(&figures);
+    Ok(figures)
 }
 
-/// A way from source to sink.
-struct Contender {
-    name: &'static str,
-    version: String,
-    port: u16,
-    rounds: Vec<Round>,
+/// A contender with a sink of its own and what its rounds came to.
+struct Lane {
     // Dropped in this order: the server first, so that it does not complain of its sink.
-    _server: Option<Box<dyn std::any::Any>>,
-    sink: Sink,
+    contender: Contender,
+    sink: Option<Sink>,
+    rounds: Vec<Round>,
+    watched: Watched,
 }
 
-/// What one round of a contender came to.
+/// What one round came to.
 #[derive(Debug, Clone, Copy)]
 struct Round {
     accepted_per_second: f64,
@@ -134,41 +117,36 @@ struct Round {
     cpu_micros: f64,
 }
 
-impl Contender {
-    fn start(name: &'static str, folder: &Path) -> Result<Self, Failure> {
-        let sink = Sink::start()?;
-        let folder = folder.join(name);
-        let mut contender = Self {
-            name,
-            version: String::from("straight to the sink: what the tools themselves cost"),
-            port: sink.port,
-            rounds: Vec::new(),
-            _server: None,
-            sink,
+/// What was watched in the last round; calls and syncs are a message's, and not known where the machine does not let us count.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Watched {
+    pub(super) calls: Option<f64>,
+    pub(super) syncs: Option<f64>,
+    /// The most memory that the server's processes had together.
+    pub(super) memory_bytes: u64,
+}
+
+impl Lane {
+    fn start(name: &'static str, way: Way, folder: &Path) -> Result<Self, Failure> {
+        let sink = if way == Way::Relay || name == "floor" { Some(Sink::start()?) } else { None };
+        let port = match &sink {
+            Some(sink) => sink.port,
+            None => free_port()?,
         };
-        match name {
-            "grange" => {
-                let grange = Grange::start(&folder, contender.sink.port)?;
-                (contender.port, contender.version) = (grange.port, grange.version.clone());
-                contender._server = Some(Box::new(grange));
-            }
-            "postfix" => {
-                let postfix = Postfix::start(&folder, contender.sink.port)?;
-                (contender.port, contender.version) = (postfix.port, postfix.version.clone());
-                contender._server = Some(Box::new(postfix));
-            }
-            _ => {}
-        }
-        Ok(contender)
+        let contender = Contender::start(name, folder, port)?;
+        Ok(Self { contender, sink, rounds: Vec::new(), watched: Watched::default() })
     }
 
     fn round(&mut self, options: &Options, messages: usize) -> Result<(), Failure> {
-        let wanted = self.sink.messages() + messages as u64;
+        let arrivals = (messages * options.recipients.div_ceil(RECIPIENTS_TOGETHER)) as u64;
+        let wanted = self.sink.as_ref().map(|sink| sink.messages() + arrivals);
         let (begun, cpu) = (Instant::now(), machine_cpu()?);
-        send(options, messages, self.port)
-            .map_err(|failure| format!("{}: {failure}", self.name))?;
+        send(options, messages, self.contender.port)
+            .map_err(|error| self.contender.blame(&error))?;
         let accepted = begun.elapsed();
-        self.sink.wait(wanted).map_err(|failure| format!("{}: {failure}", self.name))?;
+        if let (Some(sink), Some(wanted)) = (self.sink.as_mut(), wanted) {
+            sink.wait(wanted).map_err(|error| self.contender.blame(&error))?;
+        }
         let relayed = begun.elapsed();
         let cpu = machine_cpu()?.saturating_sub(cpu);
         let count = messages as f64;
@@ -180,36 +158,59 @@ impl Contender {
         Ok(())
     }
 
-    fn median(&self) -> Round {
-        let over = |field: fn(&Round) -> f64| median(self.rounds.iter().map(field).collect());
-        Round {
+    /// One more round, looked at while it runs; its speed does not count.
+    fn watch(&mut self, options: &Options, folder: &Path, counts: bool) -> Result<(), Failure> {
+        let counter = if counts { Some(Counter::start(folder.join("counts"))?) } else { None };
+        let memory = self.contender.pid().map(Watch::start);
+        self.round(options, options.messages)?;
+        self.rounds.pop();
+        if let Some(counter) = counter {
+            let counts = counter.stop()?;
+            let messages = options.messages as f64;
+            self.watched.calls = Some(counts.calls / messages);
+            self.watched.syncs = Some(counts.syncs / messages);
+        }
+        self.watched.memory_bytes = memory.map_or(0, Watch::stop);
+        Ok(())
+    }
+
+    /// The medians of the last rounds.
+    fn figures(&self, last: usize) -> Figures {
+        let rounds = self.rounds.iter().rev().take(last);
+        let over = |field: fn(&Round) -> f64| median(rounds.clone().map(field).collect());
+        Figures {
+            name: self.contender.name,
             accepted_per_second: over(|round| round.accepted_per_second),
             relayed_per_second: over(|round| round.relayed_per_second),
             cpu_micros: over(|round| round.cpu_micros),
+            watched: self.watched,
         }
     }
 }
 
-impl std::fmt::Display for Round {
+impl std::fmt::Display for Figures {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { accepted_per_second, relayed_per_second, cpu_micros } = self;
+        let Self { accepted_per_second, relayed_per_second, cpu_micros, watched, .. } = self;
+        let Watched { calls, syncs, memory_bytes } = watched;
+        let known = |value: &Option<f64>| value.map_or("-".into(), |value| format!("{value:.2}"));
         write!(
             formatter,
-            "{accepted_per_second:>12.0} {relayed_per_second:>12.0} {cpu_micros:>18.0}"
+            "{accepted_per_second:>12.0} {relayed_per_second:>10.0} {cpu_micros:>17.0} {:>15} {:>16} {:>11.1}",
+            known(calls),
+            known(syncs),
+            *memory_bytes as f64 / MEBIBYTE,
         )
     }
 }
 
-fn table(contenders: &[Contender]) {
+fn table(figures: &[Figures]) {
     println!("\n{:<16} {HEADINGS}", "median");
-    for contender in contenders {
-        println!("{:<16} {}", contender.name, contender.median());
+    for one in figures {
+        println!("{:<16} {one}", one.name);
     }
-    let of =
-        |name| contenders.iter().find(|contender| contender.name == name).map(Contender::median);
-    if let (Some(grange), Some(postfix)) = (of("grange"), of("postfix")) {
+    if let (Some(grange), Some(postfix)) = (of(figures, "grange"), of(figures, "postfix")) {
         println!(
-            "{:<16} {:>11.1}× {:>11.1}× {:>17.2}×",
+            "{:<16} {:>11.1}× {:>9.1}× {:>16.2}×\n",
             "grange/postfix",
             grange.accepted_per_second / postfix.accepted_per_second,
             grange.relayed_per_second / postfix.relayed_per_second,
@@ -218,22 +219,22 @@ fn table(contenders: &[Contender]) {
     }
 }
 
+/// The table as bars.
+pub(super) fn groups(figures: &[Figures]) -> Vec<Group> {
+    let group = |title: &str, field: fn(&Figures) -> f64| Group {
+        title: title.to_owned(),
+        bars: figures.iter().map(|one| (one.name.to_owned(), field(one))).collect(),
+    };
+    vec![
+        group("accepted a second", |one| one.accepted_per_second),
+        group("relayed a second", |one| one.relayed_per_second),
+        group("machine CPU a message, µs", |one| one.cpu_micros),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_are_taken_or_refused() {
-        let options =
-            Options::parse(&["--rounds", "1", "--messages", "500"]).expect("good options");
-        assert_eq!((options.rounds, options.messages, options.sessions), (1, 500, 20));
-        assert!(options.wants("grange"));
-        for wrong in
-            [&["--rounds"][..], &["--rounds", "0"], &["--speed", "9"], &["--messages", "x"]]
-        {
-            assert!(Options::parse(wrong).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn an_unknown_contender_is_refused() {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::grange::{self, Grange};
 use super::measure::machine_cpu;
-use super::{Scratch, file_system, numbers};
+use super::{Scratch, numbers};
 use crate::Failure;
 use crate::process::{cargo, is_root, output, succeeds, target_dir};
 
@@ -89,37 +89,75 @@ impl Options {
 
 /// A queue, and what has passed through it.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    messages: usize,
-    recipients: usize,
-    passed: usize,
+pub(super) struct Case {
+    pub(super) messages: usize,
+    pub(super) recipients: usize,
+    pub(super) passed: usize,
 }
 
 /// Measures every case and prints the table.
 pub(super) fn run(words: &[&str]) -> Result<bool, Failure> {
     let options = Options::parse(words)?;
     let binary = grange::build()?;
-    let backlog = build_backlog()?;
-    let scratch = Scratch::new("start")?;
+    let backlog = Backlog::build()?;
+    let scratch = Scratch::new("start", false)?;
     let result = measure(&options, &binary, &backlog, &scratch.folder);
     scratch.end(result)
 }
 
-fn build_backlog() -> Result<PathBuf, Failure> {
-    let words = ["build", "--quiet", "--release", "--package", "tests", "--example", "backlog"];
-    if !succeeds(&mut cargo(&words))? {
-        return Err("the backlog maker does not build".into());
-    }
-    Ok(target_dir()?.join("release/examples/backlog"))
+/// The program that makes queues.
+pub(super) struct Backlog {
+    program: PathBuf,
 }
 
-fn measure(options: &Options, binary: &Path, backlog: &Path, folder: &Path) -> Result<(), Failure> {
+impl Backlog {
+    /// Builds it.
+    pub(super) fn build() -> Result<Self, Failure> {
+        let words = ["build", "--quiet", "--release", "--package", "tests", "--example", "backlog"];
+        if !succeeds(&mut cargo(&words))? {
+            return Err("the backlog maker does not build".into());
+        }
+        Ok(Self { program: target_dir()?.join("release/examples/backlog") })
+    }
+
+    /// Makes a queue in the data directory of a server's folder; its recipients' hosts are addresses of 127/8.
+    pub(super) fn make(
+        &self,
+        lanes: usize,
+        wait_seconds: usize,
+        case: Case,
+        home: &Path,
+    ) -> Result<(), Failure> {
+        let data = home.join("data");
+        std::fs::create_dir_all(&data)?;
+        let mut command = Command::new(&self.program);
+        command.arg(&data);
+        for (name, number) in [
+            ("--messages", case.messages),
+            ("--recipients", case.recipients),
+            ("--lanes", lanes),
+            ("--passed", case.passed),
+            ("--wait", wait_seconds),
+        ] {
+            command.arg(name).arg(number.to_string());
+        }
+        output(&mut command)?;
+        if is_root() {
+            output(Command::new("chown").args(["-R", "nobody:"]).arg(&data))?;
+        }
+        Ok(())
+    }
+}
+
+fn measure(
+    options: &Options,
+    binary: &Path,
+    backlog: &Backlog,
+    folder: &Path,
+) -> Result<(), Failure> {
     println!(
-        "{} recipients in {} lanes; file system {}, queue in the system's cache; {} CPUs\n",
-        options.recipients,
-        options.lanes,
-        file_system(folder)?,
-        std::thread::available_parallelism()?,
+        "{} recipients in {} lanes; queue in the system's cache\n",
+        options.recipients, options.lanes,
     );
     println!(
         "{:>9} {:>10} {:>10} | {:>9} {:>11} {:>9} {:>9} {:>8} | {:>8} {:>8} {:>8}",
@@ -143,7 +181,7 @@ fn measure(options: &Options, binary: &Path, backlog: &Path, folder: &Path) -> R
     for case in options.cases() {
         let home = folder.join(format!("{}-{}-{}", case.messages, case.recipients, case.passed));
         if case.recipients > 0 {
-            make(options, case, backlog, &home)?;
+            backlog.make(options.lanes, options.wait, case, &home)?;
         }
         let start = start(binary, &home, case)?;
         if case.recipients == 0 {
@@ -159,25 +197,14 @@ fn measure(options: &Options, binary: &Path, backlog: &Path, folder: &Path) -> R
     Ok(())
 }
 
-fn make(options: &Options, case: Case, backlog: &Path, home: &Path) -> Result<(), Failure> {
-    let data = home.join("data");
-    std::fs::create_dir_all(&data)?;
-    let mut command = Command::new(backlog);
-    command.arg(&data);
-    for (name, number) in [
-        ("--messages", case.messages),
-        ("--recipients", case.recipients),
-        ("--lanes", options.lanes),
-        ("--passed", case.passed),
-        ("--wait", options.wait),
-    ] {
-        command.arg(name).arg(number.to_string());
-    }
-    output(&mut command)?;
-    if is_root() {
-        output(Command::new("chown").args(["-R", "nobody:"]).arg(&data))?;
-    }
-    Ok(())
+/// Seconds from a start with an empty queue to the first `250`.
+pub(super) fn empty(folder: &Path) -> Result<f64, Failure> {
+    let binary = grange::build()?;
+    std::fs::create_dir_all(folder)?;
+    let case = Case { messages: 0, recipients: 0, passed: 0 };
+    let first = start(&binary, folder, case)?.first_250;
+    std::fs::remove_dir_all(folder)?;
+    Ok(first.as_secs_f64())
 }
 
 /// What one start came to.
@@ -193,7 +220,7 @@ struct Start {
 fn start(binary: &Path, home: &Path, case: Case) -> Result<Start, Failure> {
     let cpu = machine_cpu()?;
     let begun = Instant::now();
-    let mut grange = Grange::spawn(binary, home, SINK)?;
+    let mut grange = Grange::spawn(binary, home, SINK, "")?;
     let within = |what: &str| match begun.elapsed() > START_MAX {
         true => Err(Failure::from(format!("not {what} after {} s", START_MAX.as_secs()))),
         false => Ok(()),

@@ -46,7 +46,7 @@ fn check(
     let outcomes = outcomes.filter_map(|(outcome, index)| {
         outcome.clone().map(|outcome| RecipientOutcome { index, outcome })
     });
-    let answer = DeliverAnswer { outcomes: outcomes.collect(), lane, throttle: None };
+    let answer = DeliverAnswer { outcomes: outcomes.collect(), lane, ..DeliverAnswer::default() };
     let found = fates(&request, &answer);
     let found: Vec<(Kind, &str, &str, usize)> = found
         .iter()

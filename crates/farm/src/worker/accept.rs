@@ -13,10 +13,10 @@ use tokio::net::{TcpStream, UnixStream};
 use super::control::watch;
 use super::inner::{Begin, Connection, Inner};
 
-/// A worker with more connections than another looks again after so long, for the other to take the new one …
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
-/// … so many times, and then takes it itself: the other may be at work.
-const LOOKS: usize = 3;
+/// A worker with more connections than another looks again after these times, for the other to take the new one, and then takes it
+/// itself: the other may be at work. Whoever is idle takes it within the first; a client waits for the greeting meanwhile.
+const LOOKS: [Duration; 3] =
+    [Duration::from_micros(100), Duration::from_micros(300), Duration::from_micros(600)];
 /// Pause after a failed accept, such as for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A failure that goes on is told of this often.
@@ -79,13 +79,16 @@ impl Accept {
     ) -> io::Result<()> {
         let (gauge, limited) = (self.gauge, self.limited);
         let listener = watch(self.listener)?;
+        let timer = watch(sys::Timer::new()?)?;
         let mut told: Option<Instant> = None;
         loop {
             while limited && inner.tcp_connections.get() >= inner.given.concurrency {
                 inner.room.notified().await;
             }
             let mut ready = listener.readable().await?;
-            if inner.slot().should_wait(gauge) && !leave_to_others(inner, gauge, &listener).await {
+            if inner.slot().should_wait(gauge)
+                && !leave_to_others(inner, gauge, &listener, &timer).await?
+            {
                 ready.clear_ready();
                 continue;
             }
@@ -110,18 +113,25 @@ impl Accept {
 }
 
 /// Gives another worker time to take what waits; says whether something still waits then.
-async fn leave_to_others(inner: &Inner, gauge: usize, listener: &AsyncFd<OwnedFd>) -> bool {
+async fn leave_to_others(
+    inner: &Inner,
+    gauge: usize,
+    listener: &AsyncFd<OwnedFd>,
+    timer: &AsyncFd<sys::Timer>,
+) -> io::Result<bool> {
     let _waiting = Waiting::new(inner, gauge);
-    for _ in 0..LOOKS {
-        tokio::time::sleep(LOOK_AGAIN).await;
+    for wait in LOOKS {
+        timer.get_ref().set(wait)?;
+        let mut gone_off = timer.readable().await?;
+        let _cleared = gone_off.try_io(|timer| timer.get_ref().clear());
         if !sys::is_readable(listener.get_ref()) {
-            return false;
+            return Ok(false);
         }
         if !inner.slot().should_wait(gauge) {
             break;
         }
     }
-    true
+    Ok(true)
 }
 
 /// Marks this worker as one that looks away from a listener: others leave connections to it meanwhile only when it has far fewer, so

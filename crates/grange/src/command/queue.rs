@@ -141,7 +141,7 @@ async fn page(
         return stored::accepted(configuration, select, limit_all, after, &[]).await;
     }
     let page = routed(configuration, select, limit, cursor.clone()).await?;
-    if page.cursor.is_some() || select.held || select.lane.is_some() {
+    if page.cursor.is_some() || select.lane.is_some() {
         return Ok(page);
     }
     let room = limit_all.saturating_sub(page.messages.len());

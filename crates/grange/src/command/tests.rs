@@ -29,6 +29,7 @@ fn what_is_not_there_and_what_cannot_be_read_are_told_apart() {
     let source = std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
     for (error, code) in [
         (ReadError::Gone(handle.clone(), "retired".to_owned()), 66),
+        (ReadError::Damaged(handle.clone(), "at byte 64".to_owned()), 65),
         (ReadError::Foreign(handle), 66),
         (ReadError::Io { context: "opening".to_owned(), source }, 74),
     ] {

@@ -51,7 +51,7 @@ pub(super) fn check(disk: &dyn Disk, layout: &Layout, stripe: Stripe) -> io::Res
         let checked = looked.and_then(|_| check_one(disk, layout, &place, &mut report));
         match checked {
             Ok(()) => {}
-            Err(Fault::Gone(what)) => report.damage = Some(what),
+            Err(Fault::Gone(what) | Fault::Damaged(what)) => report.damage = Some(what),
             Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
         }
         if place.body == Kept::Apart {
@@ -76,12 +76,12 @@ fn check_one(
     let offset = HEAD_BYTES as u64;
     let bytes = file.read(offset, record.length as usize)?;
     let kinds = [Kind::Message, Kind::Accept];
-    let head = check_record(&bytes, file.nonce(), offset, &kinds, record.id)?;
+    let head = check_record(&file, &bytes, offset, &kinds, record.id)?;
     let line = accept_line(&bytes, &head)?;
     let BodyAt::File { nonce } = line.body else { return Ok(()) };
     let body = BodyPlace { stripe: record.segment.stripe, id: record.id, size: line.size };
     read_through(disk, layout, &body, &nonce).map_err(|fault| match fault {
-        Fault::Gone(what) => Fault::Gone(format!("its body: {what}")),
+        Fault::Gone(what) | Fault::Damaged(what) => Fault::Damaged(format!("its body: {what}")),
         fault => fault,
     })
 }

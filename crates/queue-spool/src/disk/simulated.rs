@@ -1,7 +1,7 @@
 //! A disk in memory that forgets what was not synced, fails when told to, and does the same again for the same seed.
 //!
-//! What a crash leaves of a file: everything that was synced, and of every later write any 512-byte sectors. Of a
-//! directory: every change before its last sync, and of the later ones any, or a prefix. A failed sync loses its writes for
+//! What a crash leaves of a file: everything that was synced, and of every later write any 512-byte sectors, of which some
+//! end at any byte. Of a directory: every change before its last sync, and of the later ones any, or a prefix. A failed sync loses its writes for
 //! good, though they can still be read: the cache holds them, and no later sync writes them. Locks end with a crash.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -283,9 +283,13 @@ impl State {
             let Some(content) = files.get_mut(&file) else { continue };
             for (offset, bytes) in std::mem::take(&mut content.pending) {
                 for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-                    if self.toss() {
-                        put(&mut content.durable, offset + number * SECTOR_BYTES, sector);
-                    }
+                    let kept = match self.draw() % 16 {
+                        0..8 => 0,
+                        8 => self.draw() as usize % sector.len(),
+                        _ => sector.len(),
+                    };
+                    let (kept, _) = sector.split_at(kept);
+                    put(&mut content.durable, offset + number * SECTOR_BYTES, kept);
                 }
             }
             content.cached = content.durable.clone();
@@ -326,6 +330,9 @@ impl Fault {
 }
 
 fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
     if content.len() < offset + bytes.len() {
         content.resize(offset + bytes.len(), 0);
     }

@@ -229,6 +229,10 @@ impl<T: Send + 'static> Bodies<T> {
                 let error = io::Error::new(io::ErrorKind::NotFound, why);
                 refusal(format!("the replaced body of {id}"), error)
             }
+            Fault::Damaged(what) => {
+                let error = io::Error::new(io::ErrorKind::InvalidData, what);
+                refusal(format!("the replaced body of {id}"), error)
+            }
             Fault::Io(context, source) => IntakeError::Io { context, source },
         };
         let mut pieces = self.draft(from).map_err(unreadable)?;

@@ -28,9 +28,10 @@ pub(crate) fn footer(disk: &dyn Disk, layout: &Layout, segment: SegmentName) -> 
         Ok(None) => Footer::NotYet,
         Err(Fault::Gone(_)) => match disk.open(&path, crate::disk::Access::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Footer::Missing,
-            // Its head is damaged: it is not for us to remove.
             _ => Footer::NotYet,
         },
+        // It is not for us to remove.
+        Err(Fault::Damaged(_)) => Footer::NotYet,
         Err(Fault::Io(context, error)) => {
             tracing::warn!(segment = %segment, context, %error, "cannot look at a segment");
             Footer::NotYet

@@ -52,7 +52,7 @@ fn live_and_die(seed: u64) -> World {
             let fault = if world.draw(2) == 0 { Fault::Io } else { Fault::Full };
             world.disk.fail_after(after, fault);
         }
-        live(&mut world, end);
+        live(&mut world, 120, end == End::Clean);
         match end {
             End::Power => world.disk.restart(),
             End::Kill | End::Clean => world.disk.kill(),
@@ -68,7 +68,8 @@ fn live_and_die(seed: u64) -> World {
     world
 }
 
-fn live(world: &mut World, end: End) {
+/// Lets two acceptors and a scheduler work until the power goes, or for so many steps; a clean life ends in order.
+pub(super) fn live(world: &mut World, steps: u32, is_clean: bool) {
     let mut acceptors: Vec<Acceptor> = (0..2).filter_map(|_| world.acceptor()).collect();
     let mut scheduler = world.scheduler().ok();
     if let Some(scheduler) = &scheduler
@@ -76,13 +77,13 @@ fn live(world: &mut World, end: End) {
     {
         world.check(scheduler);
     }
-    for _ in 0..120 {
+    for _ in 0..steps {
         if world.disk.is_crashed() {
             return;
         }
         step(world, &mut acceptors, &mut scheduler);
     }
-    if end == End::Clean {
+    if is_clean {
         acceptors.into_iter().for_each(|acceptor| acceptor.close(world));
         if let Some(scheduler) = scheduler {
             scheduler.close(world);

@@ -418,8 +418,8 @@ fn a_damaged_record_is_not_copied() {
         let other = spool.compaction().expect("it opens");
         assert!(matches!(other.survey().await, Err(CompactionError::Busy)));
         let copies = compaction.copy(vec![sound.clone(), damaged]).await.expect("there is room");
-        let [Ok(copy), Err(ReadError::Gone(_, why))] = &copies[..] else { panic!("{copies:?}") };
-        assert!(why.contains("damaged"), "{why}");
+        let [Ok(copy), Err(ReadError::Damaged(_, why))] = &copies[..] else { panic!("{copies:?}") };
+        assert!(why.contains("fails its checksum"), "{why}");
         assert_eq!(compaction.copies().await.expect("it reads").len(), 1);
         // A copy is taken as it is, and made anew when it is damaged.
         let path = {

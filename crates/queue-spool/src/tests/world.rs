@@ -258,7 +258,7 @@ pub(super) fn open_message(
     let file = OpenFile::open(disk, &path, kind)?;
     let id = place.record.id;
     let mut bytes = file.read(offset, place.record.length as usize)?;
-    let head = check_record(&bytes, file.nonce(), offset, &[Kind::Message, Kind::Accept], id)?;
+    let head = check_record(&file, &bytes, offset, &[Kind::Message, Kind::Accept], id)?;
     let (accepted, at) = accept_line(&bytes, &head)?.accepted();
     let pieces = match at {
         BodyAt::Here => {

@@ -9,7 +9,7 @@ use super::dispatch::Job;
 use super::strike::Casualty;
 use super::{Now, Scheduler, Turn, Unanswered, retry};
 
-/// How long a job waits that could not be sent, or that an idle worker had no room for, in milliseconds.
+/// How long a job waits that could not be sent, in milliseconds.
 const NOT_SENT_MS: u64 = 200;
 /// Connections lost in a row that cost a recipient nothing: it is sent again at once.
 const LOSSES_FREE: u8 = 1;
@@ -42,9 +42,7 @@ impl Scheduler {
             self.overdue.remove(&(due.saturating_add(super::dispatch::OVERDUE_MS), number));
         }
         self.leave_peer(number, &job);
-        if !matches!(result, Err(Unanswered::Full | Unanswered::NotSent | Unanswered::TooLong)) {
-            self.note_room(&job);
-        }
+        self.note_room(turn.now, &job, &result);
         if !job.given_up {
             self.leave_lane(turn.now, &job);
         }
@@ -98,7 +96,8 @@ impl Scheduler {
                     lane.job_recipients = (job.recipients.len() as u32 / 2).max(1);
                 }
             }
-            Unanswered::Full if self.note_full(&job) => {}
+            // It goes elsewhere, or waits for the worker.
+            Unanswered::Full => {}
             _ => due = due.saturating_add(NOT_SENT_MS),
         }
         if !job.given_up {
@@ -166,20 +165,17 @@ impl Scheduler {
         self.stir(job.channel);
     }
 
-    /// A job has left its worker: one that was full may have room again.
-    fn note_room(&mut self, job: &Job) {
+    /// A job has left its worker. One that had no room may have some again once it has answered, or owes no answer any more.
+    fn note_room(&mut self, now: Now, job: &Job, result: &Result<DeliverAnswer, Unanswered>) {
         let channel = self.lanes.channel_mut(job.channel);
-        if let Some(connected) = job.peer.and_then(|peer| channel.peer_mut(peer)) {
-            connected.full = false;
-        }
-    }
-
-    /// A worker has no room, though it should have: it gets nothing until its next answer. Says whether it owes one.
-    fn note_full(&mut self, job: &Job) -> bool {
-        let channel = self.lanes.channel_mut(job.channel);
-        let connected = job.peer.and_then(|peer| channel.peer_mut(peer));
-        let owing = connected.filter(|connected| connected.outstanding > 0);
-        owing.map(|connected| connected.full = true).is_some()
+        let Some(connected) = job.peer.and_then(|peer| channel.peer_mut(peer)) else { return };
+        connected.full_until = match result {
+            Err(Unanswered::Full) => connected.rests_until(now.mono),
+            Err(Unanswered::NotSent | Unanswered::TooLong) if connected.full_until > 0 => {
+                connected.rests_until(now.mono)
+            }
+            _ => 0,
+        };
     }
 
     /// Counts a lost connection against what a job had in hand; says how many that makes in a row.
@@ -270,6 +266,9 @@ impl Scheduler {
             let pause = (u64::from(seconds) * 1000).min(THROTTLE_MS_MAX);
             lane.not_before = lane.not_before.max(turn.now.mono.saturating_add(pause));
         }
+        if let Some(what) = answer.damaged {
+            self.hold_damaged(turn, job, what);
+        }
         let mut outcomes: Vec<(u32, Outcome)> =
             answer.outcomes.into_iter().map(|one| (one.index, one.outcome)).collect();
         outcomes.sort_by_key(|(index, _)| *index);
@@ -285,6 +284,15 @@ impl Scheduler {
             self.plan_review(turn.now, job.lane);
         }
         self.refresh(turn.now, job.lane);
+    }
+
+    /// Holds a message that its agent could not read whole: it would fail in the same way each time, and an operator may be able
+    /// to help. A report is written without the message that it is about.
+    fn hold_damaged(&mut self, turn: &mut Turn<'_>, job: &Job, mut what: String) {
+        if job.report.is_none() && self.backlog.same(job.slot, &job.id).is_some() {
+            cut(&mut what, TEXT_BYTES_MAX);
+            self.hold(turn, job.slot, format!("damaged: {what}"));
+        }
     }
 
     fn lane_answered(&mut self, now: Now, job: &Job, answered: bool, delivered: bool) {

@@ -6,6 +6,8 @@ use socket::PeerId;
 
 use super::lane::LaneId;
 
+/// How long a worker gets nothing that has no room and owes no answer, in milliseconds.
+const FULL_MS: u64 = 200;
 /// How long a worker is kept free at first for a job that goes out alone, in milliseconds; then as long none is.
 const ALONE_MS: u64 = 60_000;
 /// The longest that it is, after several times in vain.
@@ -43,8 +45,16 @@ pub(crate) struct Connected {
     pub(crate) outstanding: u32,
     /// Those of them that were given up: they hold a slot, and nobody waits for them.
     pub(crate) given_up: u32,
-    /// Whether it had no room for a job though it should have: until its next answer it gets none.
-    pub(crate) full: bool,
+    /// It had no room for a job though it should have: until then it gets none, in milliseconds; 0 when it may. While it owes an
+    /// answer that is [`u64::MAX`], since the answer comes first.
+    pub(crate) full_until: u64,
+}
+
+impl Connected {
+    /// How long one without room is left alone: until its next answer or, when it owes none, for a moment.
+    pub(crate) fn rests_until(&self, now: u64) -> u64 {
+        if self.outstanding > self.given_up { u64::MAX } else { now.saturating_add(FULL_MS) }
+    }
 }
 
 /// The rings in which lanes wait for their turn.
@@ -123,9 +133,9 @@ impl Channel {
         let before = std::mem::take(&mut self.peers);
         for peer in peers {
             let old = before.iter().find(|old| old.peer.id == peer.id);
-            let (outstanding, given_up, full) =
-                old.map_or((0, 0, false), |old| (old.outstanding, old.given_up, old.full));
-            self.peers.push(Connected { peer: *peer, outstanding, given_up, full });
+            let (outstanding, given_up, full_until) =
+                old.map_or((0, 0, 0), |old| (old.outstanding, old.given_up, old.full_until));
+            self.peers.push(Connected { peer: *peer, outstanding, given_up, full_until });
         }
         if self.alone_peer.is_some_and(|id| self.peer_mut(id).is_none_or(|c| c.peer.draining)) {
             self.forget_alone();
@@ -164,7 +174,7 @@ impl Channel {
     fn with_room(&self) -> impl Iterator<Item = &Connected> {
         self.peers.iter().filter(|connected| {
             !connected.peer.draining
-                && !connected.full
+                && connected.full_until == 0
                 && connected.outstanding < connected.peer.window
                 && self.alone_peer != Some(connected.peer.id)
         })
@@ -186,8 +196,9 @@ impl Channel {
     /// Keeps a worker free for a job that goes out alone, and says which once it has nothing else in hand; also whether that is
     /// true of jobs that were given up.
     pub(crate) fn choose_alone(&mut self, now: u64) -> Option<(PeerId, bool)> {
-        let takes =
-            |one: &&Connected| !one.peer.draining && !one.full && one.outstanding < one.peer.window;
+        let takes = |one: &&Connected| {
+            !one.peer.draining && one.full_until == 0 && one.outstanding < one.peer.window
+        };
         let idle = self.peers.iter().filter(takes).find(|one| one.outstanding == one.given_up);
         if let Some(idle) = idle {
             let chosen = (idle.peer.id, idle.outstanding == 0);
@@ -213,8 +224,25 @@ impl Channel {
         self.alone_span = ALONE_MS;
     }
 
+    /// When it is time for [`Channel::end_waits`].
+    pub(crate) fn wake(&self) -> Option<u64> {
+        let full =
+            self.peers.iter().map(|one| one.full_until).filter(|at| (1..u64::MAX).contains(at));
+        full.chain(self.alone_wake()).min()
+    }
+
+    /// Ends what has lasted long enough: a worker without room may have some again, one that was kept free is for all again.
+    pub(crate) fn end_waits(&mut self, now: u64) {
+        for one in self.peers.iter_mut().filter(|one| one.full_until <= now) {
+            one.full_until = 0;
+        }
+        if self.alone_wake().is_some_and(|at| at <= now) {
+            self.end_reservation(now);
+        }
+    }
+
     /// When a worker has been kept free for long enough, or may be again.
-    pub(crate) fn alone_wake(&self) -> Option<u64> {
+    fn alone_wake(&self) -> Option<u64> {
         if self.alone.is_empty() || self.alone_job.is_some() {
             return None;
         }
@@ -225,7 +253,7 @@ impl Channel {
     }
 
     /// A worker was kept free for long enough in vain, or none was for as long: the other now, and for longer.
-    pub(crate) fn end_reservation(&mut self, now: u64) {
+    fn end_reservation(&mut self, now: u64) {
         if self.alone_peer.take().is_some() {
             self.alone_since = now.saturating_add(self.alone_span);
             self.alone_span = (self.alone_span * 2).min(ALONE_MS_MAX);

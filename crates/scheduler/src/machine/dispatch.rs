@@ -367,6 +367,9 @@ impl Scheduler {
             channel.end_alone(number);
             if let Some(connected) = job.peer.and_then(|peer| channel.peer_mut(peer)) {
                 connected.given_up += 1;
+                if connected.full_until > 0 {
+                    connected.full_until = connected.rests_until(now.mono);
+                }
             }
             self.stir(job.channel);
             job.given_up = true;

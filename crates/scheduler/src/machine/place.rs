@@ -182,15 +182,15 @@ impl Scheduler {
             self.remove_held(turn, slot, id);
         }
         self.parts.forget_old(now.mono);
-        self.end_reservations(now);
+        self.end_waits(now);
     }
 
-    /// Lets others have a worker again that was kept free for too long, and tries anew to keep one free.
-    fn end_reservations(&mut self, now: Now) {
+    /// Lets jobs go again to workers that got none for long enough.
+    fn end_waits(&mut self, now: Now) {
         let mut stirred = Vec::new();
         for (id, channel) in self.lanes.channels_mut() {
-            if channel.alone_wake().is_some_and(|at| at <= now.mono) {
-                channel.end_reservation(now.mono);
+            if channel.wake().is_some_and(|at| at <= now.mono) {
+                channel.end_waits(now.mono);
                 stirred.push(id);
             }
         }
@@ -408,7 +408,7 @@ impl Scheduler {
     /// When the next thing is due.
     pub(super) fn wake(&mut self) -> Option<u64> {
         let slow_after = retry::millis(self.settings.slow_after);
-        let alone = self.lanes.channels().filter_map(Channel::alone_wake).min();
+        let workers = self.lanes.channels().filter_map(Channel::wake).min();
         let (jobs, parts) = (&self.jobs, self.parts.first_forgotten());
         let slow = self.lanes.channels_mut().filter_map(|(_, channel)| {
             while channel.sent.front().is_some_and(|(_, job)| !jobs.contains_key(job)) {
@@ -418,7 +418,7 @@ impl Scheduler {
         });
         [
             slow.min(),
-            alone,
+            workers,
             self.timers.first().map(|(at, _)| *at),
             self.overdue.first().map(|(at, _)| *at),
             self.quarantine.first().map(|(at, ..)| *at),

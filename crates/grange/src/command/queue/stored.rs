@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use job::admin::{Page, QueuedMessage, Selection};
 use job::known::{Known, KnownMessage, KnownRequest};
 use mail::MessageId;
-use queue::{Listed, Reader, State};
+use queue::{Listed, ReadError, Reader, State};
 
 use crate::command::{Failure, ask, store, table};
 use crate::configuration::Configuration;
 use crate::stores;
 
+/// The state of a message that is not routed and whose record fails its checks.
+const DAMAGED: &str = "damaged";
 /// Begins a cursor within what is accepted and not known to the scheduler: it lists these after all others.
 const ACCEPTED: &str = "accepted:";
 
@@ -66,7 +68,28 @@ pub(super) async fn accepted(
             break;
         }
     }
+    keep_damaged(configuration, &mut page.messages).await?;
     Ok(page)
+}
+
+/// Leaves out what was found damaged and is known by now: the body of a message that has ended goes before its record does.
+async fn keep_damaged(
+    configuration: &Configuration,
+    messages: &mut Vec<QueuedMessage>,
+) -> Result<(), Failure> {
+    let is_damaged = |message: &&QueuedMessage| message.state == DAMAGED;
+    let of = |message: &QueuedMessage| Listed {
+        handle: message.handle.clone(),
+        id: message.id,
+        accepted_at: message.accepted_at,
+    };
+    let damaged: Vec<Listed> = messages.iter().filter(is_damaged).map(of).collect();
+    let mut lacking = HashSet::new();
+    for part in damaged.chunks(job::KNOWN_MAX) {
+        lacking.extend(unknown(configuration, part).await?.into_iter().map(|one| one.id));
+    }
+    messages.retain(|message| message.state != DAMAGED || lacking.contains(&message.id));
+    Ok(())
 }
 
 /// What the scheduler knows, and what was accepted and not known to it when that was asked a moment earlier: its word counts.
@@ -169,9 +192,12 @@ impl Cut {
             if !select.ids.is_empty() && !select.ids.contains(&one.id) {
                 continue;
             }
-            // It may have ended meanwhile.
-            let Ok(stored) = reader.open(&one.handle).await else { continue };
-            let found = accepted_message(&one, stored.accepted);
+            let found = match reader.open(&one.handle).await {
+                Ok(stored) => accepted_message(&one, stored.accepted),
+                Err(ReadError::Damaged(_, what)) => damaged_message(&one, what),
+                // It may have ended meanwhile.
+                Err(_) => continue,
+            };
             if !selects(select, &found) {
                 continue;
             }
@@ -220,6 +246,21 @@ fn accepted_message(listed: &Listed, accepted: queue::Accepted) -> QueuedMessage
                 state: State::default(),
             })
             .collect(),
+    }
+}
+
+/// What is left to say of a message that fails its checks: neither its sender nor its recipients can be trusted.
+fn damaged_message(listed: &Listed, what: String) -> QueuedMessage {
+    QueuedMessage {
+        id: listed.id,
+        state: DAMAGED.to_owned(),
+        sender: None,
+        size: 0,
+        accepted_at: listed.accepted_at,
+        handle: listed.handle.clone(),
+        hold: Some(format!("damaged: {what}")),
+        recipients_total: 0,
+        recipients: Vec::new(),
     }
 }
 

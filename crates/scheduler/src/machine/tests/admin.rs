@@ -3,6 +3,7 @@
 use job::admin::{
     AdminAnswer, AdminRequest, Change, LaneChange, ListQuery, Nothing, Selection, ShowQuery,
 };
+use job::deliver::DeliverAnswer;
 use mail::{MessageId, Timestamp};
 use queue::{ReportKind, State};
 
@@ -392,4 +393,26 @@ fn summary_and_status_count() {
     assert_eq!((status.messages, status.recipients, status.active), (3, 3, 1));
     assert_eq!((status.delivered, status.deferred, status.lanes_backing_off), (1, 1, 1));
     assert_eq!(status.oldest, Some(Timestamp::from_millis(BEGIN - 2 * HOUR)));
+}
+
+#[test]
+fn a_damaged_message_is_held_until_it_is_released_and_never_expires() {
+    let mut world = World::new();
+    let mut request = message(&world, id(0), &["one.example"]);
+    request.accepted_at = Timestamp::from_millis(world.now.wall.millis() - 6 * 24 * 3_600_000);
+    world.enqueue(request);
+    let job = world.job();
+    let what = "intake/1/7.seg at byte 64: its record fails its checksum".to_owned();
+    world.answer(&job, DeliverAnswer { damaged: Some(what.clone()), ..all(&job, &deferred()) });
+    assert!(matches!(world.state(id(0), 0), State::Open(_)), "it has not failed");
+    let held = Selection { held: true, ..Selection::default() };
+    let (found, _) = list(&mut world, ListQuery { select: held, limit: None, cursor: None });
+    assert_eq!(found, [(id(0), "held".to_owned())]);
+    let hold = world.written_down().remove(0).hold;
+    assert_eq!(hold, Some(format!("damaged: {what}")));
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Release(ids(&[0])))).0, 1);
+    world.pass(24 * 3_600_000);
+    let job = world.job();
+    world.deliver(&job);
+    assert!(!world.is_live(id(0)), "what an operator has mended is delivered");
 }

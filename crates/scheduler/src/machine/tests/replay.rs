@@ -132,7 +132,7 @@ impl History {
             6 | 7 => Ok(DeliverAnswer {
                 outcomes: Vec::new(),
                 lane: Some(Reply::ours(StatusCode::new(4, 4, 1), "refused")),
-                throttle: None,
+                ..DeliverAnswer::default()
             }),
             8 => Err(Unanswered::Lost),
             9 if how.is_multiple_of(2) => Err(Unanswered::Full),

@@ -250,6 +250,30 @@ fn a_full_worker_gets_nothing_until_its_next_answer() {
 }
 
 #[test]
+fn a_worker_that_had_no_room_for_all_it_had_in_hand_gets_jobs_again() {
+    let mut world = World::bare(Settings::default());
+    world.start();
+    world.connect("smtp", &[(1, 8)]);
+    for number in 0..10 {
+        let request = message(&world, id(number), &[&format!("h{number}.test")]);
+        world.enqueue(request);
+    }
+    for unanswered in [Unanswered::Full, Unanswered::NotSent] {
+        let jobs: Vec<_> = world.jobs.drain(..).collect();
+        let (last, others) = jobs.split_last().expect("jobs");
+        assert_eq!(others.len(), 3, "new lanes may hold half of it");
+        for job in others {
+            world.unanswered(job, Unanswered::Full);
+        }
+        assert!(world.jobs.is_empty(), "it owes an answer");
+        world.unanswered(last, unanswered);
+        assert!(world.jobs.is_empty(), "it has said that it has no room");
+        world.pass(SECOND);
+        assert_eq!(world.jobs.len(), 4);
+    }
+}
+
+#[test]
 fn what_an_agent_says_is_kept_up_to_a_kibibyte() {
     let mut world = World::new();
     let request = message(&world, id(1), &["a.test"]);

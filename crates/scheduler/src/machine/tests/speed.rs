@@ -38,7 +38,7 @@ fn through(messages: u64, hosts: u64) -> u64 {
         }
         for (job, index) in waiting.drain(..) {
             let outcomes = vec![RecipientOutcome { index, outcome: delivered() }];
-            let answer = DeliverAnswer { outcomes, lane: None, throttle: None };
+            let answer = DeliverAnswer { outcomes, ..DeliverAnswer::default() };
             let event = Event::Answered { job, result: Ok(answer) };
             scheduler.handle(now, &mut chance, event, &mut actions);
             ended += 1;

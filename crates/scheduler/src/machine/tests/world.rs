@@ -212,7 +212,7 @@ impl World {
     /// The destination failed.
     pub(super) fn fail_lane(&mut self, job: &Send) {
         let lane = Some(Reply::ours(StatusCode::new(4, 4, 1), "connection refused"));
-        self.answer(job, DeliverAnswer { outcomes: Vec::new(), lane, throttle: None });
+        self.answer(job, DeliverAnswer { lane, ..DeliverAnswer::default() });
     }
 
     /// Takes the records out.
@@ -329,7 +329,7 @@ pub(super) fn all(job: &Send, outcome: &Outcome) -> DeliverAnswer {
         .iter()
         .map(|one| RecipientOutcome { index: one.index, outcome: outcome.clone() })
         .collect();
-    DeliverAnswer { outcomes, lane: None, throttle: None }
+    DeliverAnswer { outcomes, ..DeliverAnswer::default() }
 }
 
 /// What kind of report a job writes, about whom.

@@ -1,0 +1,145 @@
+//! Damage: a flipped bit in any file of the queue is found, what it concerns is set aside and named, and all else is delivered.
+#![allow(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tests::{Client, Sink, Site, until};
+
+/// Where most mail of these tests goes.
+const ELSEWHERE: &str = "bob@sink.example";
+/// Messages beside the one that is damaged.
+const OTHERS: usize = 20;
+/// How the body of a message ends, so that it is found in a file.
+const LAST_WORDS: &str = "These are the last words of message";
+
+/// Sends messages, which end with [`LAST_WORDS`] and their numbers; gives their ids in this order.
+fn send(site: &Site, numbers: std::ops::Range<usize>, lines: usize) -> Vec<String> {
+    let mut client = Client::ready(site.smtp.number);
+    let send = |number| {
+        let filling = "Neither long nor short, and nobody reads it.\r\n".repeat(lines);
+        let message = format!(
+            "Subject: x\r\nMessage-ID: <{number}.damage@source.example>\r\n\r\n{filling}{LAST_WORDS} {number}."
+        );
+        let reply = client.message("alice@example.test", &[ELSEWHERE], &message);
+        let reply = reply.expect("a reply");
+        reply.queued_as().unwrap_or_else(|| panic!("it is accepted: {reply:?}"))
+    };
+    numbers.map(send).collect()
+}
+
+/// The files of the queue whose names end so, in order.
+fn files(site: &Site, folder: &str, end: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![site.path("data/spool").join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it can be read") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(end) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Flips one bit of a file: of the byte so far behind the place where these words are.
+fn flip(path: &Path, words: &[u8], behind: usize) {
+    let mut bytes = std::fs::read(path).expect("it can be read");
+    let at = bytes.windows(words.len()).position(|window| window == words);
+    let at = at.unwrap_or_else(|| panic!("the words are in {}", path.display())) + behind;
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).expect("it can be written");
+}
+
+/// The file that holds these words.
+fn holder(files: &[PathBuf], words: &str) -> PathBuf {
+    let holds = |path: &&PathBuf| {
+        let bytes = std::fs::read(path).expect("it can be read");
+        bytes.windows(words.len()).any(|window| window == words.as_bytes())
+    };
+    files.iter().find(holds).expect("one file holds them").clone()
+}
+
+fn last_words(number: usize) -> String {
+    format!("{LAST_WORDS} {number}.")
+}
+
+/// What is held, with the reasons.
+fn held(site: &Site) -> BTreeMap<String, String> {
+    let page = site.json(&["queue", "list", "--held", "--json"]);
+    let messages = page["messages"].as_array().cloned().expect("a list of messages");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    messages.iter().map(|one| (text(&one["id"]), text(&one["hold"]))).collect()
+}
+
+/// Waits until the sink has every message of these numbers but one.
+fn all_but(sink: &Sink, count: usize, damaged: usize) {
+    let numbers = (0..count).filter(|number| *number != damaged);
+    let expected: Vec<String> = numbers.map(|number| format!("{number}.damage")).collect();
+    until("every other message arrives", || {
+        let tokens = sink.tokens();
+        expected.iter().all(|token| tokens.keys().any(|it| it.contains(token))).then_some(())
+    });
+    let damaged = format!("{damaged}.damage");
+    let arrived = sink.tokens();
+    assert!(!arrived.keys().any(|token| token == &damaged), "no byte of it is sent");
+}
+
+#[test]
+fn a_bit_of_a_body_in_a_segment() {
+    let site = Site::new();
+    let grange = site.start();
+    let ids = send(&site, 0..OTHERS + 1, 20);
+    until("all is routed", || (site.queued().len() == OTHERS + 1).then_some(()));
+    let segment = holder(&files(&site, "intake", ".seg"), &last_words(7));
+    flip(&segment, last_words(7).as_bytes(), 3);
+    let sink = Sink::start(site.sink.number);
+    site.ok(&["queue", "retry", "--all"]);
+    all_but(&sink, OTHERS + 1, 7);
+    let held = until("it is held", || Some(held(&site)).filter(|held| !held.is_empty()));
+    let id = &ids[7];
+    assert_eq!(held.keys().collect::<Vec<_>>(), [id], "it alone");
+    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(held[id].starts_with("damaged: ") && held[id].contains(&name), "{}", held[id]);
+    assert_eq!(site.run(&["queue", "show", "--raw", id]).status.code(), Some(65));
+    // Who knows the sender's words may have them delivered after all.
+    flip(&segment, &damaged_words(7), 3);
+    site.ok(&["queue", "release", id]);
+    sink.wait(OTHERS + 1);
+    site.wait_empty();
+    assert!(grange.stop().success());
+}
+
+/// The last words as [`flip`] leaves them.
+fn damaged_words(number: usize) -> Vec<u8> {
+    let mut words = last_words(number).into_bytes();
+    words[3] ^= 0x10;
+    words
+}
+
+#[test]
+fn a_bit_of_a_body_in_a_file_of_its_own() {
+    let site = Site::new();
+    let grange = site.start();
+    // More than 256 KiB.
+    let ids = send(&site, 0..3, 8000);
+    until("all is routed", || (site.queued().len() == 3).then_some(()));
+    let bodies = files(&site, "intake", ".body");
+    assert_eq!(bodies.len(), 3);
+    flip(&holder(&bodies, &last_words(1)), last_words(1).as_bytes(), 3);
+    let sink = Sink::start(site.sink.number);
+    site.ok(&["queue", "retry", "--all"]);
+    all_but(&sink, 3, 1);
+    let held = until("it is held", || Some(held(&site)).filter(|held| !held.is_empty()));
+    assert!(held[&ids[1]].contains(".body at byte "), "{held:?}");
+    // An operator gives up: the sender is told.
+    site.ok(&["queue", "bounce", &ids[1]]);
+    until("it is reported", || site.log().contains("reported in").then_some(()));
+    until("its file is given back", || files(&site, "intake", ".body").is_empty().then_some(()));
+    assert!(grange.stop().success());
+}
