@@ -9,7 +9,8 @@
 //! ```
 //!
 //! - [`machine`]: everything that is decided, without a clock, a socket or a disk: it runs in a simulation.
-//! - [`run`]: the shell around it, a worker of a farm of one.
+//! - [`turns`]: what follows what: turns, the ledger's write and sync, what waits for them. Plain as well.
+//! - [`run`]: the shell around both, a worker of a farm of one.
 //!
 //! Touches: the ledger, through [`queue::Ledger`]; the sockets of its conversations. Never: a message's body, a process, the network.
 
@@ -19,6 +20,7 @@ mod by_number;
 pub mod machine;
 mod run;
 mod settings;
+pub mod turns;
 
 pub use run::{Error, run};
 pub use settings::{Assignment, ChannelFacts, Settings};

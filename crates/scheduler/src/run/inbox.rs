@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
 
 use job::admin::{Admin, AdminRequest};
 use job::deliver::DeliverAnswer;
@@ -15,6 +14,7 @@ use socket::{Conversation, ErrorObject, Responder, Service, codes};
 
 use crate::Assignment;
 use crate::machine::{Answer, ChannelId, Unanswered};
+use crate::turns::Awaited;
 
 /// Something that arrived.
 pub(super) enum Incoming {
@@ -26,9 +26,7 @@ pub(super) enum Incoming {
     Answered { job: u64, result: Result<DeliverAnswer, Unanswered> },
     Peers(ChannelId),
     Crashed { channel: ChannelId, pid: u32 },
-    Written { batch: u64, result: Result<(), LedgerError> },
-    Synced { batch: u64, result: Result<(), LedgerError> },
-    Checkpoint { batch: u64, result: Result<(), LedgerError> },
+    Reached(Awaited, Result<(), LedgerError>),
     Draining,
     Settings(Box<Assignment>),
 }
@@ -39,30 +37,14 @@ pub(super) struct Inbox {
     items: RefCell<Vec<Incoming>>,
     /// Channels whose workers changed, each once a turn.
     peers: RefCell<Vec<ChannelId>>,
-    /// Messages that are taken over later, and when.
-    aside: RefCell<Vec<Incoming>>,
-    aside_until: Cell<Option<Instant>>,
     waiting: Cell<bool>,
     arrived: tokio::sync::Notify,
 }
 
 impl Inbox {
     pub(super) fn push(&self, incoming: Incoming) {
-        if matches!(incoming, Incoming::Enqueue(..)) && self.aside_until.get().is_some() {
-            return self.aside.borrow_mut().push(incoming);
-        }
         self.items.borrow_mut().push(incoming);
         self.wake();
-    }
-
-    /// Until then, messages to be taken over are put aside.
-    pub(super) fn put_enqueues_aside(&self, until: Instant) {
-        self.aside_until.set(Some(until));
-    }
-
-    /// When what was put aside has its turn.
-    pub(super) fn aside_until(&self) -> Option<Instant> {
-        self.aside_until.get()
     }
 
     /// Notes that the workers of a channel changed.
@@ -94,18 +76,10 @@ impl Inbox {
         self.waiting.set(false);
     }
 
-    /// Takes everything, workers that came or went first; a strike before the message that it is against.
+    /// Takes everything.
     pub(super) fn take(&self) -> Vec<Incoming> {
         let peers = std::mem::take(&mut *self.peers.borrow_mut());
-        let mut items = std::mem::take(&mut *self.items.borrow_mut());
-        if self.aside_until.get().is_some_and(|until| until <= Instant::now()) {
-            self.aside_until.set(None);
-            items.append(&mut self.aside.borrow_mut());
-        }
-        let is_strike = |one: &Incoming| matches!(one, Incoming::Strike(..));
-        if items.iter().any(is_strike) {
-            items.sort_by_key(|one| !is_strike(one));
-        }
+        let items = std::mem::take(&mut *self.items.borrow_mut());
         if peers.is_empty() {
             return items;
         }

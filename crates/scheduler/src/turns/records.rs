@@ -1,4 +1,4 @@
-//! The ledger as the shell uses it: one append a turn, one write and one sync waited for at a time, checkpoints, and what
+//! The ledger as turns use it: one append a turn, one write and one sync waited for at a time, checkpoints, and what
 //! holds after a failure.
 //!
 //! ```text
@@ -7,22 +7,20 @@
 //! ```
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use queue::{Ledger, LedgerError, Mark, Record};
 
-use super::inbox::{Inbox, Incoming};
-use crate::machine::Actions;
+use super::{Around, Awaited, Progress};
+use crate::machine::{Actions, Now};
 
-/// The first and the longest wait before a failed ledger is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// The first and the longest wait before a failed ledger is tried again, in milliseconds.
+const RETRY: (u64, u64) = (1000, 10_000);
 
 /// The most ends of messages appended at once: one append is one frame, and a frame has a limit.
 const UNWRITTEN_CHUNK: usize = 10_000;
 
 pub(super) struct Records {
     ledger: Rc<dyn Ledger>,
-    inbox: Rc<Inbox>,
     last: Mark,
     last_batch: u64,
     /// Whether a write is being waited for.
@@ -49,16 +47,16 @@ enum Checkpoint {
     Syncs,
 }
 
+/// Times are on the monotonic clock, in milliseconds.
 struct Failure {
-    retry_at: Instant,
-    wait: Duration,
+    retry_at: u64,
+    wait: u64,
 }
 
 impl Records {
-    pub(super) fn new(ledger: Rc<dyn Ledger>, inbox: Rc<Inbox>) -> Self {
+    pub(super) fn new(ledger: Rc<dyn Ledger>) -> Self {
         Self {
             ledger,
-            inbox,
             last: Mark::default(),
             last_batch: 0,
             writing: false,
@@ -81,26 +79,30 @@ impl Records {
     }
 
     /// When a failed ledger is to be tried again.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
+    pub(super) fn retry_at(&self) -> Option<u64> {
         let idle = self.checkpoint == Checkpoint::None;
         self.failure.as_ref().filter(|_| idle).map(|failure| failure.retry_at)
     }
 
     /// Appends the records of a turn.
-    pub(super) fn write(&mut self, actions: &Actions) -> Result<(), LedgerError> {
+    pub(super) fn write(
+        &mut self,
+        around: &mut Around<'_>,
+        actions: &Actions,
+    ) -> Result<(), LedgerError> {
         self.last_batch = actions.batch;
-        self.append(&actions.records)?;
+        self.append(around.now, &actions.records)?;
         if self.checkpoint == Checkpoint::Ends {
-            self.end_checkpoint();
+            self.end_checkpoint(around);
         }
         if actions.sync {
             self.wanted = Some((self.last, actions.batch));
-            self.sync();
+            self.sync(around);
         }
         Ok(())
     }
 
-    fn append(&mut self, records: &[Record]) -> Result<(), LedgerError> {
+    fn append(&mut self, now: Now, records: &[Record]) -> Result<(), LedgerError> {
         if records.is_empty() {
             return Ok(());
         }
@@ -112,30 +114,28 @@ impl Records {
             Err(error) => {
                 let ended = records.iter().filter(|one| is_end(one));
                 self.unwritten.extend(ended.cloned());
-                self.fail(&error);
+                self.fail(now, &error);
                 Err(error)
             }
         }
     }
 
     /// Waits until everything appended so far is written, unless a write is being waited for.
-    pub(super) fn await_written(&mut self) {
-        if self.writing {
-            return;
+    pub(super) fn await_written(&mut self, around: &mut Around<'_>) {
+        if !std::mem::replace(&mut self.writing, true) {
+            let awaited = Awaited { batch: self.last_batch, what: Progress::Written };
+            around.hands.await_ledger(awaited, self.ledger.written(self.last));
         }
-        self.writing = true;
-        let (inbox, batch) = (Rc::clone(&self.inbox), self.last_batch);
-        let written = self.ledger.written(self.last);
-        tokio::task::spawn_local(async move {
-            let result = written.await;
-            inbox.push(Incoming::Written { batch, result });
-        });
     }
 
     /// A write has ended.
-    pub(super) fn written(&mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
+    pub(super) fn written(
+        &mut self,
+        now: Now,
+        result: Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
         self.writing = false;
-        result.inspect_err(|error| self.fail(error))
+        result.inspect_err(|error| self.fail(now, error))
     }
 
     /// Keeps the ends of messages of a turn that could not be written.
@@ -144,67 +144,65 @@ impl Records {
     }
 
     /// Waits for the newest sync that is wanted, unless one is being waited for.
-    fn sync(&mut self) {
+    fn sync(&mut self, around: &mut Around<'_>) {
         if self.syncing {
             return;
         }
         let Some((mark, batch)) = self.wanted.take() else { return };
         self.syncing = true;
-        let synced = self.ledger.synced(mark);
-        let inbox = Rc::clone(&self.inbox);
-        tokio::task::spawn_local(async move {
-            let result = synced.await;
-            inbox.push(Incoming::Synced { batch, result });
-        });
+        let awaited = Awaited { batch, what: Progress::Synced };
+        around.hands.await_ledger(awaited, self.ledger.synced(mark));
     }
 
     /// A sync has ended.
-    pub(super) fn synced(&mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
+    pub(super) fn synced(
+        &mut self,
+        around: &mut Around<'_>,
+        result: Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
         self.syncing = false;
-        result.inspect_err(|error| self.fail(error))?;
-        self.sync();
+        result.inspect_err(|error| self.fail(around.now, error))?;
+        self.sync(around);
         Ok(())
     }
 
-    fn fail(&mut self, error: &LedgerError) {
+    fn fail(&mut self, now: Now, error: &LedgerError) {
         match self.checkpoint {
             Checkpoint::Syncs => self.failed_behind = Some(error.clone()),
             _ => self.checkpoint = Checkpoint::None,
         }
-        let now = Instant::now();
         let wait = match &self.failure {
             // Whatever fails before the next attempt is the same failure, and does not put that off.
-            Some(failure) if failure.retry_at > now => return,
+            Some(failure) if failure.retry_at > now.mono => return,
             Some(failure) => (failure.wait * 2).min(RETRY.1),
             None => RETRY.0,
         };
-        self.failure = Some(Failure { retry_at: now + wait, wait });
+        self.failure = Some(Failure { retry_at: now.mono.saturating_add(wait), wait });
     }
 
     /// A failure that nobody waited for: until a checkpoint has synced nothing is dispatched.
-    pub(super) fn unseen_failure(&mut self) -> Option<LedgerError> {
+    pub(super) fn unseen_failure(&mut self, now: Now) -> Option<LedgerError> {
         if self.checkpoint != Checkpoint::None || self.failure.is_some() {
             return None;
         }
-        self.ledger.failure().inspect(|error| self.fail(error))
+        self.ledger.failure().inspect(|error| self.fail(now, error))
     }
 
     /// Begins a checkpoint when one is due and possible; says whether it did.
-    pub(super) fn begin_checkpoint(&mut self) -> Result<bool, LedgerError> {
-        let now = Instant::now();
+    pub(super) fn begin_checkpoint(&mut self, now: Now) -> Result<bool, LedgerError> {
         let due = match &self.failure {
-            Some(failure) => failure.retry_at <= now,
+            Some(failure) => failure.retry_at <= now.mono,
             None => self.ledger.checkpoint_due(),
         };
         if self.checkpoint != Checkpoint::None || !due {
             return Ok(false);
         }
-        self.ledger.begin_checkpoint().inspect_err(|error| self.fail(error))?;
+        self.ledger.begin_checkpoint().inspect_err(|error| self.fail(now, error))?;
         self.checkpoint = Checkpoint::Open;
         let unwritten = std::mem::take(&mut self.unwritten);
         let mut chunks = unwritten.chunks(UNWRITTEN_CHUNK);
         while let Some(chunk) = chunks.next() {
-            if let Err(error) = self.append(chunk) {
+            if let Err(error) = self.append(now, chunk) {
                 self.unwritten.extend(chunks.flatten().cloned());
                 self.checkpoint = Checkpoint::None;
                 return Err(error);
@@ -220,56 +218,46 @@ impl Records {
         }
     }
 
-    fn end_checkpoint(&mut self) {
+    fn end_checkpoint(&mut self, around: &mut Around<'_>) {
         self.checkpoint = Checkpoint::Syncs;
-        let ended = self.ledger.end_checkpoint();
-        let (inbox, batch) = (Rc::clone(&self.inbox), self.last_batch);
-        tokio::task::spawn_local(async move {
-            let result = ended.await;
-            inbox.push(Incoming::Checkpoint { batch, result });
-        });
+        let awaited = Awaited { batch: self.last_batch, what: Progress::Checkpointed };
+        around.hands.await_ledger(awaited, self.ledger.end_checkpoint());
     }
 
     /// A checkpoint has ended.
     pub(super) fn checkpointed(
         &mut self,
+        around: &mut Around<'_>,
         result: Result<(), LedgerError>,
     ) -> Result<(), LedgerError> {
+        let now = around.now;
         self.checkpoint = Checkpoint::None;
         let failed_behind = self.failed_behind.take();
-        result.inspect_err(|error| self.fail(error))?;
+        result.inspect_err(|error| self.fail(now, error))?;
         if let Some(error) = failed_behind {
             // Another one, at once, holds it.
-            self.failure = Some(Failure { retry_at: Instant::now(), wait: RETRY.0 });
+            self.failure = Some(Failure { retry_at: now.mono, wait: RETRY.0 });
             return Err(error);
         }
         if self.failure.take().is_some() {
             tracing::info!("a checkpoint of the ledger has synced: dispatching goes on");
         }
-        self.sync();
+        self.sync(around);
         Ok(())
     }
 
     /// Begins the checkpoint before the end, if nothing stands against it.
     pub(super) fn begin_last(&mut self) -> bool {
         let free = self.checkpoint == Checkpoint::None && self.failure.is_none();
-        let begun = free && self.ledger.begin_checkpoint().is_ok();
-        if begun {
-            self.checkpoint = Checkpoint::Open;
-        }
-        begun
+        free && self.ledger.begin_checkpoint().is_ok()
     }
 
-    /// Appends the last records and waits until everything is synced.
-    pub(super) async fn write_last(&mut self, records: &[Record]) -> Result<(), LedgerError> {
-        self.append(records)?;
-        self.ledger.synced(self.last).await?;
-        if self.checkpoint == Checkpoint::Ends
-            && let Err(error) = self.ledger.end_checkpoint().await
-        {
-            tracing::warn!(%error, "the last checkpoint did not end: the next start replays what was before it");
+    /// Appends the last records, and says what is to be synced.
+    pub(super) fn append_last(&mut self, records: &[Record]) -> Result<Mark, LedgerError> {
+        match records {
+            [] => Ok(self.last),
+            _ => self.ledger.append(records),
         }
-        Ok(())
     }
 }
 
