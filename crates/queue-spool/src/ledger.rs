@@ -35,6 +35,8 @@ pub use view::{LedgerView, read_standings};
 /// A checkpoint is due when more than this was appended since the last, and more than half of what that one took: a start then reads
 /// half as much again as lives, at most.
 const CHECKPOINT_BYTES_MIN: u64 = 8 << 20;
+/// Each life begins a log, with room for a checkpoint: one that has replayed more than so many writes a checkpoint, so that they go.
+const LOGS_MAX: usize = 3;
 
 type Waiter = oneshot::Sender<Result<(), LedgerError>>;
 
@@ -73,6 +75,8 @@ struct Shared {
     phase: Cell<Phase>,
     /// Whether what was replayed must be proven durable by a checkpoint.
     unproven: Cell<bool>,
+    /// Whether more logs were replayed than are to be kept.
+    crowded: Cell<bool>,
     /// Whether a checkpoint finds room.
     spare: Cell<Spare>,
     /// Bytes appended since the last checkpoint began, and those it took.
@@ -98,6 +102,7 @@ impl SpoolLedger {
     ) -> Result<Self, LedgerError> {
         let held = hold(&*disk, &layout)?;
         let found = log::find(&*disk, &layout)?;
+        log::report(&layout, &found.damage);
         let limits = Limits::of(settings);
         Ok(Self {
             disk,
@@ -117,9 +122,10 @@ impl SpoolLedger {
         };
         let (layout, book) = (self.layout.clone(), self.book.clone());
         let (found, endings) = replay::all(found, layout, book, apply).await?;
-        let mut replayed = found.logs.get(found.start..).unwrap_or_default().iter();
-        let checkpoint = replayed.clone().next().map_or(0, log::Log::checkpoint_bytes);
-        let all = replayed.by_ref().map(|log| log.end).sum::<u64>();
+        let replayed = found.logs.get(found.start..).unwrap_or_default();
+        let checkpoint = replayed.first().map_or(0, log::Log::checkpoint_bytes);
+        let all = replayed.iter().map(|log| log.end).sum::<u64>();
+        self.shared.crowded.set(replayed.len() > LOGS_MAX);
         self.shared.checkpoint_bytes.set(checkpoint);
         self.shared.bytes.set(all - checkpoint);
         self.shared.unproven.set(found.certainty == Certainty::Unproven);
@@ -216,6 +222,7 @@ impl Shared {
                 if result.is_ok() {
                     *self.failure.borrow_mut() = None;
                     self.unproven.set(false);
+                    self.crowded.set(false);
                 }
                 // After a failure that has been told, another may have been begun.
                 if self.failure.borrow().is_none() {
@@ -297,7 +304,8 @@ impl Ledger for SpoolLedger {
 
     fn checkpoint_due(&self) -> bool {
         let worth = CHECKPOINT_BYTES_MIN.max(self.shared.checkpoint_bytes.get() / 2);
-        let wanted = self.shared.unproven.get() || self.shared.bytes.get() >= worth;
+        let asked = self.shared.unproven.get() || self.shared.crowded.get();
+        let wanted = asked || self.shared.bytes.get() >= worth;
         // A full disk must not stop a ledger that still has room: without a new log it goes on in the one it has.
         let possible = self.shared.spare.get() == Spare::There;
         let failed = self.shared.failure.borrow().is_some();

@@ -250,3 +250,35 @@ fn a_ledger_that_was_not_closed_asks_for_a_checkpoint_before_it_gives_space_back
         assert!(!ledger.checkpoint_due());
     });
 }
+
+#[test]
+fn lives_that_follow_each_other_do_not_leave_a_log_each() {
+    let (disk, spool) = Simulated::new(settings());
+    let handle = Handle::parse("conformance:1").expect("a handle");
+    let record = routed(MessageId::new(Timestamp::default(), 1), &handle, 1);
+    let logs = || {
+        let is_log = |path: &&Path| path.extension().is_some_and(|extension| extension == "log");
+        disk.files().iter().map(|(path, _)| path.as_path()).filter(is_log).count()
+    };
+    let mut most = 0;
+    for _ in 0..12 {
+        block_on(async {
+            let ledger = spool.ledger().expect("nobody has it");
+            ledger.replay(&mut |_| {}).await.expect("it is in order");
+            if ledger.checkpoint_due() {
+                ledger.begin_checkpoint().expect("it can begin");
+                ledger.end_checkpoint().await.expect("it can end");
+                assert!(!ledger.checkpoint_due());
+                let deadline = Instant::now() + Duration::from_secs(20);
+                while logs() > 2 {
+                    assert!(Instant::now() < deadline, "old logs stay");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+            ledger.synced(mark).await.expect("it is well");
+        });
+        most = most.max(logs());
+    }
+    assert!((2..=6).contains(&most), "{most} logs");
+}
