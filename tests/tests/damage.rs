@@ -143,3 +143,124 @@ fn a_bit_of_a_body_in_a_file_of_its_own() {
     until("its file is given back", || files(&site, "intake", ".body").is_empty().then_some(()));
     assert!(grange.stop().success());
 }
+
+/// Sends mail to a next hop that is away, and stops; everything is in the queue and routed.
+fn filled(site: &Site, count: usize) -> Vec<String> {
+    let grange = site.start();
+    let ids = send(site, 0..count, 20);
+    until("all is routed", || (site.queued().len() == count).then_some(()));
+    assert!(grange.stop().success());
+    ids
+}
+
+/// Starts with a sink, and waits until every message but one has arrived there.
+fn delivers_all_but(site: &Site, count: usize, damaged: Option<usize>) {
+    let sink = Sink::start(site.sink.number);
+    let grange = site.start();
+    site.ok(&["queue", "retry", "--all"]);
+    site.ok(&["requeue"]);
+    all_but(&sink, count, damaged.unwrap_or(usize::MAX));
+    if damaged.is_none() {
+        site.wait_empty();
+    }
+    assert!(grange.stop().success());
+}
+
+fn flip_at(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).expect("it can be read");
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).expect("it can be written");
+}
+
+#[test]
+fn a_bit_of_the_ledger() {
+    let site = site();
+    filled(&site, OTHERS);
+    // Mail that waits: as it was routed, or as a checkpoint tells of it.
+    let words = |path: &PathBuf| {
+        let bytes = std::fs::read(path).expect("it can be read");
+        bytes.windows(14).position(|window| window == b"bob@sink.examp")
+    };
+    let log = files(&site, "ledger", ".log").into_iter().find(|log| words(log).is_some());
+    let log = log.expect("one of them tells of mail");
+    let words = words(&log).expect("it does");
+    flip_at(&log, words);
+    let name = log.file_name().expect("a name").to_string_lossy().into_owned();
+    delivers_all_but(&site, OTHERS, None);
+    let told = site.log();
+    let told =
+        told.lines().find(|line| line.contains("the ledger is damaged")).expect("it is told");
+    assert!(told.contains(&name) && told.contains("offset="), "{told}");
+}
+
+#[test]
+fn a_bit_of_the_head_of_each_segment_and_log() {
+    let site = site();
+    filled(&site, OTHERS);
+    for path in files(&site, "", "") {
+        let name = path.to_string_lossy().into_owned();
+        if name.ends_with(".log") || name.ends_with(".seg") {
+            flip_at(&path, 20);
+        }
+    }
+    delivers_all_but(&site, OTHERS, None);
+    assert!(site.log().contains("a bit of a segment's head is wrong"));
+    assert!(site.log().contains("a bit of the ledger's head is wrong"));
+}
+
+#[test]
+fn a_bit_of_the_small_files() {
+    let site = site();
+    filled(&site, OTHERS);
+    let next = files(&site, "intake", "/next");
+    assert!(!next.is_empty());
+    next.iter().for_each(|next| flip_at(next, 0));
+    flip_at(&site.path("data/spool/format"), 0);
+    delivers_all_but(&site, OTHERS, None);
+    assert!(site.log().contains("a stripe's next number cannot be read"));
+    assert!(site.log().contains("the format file is damaged"));
+}
+
+#[test]
+fn a_bit_of_a_record_that_was_never_routed() {
+    let site = site();
+    // Nobody routes what is accepted, and the segment is not sealed.
+    let mut grange = site.start();
+    let routers = until("it routes", || Some(grange.workers("router")).filter(|it| !it.is_empty()));
+    let ids = send(&site, 0..1, 20);
+    until("one is routed", || (site.queued().len() == 1).then_some(()));
+    drop(routers);
+    let scheduler = grange.manager("scheduler");
+    grange.signal(scheduler, rustix::process::Signal::STOP);
+    for pid in grange.workers("scheduler") {
+        grange.signal(pid, rustix::process::Signal::STOP);
+    }
+    let mut more = send(&site, 1..OTHERS + 1, 20);
+    grange.kill_all();
+    let mut all = ids;
+    all.append(&mut more);
+    let segments = files(&site, "intake", ".seg");
+    let segment = holder(&segments, &last_words(7));
+    flip(&segment, last_words(7).as_bytes(), 3);
+    delivers_all_but(&site, OTHERS + 1, Some(7));
+    let log = site.log();
+    let told = log.lines().find(|line| line.contains("it is set aside") && line.contains(&all[7]));
+    assert!(told.is_some(), "its id is told");
+    let aside = files(&site, "damaged", "");
+    let text = aside.iter().find(|path| path.to_string_lossy().ends_with(".txt"));
+    let text = std::fs::read_to_string(text.expect("it is explained")).expect("it is text");
+    assert!(text.contains(&all[7]), "{text}");
+    assert!(
+        aside
+            .iter()
+            .any(|path| std::fs::read(path).is_ok_and(|it| has_bytes(&it, &damaged_words(7))))
+    );
+}
+
+fn site() -> Site {
+    Site::new().replace("[router]", "[requeue]\nevery = \"10s\"\n[router]")
+}
+
+fn has_bytes(bytes: &[u8], words: &[u8]) -> bool {
+    bytes.windows(words.len()).any(|window| window == words)
+}

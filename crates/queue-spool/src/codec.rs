@@ -164,6 +164,56 @@ impl FileHead {
     }
 }
 
+impl FileHead {
+    /// Takes a head from bytes, one bit of which may be wrong; says whether one was.
+    ///
+    /// Everything in a file hangs on its nonce, which stands in its head alone. The sum tells any one wrong bit from all others, and
+    /// other damage passes for one bit with a chance of 2⁻²³, before magic, version and kind have had their say.
+    pub fn decode_or_mend(bytes: &[u8]) -> Option<(Self, Mended)> {
+        if let Some(head) = Self::decode(bytes) {
+            return Some((head, Mended::No));
+        }
+        let mut mended: [u8; HEAD_BYTES] = *bytes.first_chunk()?;
+        (0..8 * HEAD_BYTES).find_map(|bit| {
+            flip(&mut mended, bit);
+            let head = Self::decode(&mended);
+            flip(&mut mended, bit);
+            head.map(|head| (head, Mended::OneBit))
+        })
+    }
+}
+
+/// Whether what was read was as it had been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mended {
+    /// It was.
+    No,
+    /// One bit of it was wrong.
+    OneBit,
+}
+
+fn flip(bytes: &mut [u8; HEAD_BYTES], bit: usize) {
+    if let Some(byte) = bytes.get_mut(bit / 8) {
+        *byte ^= 1 << (bit % 8);
+    }
+}
+
+/// The message whose record has a head here of which one bit is wrong, and its length: enough to name it, not to read it.
+pub fn mended_head(bytes: &[u8], nonce: &Nonce, offset: u64) -> Option<Head> {
+    let mut mended: [u8; HEAD_BYTES] = *bytes.first_chunk()?;
+    (0..8 * HEAD_BYTES).find_map(|bit| {
+        flip(&mut mended, bit);
+        let found = head(&mended, nonce, offset);
+        flip(&mut mended, bit);
+        found
+    })
+}
+
+/// Whether so few bits of a block are unlike a head of this file that it was one: magic or nonce is whole.
+pub fn resembles_head(bytes: &[u8], nonce: &Nonce) -> bool {
+    bytes.starts_with(RECORD_MAGIC) || bytes.get(8..24) == Some(&nonce.0)
+}
+
 /// The version that a file's head names, if that is whole and newer than [`VERSION`].
 pub fn newer_version(bytes: &[u8]) -> Option<u32> {
     let mut bytes = signed(bytes, 0)?;

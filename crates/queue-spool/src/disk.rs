@@ -124,33 +124,11 @@ pub enum Lock {
 /// The longest text file that [`read_text`] takes, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// Reads a short text file: `format`, `next`, `lock`.
+/// Reads a short text file: `lock`.
 pub(crate) fn read_text(disk: &dyn Disk, path: &Path) -> io::Result<String> {
     let file = disk.open(path, Access::Read)?;
     let mut bytes = vec![0; TEXT_BYTES_MAX];
     let length = file.read_at(&mut bytes, 0)?;
     bytes.truncate(length);
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-/// Puts a short text in place durably: written aside, synced, renamed, and the directory synced.
-///
-/// `aside` must be a name that no other process uses at the same time.
-pub(crate) fn write_text(
-    disk: &dyn Disk,
-    dir: &Path,
-    name: &str,
-    aside: &str,
-    text: &str,
-) -> io::Result<()> {
-    let aside = dir.join(aside);
-    match disk.unlink(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = disk.create(&aside)?;
-    file.write_at(text.as_bytes(), 0)?;
-    file.sync()?;
-    disk.rename(&aside, &dir.join(name))?;
-    disk.sync_dir(dir)
 }

@@ -95,6 +95,7 @@ impl SpoolLedger {
     ) -> Result<Self, LedgerError> {
         let held = hold(&*disk, &layout)?;
         let found = log::find(&*disk, &layout)?;
+        log::report(&layout, &found.damage);
         let limits = Limits::of(settings);
         Ok(Self {
             disk,

@@ -9,6 +9,7 @@
 //!   intake/STRIPE/SEQ.OFFSET.moved a message copied out of its segment, so that the rest of it can go
 //!   compact/lock                   one process makes such copies at a time
 //!   ledger/lock, SEQ.log           what the scheduler wrote
+//!   damaged/                       what was found damaged, each beside a text that explains it
 //! ```
 //!
 //! Each writer is a plain machine, [`intake::writer::Writer`], [`intake::bodies::Bodies`] and
@@ -23,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aside;
 mod check;
 pub mod codec;
 mod compaction;
@@ -36,6 +38,7 @@ mod reader;
 mod recovery;
 mod scan;
 mod settings;
+mod small;
 mod stripe;
 #[cfg(test)]
 mod tests;
@@ -46,13 +49,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use disk::{Disk, Held, of_this_machine, read_text, write_text};
+use disk::{Disk, Held, of_this_machine};
 use intake::bodies::Bodies;
 use intake::writer::{Limits, Writer};
 use ledger::machine::{Book, LedgerMachine};
+use mail::Timestamp;
 use place::Layout;
 use queue::{LedgerError, Record};
+use small::Small;
 
 pub use check::{DamageReport, LogReport, MovedReport, Report, SegmentReport, check};
 pub use compaction::SpoolCompaction;
@@ -154,7 +160,8 @@ impl Spool {
         self.prepare()?;
         let dir = self.layout.intake();
         let (disk, layout) = (self.disk.clone(), self.layout.clone());
-        let (hold, adopted) = stripe::take(&*disk, &layout).map_err(|error| failed(&dir, error))?;
+        let (hold, adopted) = stripe::take(&*disk, &layout, Timestamp::from(SystemTime::now()))
+            .map_err(|error| failed(&dir, error))?;
         let intake = SpoolIntake::start(disk, layout, &self.settings, hold)
             .map_err(|error| failed(&dir, error))?;
         Ok((Rc::new(intake), adopted))
@@ -194,8 +201,8 @@ impl Spool {
     ) -> Result<IntakeMachines<T>, OpenError> {
         self.prepare()?;
         let (disk, layout) = (self.disk.clone(), self.layout.clone());
-        let (hold, adopted) =
-            stripe::take(&*disk, &layout).map_err(|error| failed(&layout.intake(), error))?;
+        let (hold, adopted) = stripe::take(&*disk, &layout, now.wall)
+            .map_err(|error| failed(&layout.intake(), error))?;
         let file_bytes_min = self.settings.body_file_bytes_min.0;
         let bodies = Bodies::new(disk.clone(), layout.clone(), hold.stripe, file_bytes_min);
         let writer = Writer::new(disk, layout, Limits::of(&self.settings), hold, now.at);
@@ -212,6 +219,7 @@ impl Spool {
         let (disk, layout) = (self.disk.clone(), self.layout.clone());
         let held = ledger::hold(&*disk, &layout)?;
         let found = ledger::log::find(&*disk, &layout)?;
+        ledger::log::report(&layout, &found.damage);
         let (book, mut endings) = (Book::default(), Vec::new());
         for log in found.logs.get(found.start..).unwrap_or_default() {
             ledger::log::replay(log, &layout, &book.standings, apply, &mut endings)?;
@@ -229,17 +237,18 @@ impl Spool {
         for dir in [root, &self.layout.intake(), &self.layout.ledger()] {
             disk.make_dir(dir).map_err(|error| failed(dir, error))?;
         }
-        match read_text(disk, &root.join("format")) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Several workers may begin a spool at once; whoever renames last writes the same.
-                let begun = disk.nonce().and_then(|nonce| {
-                    let (aside, text) = (format!("format.{nonce}"), format!("{FORMAT}\n"));
-                    write_text(disk, root, "format", &aside, &text)
-                });
-                begun.map_err(|error| failed(root, error))?;
+        let format =
+            small::read(disk, &root.join("format")).map_err(|error| failed(root, error))?;
+        if let Small::Missing | Small::Damaged = format {
+            if format == Small::Damaged {
+                tracing::error!(spool = %root.display(), "the format file is damaged; it is written anew");
             }
-            Err(error) => return Err(failed(root, error)),
+            // Several workers may begin a spool at once; whoever renames last writes the same.
+            let begun = disk.nonce().and_then(|nonce| {
+                let aside = format!("format.{nonce}");
+                small::write(disk, root, "format", &aside, u64::from(FORMAT))
+            });
+            begun.map_err(|error| failed(root, error))?;
         }
         // Another worker may have made them a moment ago: what we write must not hang from a name that is not durable.
         for dir in [root, &self.data_dir] {
@@ -248,17 +257,16 @@ impl Spool {
         Ok(())
     }
 
-    /// Checks the format, if there is a spool.
+    /// Checks the format, if there is a spool. A damaged format file says nothing; the heads of the files do.
     fn check_format(&self) -> Result<(), OpenError> {
         let path = self.layout.root().join("format");
-        match read_text(&*self.disk, &path) {
-            Ok(text) if text.trim().parse() == Ok(FORMAT) => Ok(()),
-            Ok(text) => {
+        match small::read(&*self.disk, &path).map_err(|error| failed(&path, error))? {
+            Small::Number(format) if format != u64::from(FORMAT) => {
                 let path = path.display().to_string();
-                Err(OpenError::Newer { path, found: text.trim().to_owned() })
+                Err(OpenError::Newer { path, found: format.to_string() })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(failed(&path, source)),
+            Small::Number(_) | Small::Missing => Ok(()),
+            Small::Damaged => version::check_heads(&*self.disk, &self.layout),
         }
     }
 }

@@ -276,6 +276,11 @@ impl Layout {
         self.root.join("compact")
     }
 
+    /// `spool/damaged`.
+    pub fn damaged(&self) -> PathBuf {
+        self.root.join("damaged")
+    }
+
     /// `spool/ledger/SEQ.log`.
     pub fn log(&self, sequence: u64) -> PathBuf {
         self.ledger().join(format!("{sequence}.log"))

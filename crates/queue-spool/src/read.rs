@@ -8,9 +8,11 @@ use mail::MessageId;
 use queue::{Accept, Accepted};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, FileHead, FileKind, HEAD_BYTES, Head, Kind, Nonce};
+use crate::codec::{self, FileHead, FileKind, HEAD_BYTES, Head, Kind, Mended, Nonce};
 use crate::disk::{Access, Disk, DiskFile};
-use crate::place::{BodyPlace, Home, Layout, MessagePlace, RecordPlace};
+use crate::place::{
+    BodyPlace, Home, Layout, MessagePlace, RecordPlace, StripeFile, stripe_file_of,
+};
 
 /// A body file is written in blocks of this many bytes; it is also the largest piece a reader hands out.
 pub(crate) const BLOCK_BYTES: usize = 256 << 10;
@@ -60,6 +62,7 @@ impl Fault {
     pub(crate) fn io(what: &Path, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Gone(format!("there is no {}", what.display())),
+            io::ErrorKind::InvalidData => Self::Damaged(format!("{}: {error}", what.display())),
             _ => Self::Io(format!("cannot read {}", what.display()), Arc::new(error)),
         }
     }
@@ -77,7 +80,18 @@ impl Fault {
 pub(crate) struct OpenFile {
     pub(crate) file: Box<dyn DiskFile>,
     pub(crate) head: FileHead,
+    /// Whether a bit of its head is wrong.
+    pub(crate) mended: Mended,
     path: PathBuf,
+}
+
+/// Whether a file's name and its head give it the same number. A copy under another name would be mail that comes twice.
+fn names(path: &Path, head: &FileHead) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match stripe_file_of(name) {
+        StripeFile::Segment(sequence) | StripeFile::Moved(sequence, _) => sequence == head.number,
+        StripeFile::Body(_) | StripeFile::Other => true,
+    }
 }
 
 impl OpenFile {
@@ -85,11 +99,15 @@ impl OpenFile {
         let file = disk.open(path, Access::Read).map_err(|error| Fault::io(path, error))?;
         let mut bytes = [0; HEAD_BYTES];
         let length = file.read_at(&mut bytes, 0).map_err(|error| Fault::io(path, error))?;
-        match FileHead::decode(bytes.split_at(length).0) {
-            Some(head) if head.kind == kind => Ok(Self { file, head, path: path.to_owned() }),
+        match FileHead::decode_or_mend(bytes.split_at(length).0) {
+            Some((head, mended)) if head.kind == kind && names(path, &head) => {
+                Ok(Self { file, head, mended, path: path.to_owned() })
+            }
             // Begun this moment, or by a writer that died: nothing in it was ever named.
             _ if length < HEAD_BYTES => Err(Fault::Gone(format!("{} is empty", path.display()))),
-            Some(_) => Err(Fault::Damaged(format!("{}: another kind of file", path.display()))),
+            Some(_) => {
+                Err(Fault::Damaged(format!("{}: by its head it is another file", path.display())))
+            }
             None => Err(Fault::Damaged(format!("{}: its head is damaged", path.display()))),
         }
     }

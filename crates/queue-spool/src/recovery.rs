@@ -6,7 +6,7 @@ use mail::Timestamp;
 use queue::{Listed, Local, ReadError, Recovery, Segment};
 
 use crate::codec::{Entry, FileKind};
-use crate::disk::{Disk, Lock, read_text};
+use crate::disk::{Disk, Lock};
 use crate::moved;
 use crate::place::{
     Home, Layout, MessagePlace, Place, RecordPlace, SegmentName, Stripe, StripeFile,
@@ -14,6 +14,7 @@ use crate::place::{
 };
 use crate::read::{Fault, OpenFile};
 use crate::scan::scan;
+use crate::small::{self, Small};
 use crate::stripe::stripes;
 
 /// Lists the accept records of this spool. Works beside living writers and without any.
@@ -130,8 +131,10 @@ fn list_stripe(
     // Held while we look, so that no writer begins meanwhile; nothing when there is a writer.
     let ownerless = disk.lock(&layout.stripe_lock(stripe), Lock::Shared)?;
     // A writer adds to the segment that it promised last, to no other: one before it that has no footer was given up.
-    let next = read_text(disk, &dir.join("next")).ok();
-    let next = next.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+    let next = match small::read(disk, &dir.join("next")) {
+        Ok(Small::Number(next)) => next,
+        _ => 0,
+    };
     for name in disk.list(&dir)? {
         let StripeFile::Segment(sequence) = stripe_file_of(&name) else { continue };
         let segment = SegmentName { stripe, sequence };
@@ -161,11 +164,22 @@ pub(crate) fn accepted(
 ) -> Result<Vec<Listed>, Fault> {
     let file = match OpenFile::open(disk, &layout.segment(name), FileKind::Segment) {
         Err(Fault::Gone(_)) => return Ok(Vec::new()),
+        Err(Fault::Damaged(what)) => {
+            tracing::error!(segment = %name, what, "a segment of the queue is damaged; it is passed over");
+            return Ok(Vec::new());
+        }
         file => file?,
     };
     let entries = match file.footer()? {
         Some(entries) => entries,
-        None => scan(&file, &mut |_| {})?.entries,
+        None => {
+            let found = scan(&file, &mut |_| {})?;
+            for damage in found.damage.iter().filter(|it| it.is_more_than_torn(found.size)) {
+                let (id, offset) = (damage.id.map(|id| id.to_string()), damage.offset);
+                tracing::error!(id, segment = %name, offset, bytes = damage.bytes, "a record of the queue is damaged; it is passed over");
+            }
+            found.entries
+        }
     };
     Ok(entries.iter().map(|entry| listed(name, entry)).collect())
 }

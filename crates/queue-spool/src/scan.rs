@@ -17,9 +17,19 @@ pub(crate) struct Damage {
     pub(crate) bytes: u64,
     /// The message whose record began there, when its head could be read.
     pub(crate) id: Option<MessageId>,
+    /// Where that record ends.
+    pub(crate) ends_at: Option<u64>,
     /// Whether a valid record follows that its writer wrote, or a footer lists one here: then it is no torn end. The footer
     /// itself may have been written by whoever adopted the segment, torn end and all.
     pub(crate) followed: bool,
+}
+
+impl Damage {
+    /// Whether this cannot be the end of a write that never succeeded, as far as can be told: a record follows, or there was one
+    /// that ends before a file of this size does.
+    pub(crate) fn is_more_than_torn(&self, size: u64) -> bool {
+        self.followed || self.ends_at.is_some_and(|end| end <= size)
+    }
 }
 
 /// What a scan found.
@@ -59,8 +69,8 @@ pub(crate) fn scan(file: &OpenFile, meet: &mut dyn FnMut(Met<'_>)) -> Result<Sca
                 offset = codec::align(offset + head.record_bytes());
             }
             At::Trailer => offset += ALIGNMENT,
-            At::Nothing(id) => {
-                found.damaged(offset, (size - offset).min(ALIGNMENT), id);
+            At::Nothing(head) => {
+                found.damaged(offset, (size - offset).min(ALIGNMENT), head);
                 offset += ALIGNMENT;
             }
         }
@@ -71,7 +81,7 @@ pub(crate) fn scan(file: &OpenFile, meet: &mut dyn FnMut(Met<'_>)) -> Result<Sca
 enum At {
     Record(Head),
     Trailer,
-    Nothing(Option<MessageId>),
+    Nothing(Option<Head>),
 }
 
 fn record_at(
@@ -84,12 +94,23 @@ fn record_at(
     if !codec::may_be_head(bytes, file.nonce()) {
         let is_trailer =
             offset + ALIGNMENT == size && codec::trailer(bytes, file.nonce(), offset).is_some();
-        return Ok(if is_trailer { At::Trailer } else { At::Nothing(None) });
+        return Ok(match is_trailer {
+            true => At::Trailer,
+            false => At::Nothing(named(bytes, file, offset)),
+        });
     }
-    let Some(head) = codec::head(bytes, file.nonce(), offset) else { return Ok(At::Nothing(None)) };
+    let Some(head) = codec::head(bytes, file.nonce(), offset) else {
+        return Ok(At::Nothing(named(bytes, file, offset)));
+    };
     let payload = window.at(offset + HEAD_BYTES as u64, head.payload_bytes as usize)?;
     let whole = codec::payload_is_whole(&head, payload, file.nonce(), offset);
-    Ok(if whole { At::Record(head) } else { At::Nothing(Some(head.id)) })
+    Ok(if whole { At::Record(head) } else { At::Nothing(Some(head)) })
+}
+
+/// The head that this was before a bit of it changed.
+fn named(bytes: &[u8], file: &OpenFile, offset: u64) -> Option<Head> {
+    let resembles = codec::resembles_head(bytes, file.nonce());
+    resembles.then(|| codec::mended_head(bytes, file.nonce(), offset)).flatten()
 }
 
 /// As much of an accept record as a footer needs.
@@ -135,19 +156,23 @@ impl Scan {
                 offset,
                 bytes: head.record_bytes(),
                 id: Some(head.id),
+                ends_at: Some(offset + head.record_bytes()),
                 followed: true,
             }),
         }
     }
 
-    fn damaged(&mut self, offset: u64, bytes: u64, id: Option<MessageId>) {
+    fn damaged(&mut self, offset: u64, bytes: u64, head: Option<Head>) {
         match self.damage.last_mut() {
-            Some(last) if !last.followed && last.offset + last.bytes == offset && id.is_none() => {
+            Some(last)
+                if !last.followed && last.offset + last.bytes == offset && head.is_none() =>
+            {
                 last.bytes += bytes;
             }
             _ => {
-                let followed = false;
-                self.damage.push(Damage { offset, bytes, id, followed });
+                let (id, ends_at) =
+                    (head.map(|head| head.id), head.map(|it| offset + it.record_bytes()));
+                self.damage.push(Damage { offset, bytes, id, ends_at, followed: false });
             }
         }
     }

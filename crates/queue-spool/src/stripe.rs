@@ -9,16 +9,20 @@ use std::sync::Arc;
 
 use std::collections::HashSet;
 
-use mail::MessageId;
+use mail::{MessageId, Timestamp};
 
-use crate::codec::{self, Entry, FileKind, HEAD_BYTES, Kept, Nonce};
-use crate::disk::{Access, Disk, DiskFile, Held, Lock, read_text, write_text};
+use crate::aside;
+use crate::codec::{self, Entry, FileKind, HEAD_BYTES, Kept, Mended, Nonce};
+use crate::disk::{Access, Disk, DiskFile, Held, Lock};
 use crate::place::{Layout, SegmentName, Stripe, StripeFile, stripe_file_of, stripe_of};
 use crate::read::{Fault, OpenFile};
-use crate::scan::scan;
+use crate::scan::{Scan, scan};
+use crate::small::{self, Small};
 
 /// How often a lock is tried: a look at whether a stripe has a writer holds it for a moment.
 const LOCK_TRIES: u32 = 3;
+/// How far the next number is from those that exist when the number that was promised last is lost.
+const SAFE_DISTANCE: u64 = 1_000_000;
 /// The most stripes a spool may have.
 const STRIPES_MAX: u32 = 10_000;
 
@@ -73,11 +77,18 @@ impl Unsealed {
 }
 
 /// Adopts every free stripe and keeps one, or makes one.
-pub(crate) fn take(disk: &dyn Disk, layout: &Layout) -> io::Result<(Hold, Adopted)> {
+///
+/// `now` bounds the numbers of the segments that will be written from below: where a backup was restored, those of the time between
+/// are not given again.
+pub(crate) fn take(
+    disk: &dyn Disk,
+    layout: &Layout,
+    now: Timestamp,
+) -> io::Result<(Hold, Adopted)> {
     let mut adopted = Adopted::default();
     let mut kept = None;
     for stripe in stripes(disk, layout)? {
-        match take_one(disk, layout, stripe, &mut adopted) {
+        match take_one(disk, layout, stripe, now, &mut adopted) {
             Ok(Some(hold)) if kept.is_none() => kept = Some(hold),
             Ok(_) => {}
             // One stripe that cannot be brought in order must not stop mail.
@@ -92,7 +103,7 @@ pub(crate) fn take(disk: &dyn Disk, layout: &Layout) -> io::Result<(Hold, Adopte
             disk.sync_dir(&layout.intake())?;
             Ok((hold, adopted))
         }
-        None => Ok((make(disk, layout)?, adopted)),
+        None => Ok((make(disk, layout, now)?, adopted)),
     }
 }
 
@@ -109,6 +120,7 @@ fn take_one(
     disk: &dyn Disk,
     layout: &Layout,
     stripe: Stripe,
+    now: Timestamp,
     adopted: &mut Adopted,
 ) -> io::Result<Option<Hold>> {
     let Some(lock) = lock(disk, layout, stripe)? else { return Ok(None) };
@@ -120,21 +132,25 @@ fn take_one(
         _ => None,
     });
     let last = last.max();
-    let next = match read_text(disk, &dir.join("next")) {
-        Ok(text) => text.trim().parse::<u64>().ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && last.is_none() => Some(1),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+    let after_last = last.map_or(Ok(1), following)?;
+    let next = match small::read(disk, &dir.join("next")) {
+        Ok(Small::Number(next)) => next.max(after_last),
+        Ok(Small::Missing) if last.is_none() => 1,
+        // The number that was promised last is lost, and files with higher ones may have been given back.
+        Ok(found @ (Small::Missing | Small::Damaged)) => {
+            let next = after_last.checked_add(SAFE_DISTANCE).unwrap_or(after_last);
+            tracing::error!(
+                stripe = stripe.0,
+                ?found,
+                next,
+                "a stripe's next number cannot be read; one that is far from all others is taken"
+            );
+            next
+        }
         Err(error) => return Err(error),
     };
-    // Without the number that was promised last, a name might be used twice: such a stripe is only read.
-    let Some(next) = next else {
-        tracing::error!(
-            stripe = stripe.0,
-            "stripe has no readable next number; not written to any more"
-        );
-        return Ok(None);
-    };
-    let next = next.max(last.map_or(Ok(0), following)?);
+    // Seconds: a stripe fills no segment a second for long.
+    let next = next.max(now.millis() / 1000);
     Ok(Some(Hold { stripe, dir, next, unsealed, _lock: lock }))
 }
 
@@ -150,7 +166,7 @@ fn lock(disk: &dyn Disk, layout: &Layout, stripe: Stripe) -> io::Result<Option<B
     Ok(None)
 }
 
-fn make(disk: &dyn Disk, layout: &Layout) -> io::Result<Hold> {
+fn make(disk: &dyn Disk, layout: &Layout, now: Timestamp) -> io::Result<Hold> {
     let first = stripes(disk, layout)?.last().map_or(1, |last| last.0.saturating_add(1));
     for number in first..STRIPES_MAX {
         let stripe = Stripe(number);
@@ -158,7 +174,7 @@ fn make(disk: &dyn Disk, layout: &Layout) -> io::Result<Hold> {
         disk.make_dir(&dir)?;
         disk.sync_dir(&layout.intake())?;
         // Another process may have made the same one at the same time.
-        if let Some(hold) = take_one(disk, layout, stripe, &mut Adopted::default())? {
+        if let Some(hold) = take_one(disk, layout, stripe, now, &mut Adopted::default())? {
             return Ok(hold);
         }
     }
@@ -176,7 +192,7 @@ impl Hold {
     pub(crate) fn next_segment(&mut self, disk: &dyn Disk) -> io::Result<SegmentName> {
         let sequence = self.next;
         let next = following(sequence)?;
-        write_text(disk, &self.dir, "next", "next.new", &format!("{next}\n"))?;
+        small::write(disk, &self.dir, "next", "next.new", next)?;
         self.next = next;
         Ok(SegmentName { stripe: self.stripe, sequence })
     }
@@ -202,7 +218,11 @@ fn adopt(
                         evidence_lost |= segment.evidence_lost;
                     }
                     Err(Fault::Gone(_) | Fault::Damaged(_)) => evidence_lost = true,
-                    Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
+                    // One file that cannot be read must not keep the mail of all others.
+                    Err(Fault::Io(what, error)) => {
+                        tracing::error!(%segment, what, %error, "cannot adopt a segment of the queue");
+                        evidence_lost = true;
+                    }
                 }
             }
             StripeFile::Body(id) => bodies.push(id),
@@ -248,6 +268,9 @@ fn adopt_segment(
         Err(Fault::Gone(why) | Fault::Damaged(why)) => return headless(disk, &path, why),
         opened => opened?,
     };
+    if file.mended == Mended::OneBit {
+        tracing::error!(file = %path.display(), "a bit of a segment's head is wrong; it is read all the same");
+    }
     if let Some(entries) = file.footer()? {
         return Ok(AdoptedSegment { bodies: bodies(&entries), evidence_lost: false });
     }
@@ -268,6 +291,11 @@ fn adopt_segment(
     adopted.segments += 1;
     adopted.messages += found.entries.len() as u64;
     adopted.damaged_bytes += damaged_bytes;
+    if let Err(error) = set_aside(disk, layout, &file, &path, &found) {
+        // Unsealed, it keeps its place and all that is in it.
+        tracing::error!(segment = %segment, %error, "cannot set aside what is damaged in a segment");
+        return Ok(AdoptedSegment { bodies, evidence_lost: true });
+    }
     let writable = disk.open(&path, Access::Write).map_err(|error| Fault::io(&path, error))?;
     let left = Unsealed {
         segment,
@@ -281,6 +309,33 @@ fn adopt_segment(
         unsealed.push(left);
     }
     Ok(AdoptedSegment { bodies, evidence_lost })
+}
+
+/// Copies what a segment will not list: it goes when all that is listed has ended.
+///
+/// A torn end is left: the file ends in the midst of a record, or nothing tells that there was one.
+fn set_aside(
+    disk: &dyn Disk,
+    layout: &Layout,
+    file: &OpenFile,
+    path: &std::path::Path,
+    found: &Scan,
+) -> io::Result<()> {
+    for damage in found.damage.iter().filter(|damage| damage.is_more_than_torn(found.size)) {
+        let length = damage.bytes.min(found.size - damage.offset);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let count = file.file.read_at(&mut bytes, damage.offset)?;
+        bytes.truncate(count);
+        let why = match damage.id {
+            Some(id) => format!("the record of message {id} there fails its checksum"),
+            None => "no record there passes its checks".to_owned(),
+        };
+        aside::part(disk, layout, (path, damage.offset), &bytes, &why)?;
+        let (file, offset) = (path.display(), damage.offset);
+        let id = damage.id.map(|id| id.to_string());
+        tracing::error!(id, %file, offset, length, "a record of the queue is damaged; it is set aside, and its message is not delivered");
+    }
+    Ok(())
 }
 
 /// A segment whose writer died before its head was synced holds nothing; any other without a head is damage.

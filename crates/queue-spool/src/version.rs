@@ -12,10 +12,14 @@ use crate::{OpenError, Settings, Spool};
 /// Refuses a spool that a newer program wrote: by its format file, or by the head of a segment or a log. Changes nothing. What
 /// is missing, damaged or cannot be read is no sign of another version, the format file apart.
 pub fn check_version(data_dir: &Path) -> Result<(), OpenError> {
-    let disk = RealDisk;
     Spool::new(Arc::new(RealDisk), data_dir, Settings::default()).check_format()?;
-    for path in versioned(&disk, &Layout::new(data_dir)) {
-        if let Some(version) = newer_version(&disk, &path) {
+    check_heads(&RealDisk, &Layout::new(data_dir))
+}
+
+/// The same, by the heads alone.
+pub(crate) fn check_heads(disk: &dyn Disk, layout: &Layout) -> Result<(), OpenError> {
+    for path in versioned(disk, layout) {
+        if let Some(version) = newer_version(disk, &path) {
             let path = path.display().to_string();
             return Err(OpenError::Newer { path, found: version.to_string() });
         }

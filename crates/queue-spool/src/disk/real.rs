@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::rand::GetRandomFlags;
 
@@ -17,6 +17,10 @@ const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
 /// How much is written at once where the file system cannot preallocate.
 const ZEROS_BYTES: usize = 1 << 20;
+
+fn no_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is no ordinary file")
+}
 
 /// The file system of this machine, by ordinary system calls. Files are close-on-exec.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,8 +53,18 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
-        Ok(Box::new(RealFile(file)))
+        // What somebody else put there may be a pipe, on which opening would wait.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let write = access == Access::Write;
+        let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path);
+        let file = match file {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Err(no_file()),
+            file => file?,
+        };
+        match file.metadata()?.is_file() {
+            true => Ok(Box::new(RealFile(file))),
+            false => Err(no_file()),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -105,13 +105,22 @@ fn frame_head(bytes: &[u8], nonce: &Nonce, offset: u64) -> Option<FrameHead> {
     (length as usize <= FRAME_BYTES_MAX).then_some(FrameHead { kind, length, synced, payload_crc })
 }
 
-/// Walks through the frames of a log.
+/// A part of a log that holds no valid frame, and that valid frames follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Walks through the frames of a log, past any damage.
 pub(crate) struct Frames<'a> {
     window: Window<'a>,
     nonce: Nonce,
     pub(crate) offset: u64,
     /// Up to where the frames so far say that the log had been synced.
     pub(crate) synced: u64,
+    /// What was passed over so far.
+    pub(crate) damage: Vec<Stretch>,
     size: u64,
 }
 
@@ -120,12 +129,21 @@ impl<'a> Frames<'a> {
         let size = file.size()?;
         let offset = HEAD_BYTES as u64;
         let window = Window::new(file, size);
-        Ok(Self { window, nonce: head.nonce, offset, synced: offset, size })
+        let damage = Vec::new();
+        Ok(Self { window, nonce: head.nonce, offset, synced: offset, damage, size })
     }
 
-    /// The next frame; nothing where no valid one follows: the end, or damage.
+    /// The next valid frame; nothing where none follows.
     pub(crate) fn next(&mut self) -> io::Result<Option<(FrameKind, &[u8])>> {
-        let Some(head) = self.valid_at(self.offset)? else { return Ok(None) };
+        let head = match self.valid_at(self.offset)? {
+            Some(head) => head,
+            None => {
+                let Some((offset, head)) = self.find_behind(self.offset)? else { return Ok(None) };
+                self.damage.push(Stretch { offset: self.offset, bytes: offset - self.offset });
+                self.offset = offset;
+                head
+            }
+        };
         self.synced = self.synced.max(head.synced);
         let at = self.offset + FRAME_HEAD_BYTES as u64;
         self.offset = (at + u64::from(head.length)).next_multiple_of(FRAME_ALIGNMENT);
@@ -146,18 +164,17 @@ impl<'a> Frames<'a> {
         Ok(whole.then_some(head))
     }
 
-    /// Up to where the frames behind the end, if there are any, say that the log had been synced.
-    pub(crate) fn synced_beyond(&mut self) -> io::Result<u64> {
-        let mut synced = 0;
-        let mut offset = self.offset + FRAME_ALIGNMENT;
+    /// The first valid frame behind an offset.
+    fn find_behind(&mut self, offset: u64) -> io::Result<Option<(u64, FrameHead)>> {
+        let mut offset = offset + FRAME_ALIGNMENT;
         while offset < self.size {
             let may_begin = self.window.at(offset, FRAME_HEAD_BYTES)?.starts_with(&MAGIC);
             if may_begin && let Some(head) = self.valid_at(offset)? {
-                synced = synced.max(head.synced);
+                return Ok(Some((offset, head)));
             }
             offset += FRAME_ALIGNMENT;
         }
-        Ok(synced)
+        Ok(None)
     }
 }
 

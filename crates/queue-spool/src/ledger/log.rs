@@ -1,17 +1,19 @@
 //! The ledger's files as they are found: which there are, where each ends, and from which one to replay.
 //!
-//! Replay begins at the newest log whose checkpoint is complete and goes through all later ones. Each log's head says up
-//! to where the one before had been synced: damage before that point is an error; what lies behind is taken as far as it
-//! is whole. In the last log, a torn end is expected.
+//! Replay begins at the newest log whose checkpoint is complete and goes through all later ones. What is damaged is passed over
+//! and told of: a ledger that knows less is a ledger all the same, and requeue finds the messages it forgot. Each log's head
+//! says up to where the one before had been synced, and each frame how far its own log was: with these, a torn end of a power
+//! cut is known from damage.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use queue::{LedgerError, Record};
 
-use crate::codec::{FileHead, FileKind, HEAD_BYTES};
+use crate::codec::{self, FileHead, FileKind, HEAD_BYTES, Mended};
 use crate::disk::{Access, Disk, DiskFile};
-use crate::ledger::frame::{FrameKind, Frames, gone_of, standing_of};
+use crate::ledger::frame::{FrameKind, Frames, Stretch, gone_of, standing_of};
 use crate::ledger::standing::{Ending, Mark, Standings};
 use crate::place::{Layout, log_of};
 use crate::thread::lock;
@@ -27,8 +29,10 @@ pub(crate) struct Log {
     begins_checkpoint: bool,
     /// The logs whose checkpoints end here.
     ends: Vec<u64>,
-    /// Up to where frames behind `end` say that it had been synced.
-    synced_beyond: u64,
+    /// What holds no valid frame before `end`.
+    pub(crate) damage: Vec<Stretch>,
+    /// Whether a bit of its head is wrong.
+    mended: Mended,
     /// Up to where its own frames say so: a sync that failed may have lost what lies behind, though the cache has it.
     synced: u64,
     /// Where the last frame ends that says anything.
@@ -47,8 +51,40 @@ pub(crate) struct Found {
     pub(crate) unused: Vec<u64>,
     /// The number that no log has had.
     pub(crate) next: u64,
+    /// What is damaged or missing, and may hold what the ledger should know.
+    pub(crate) damage: Vec<LedgerDamage>,
+    /// Files that look like logs and cannot be read as such.
+    pub(crate) unreadable: Vec<u64>,
     /// Whether all that is replayed is known to be durable, up to where the last log ends.
     pub(crate) certainty: Certainty,
+}
+
+/// A place where the ledger is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LedgerDamage {
+    /// The log.
+    pub(crate) log: u64,
+    /// Where it begins.
+    pub(crate) offset: u64,
+    /// How much it is; 0 when that is not known.
+    pub(crate) bytes: u64,
+    /// What is wrong.
+    pub(crate) what: &'static str,
+    /// Whether it may have been left by a power cut, of what had never been synced.
+    pub(crate) may_be_torn: bool,
+}
+
+/// Says in the log what is damaged.
+pub(crate) fn report(layout: &Layout, damage: &[LedgerDamage]) {
+    for one in damage {
+        let (file, what) = (layout.log(one.log), one.what);
+        let (file, offset, bytes) = (file.display(), one.offset, one.bytes);
+        if one.may_be_torn {
+            tracing::warn!(%file, offset, bytes, what, "the ledger was torn by a power cut, or is damaged");
+        } else {
+            tracing::error!(%file, offset, bytes, what, "the ledger is damaged: what it said there is lost, and mail that it told of may be routed and delivered again");
+        }
+    }
 }
 
 /// Whether what was read may be in the cache alone, its sync having failed before the process died.
@@ -68,35 +104,47 @@ pub(crate) fn failed(what: &Path, error: std::io::Error) -> LedgerError {
 pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Found, LedgerError> {
     let dir = layout.ledger();
     let names = disk.list(&dir).map_err(|error| failed(&dir, error))?;
-    let mut sequences: Vec<_> = names.iter().filter_map(|name| log_of(name)).collect();
+    // A number that no head has room for is none of ours.
+    let ours = |sequence: &u64| *sequence < u64::from(u32::MAX);
+    let mut sequences: Vec<_> = names.iter().filter_map(|name| log_of(name)).filter(ours).collect();
     sequences.sort_unstable();
-    let Some(next) = sequences.last().map_or(Some(1), |last| last.checked_add(1)) else {
-        return Err(LedgerError::Damaged(format!("{} has no free number", dir.display())));
-    };
-    let (mut logs, mut unused) = (Vec::<Log>::new(), Vec::new());
+    let next = sequences.last().map_or(1, |last| last + 1);
+    let (mut logs, mut unused, mut unreadable) = (Vec::<Log>::new(), Vec::new(), Vec::new());
     for sequence in sequences {
         match read(disk, &layout.log(sequence), sequence)? {
-            Some(log) => logs.push(log),
-            None => unused.push(sequence),
+            Looked::Log(log) => logs.push(*log),
+            Looked::Unused => unused.push(sequence),
+            Looked::Unreadable => unreadable.push(sequence),
         }
     }
-    let Chain { logs, aside, broken_at } = Chain::of(logs);
-    let start = match logs.iter().rposition(|log| log.begins_complete_checkpoint(&logs)) {
-        Some(start) => start,
-        None => match broken_at {
-            None => 0,
-            Some(missing) => {
-                let path = layout.log(missing);
-                return Err(LedgerError::Damaged(format!("{} is missing", path.display())));
-            }
-        },
+    let Chain { mut logs, aside, missing } = Chain::of(logs);
+    let complete = logs.iter().rposition(|log| log.begins_complete_checkpoint(&logs));
+    let start = complete.unwrap_or(0);
+    let replayed = logs.get_mut(start..).unwrap_or_default();
+    let mut damage = damage_of(replayed);
+    // What went before a complete checkpoint, the checkpoint says again.
+    let first = replayed.first().map_or(0, |log| log.sequence);
+    let missing = missing.into_iter().filter(|log| complete.is_none() || *log > first);
+    damage.extend(missing.filter(|log| !unreadable.contains(log)).map(|log| LedgerDamage {
+        log,
+        offset: 0,
+        bytes: 0,
+        what: "it is missing",
+        may_be_torn: false,
+    }));
+    damage.extend(unreadable.iter().map(|log| LedgerDamage {
+        log: *log,
+        offset: 0,
+        bytes: 0,
+        what: "its head cannot be read",
+        may_be_torn: false,
+    }));
+    damage.sort_by_key(|one| (one.log, one.offset));
+    let certainty = match damage.is_empty() {
+        true => certainty(replayed),
+        false => Certainty::Unproven,
     };
-    check_joints(logs.get(start..).unwrap_or_default(), layout)?;
-    if let Some(last) = logs.last().filter(|last| last.synced_beyond > last.end) {
-        return Err(damaged(&layout.log(last.sequence), last.end));
-    }
-    let certainty = certainty(logs.get(start..).unwrap_or_default());
-    Ok(Found { logs, start, aside, unused, next, certainty })
+    Ok(Found { logs, start, aside, unused, next, damage, unreadable, certainty })
 }
 
 /// How often the logs are listed anew when one that was listed is gone.
@@ -122,37 +170,53 @@ struct Chain {
     logs: Vec<Log>,
     /// Those that no later one follows: begun in vain, or removed before a power cut brought them back.
     aside: Vec<u64>,
-    /// The log that the oldest one follows, when it is not there.
-    broken_at: Option<u64>,
+    /// Logs that later ones follow and that are not there. The one with the next lower number takes the place of such a one.
+    missing: Vec<u64>,
 }
 
 impl Chain {
     fn of(mut found: Vec<Log>) -> Self {
-        let mut logs = Vec::new();
-        let mut broken_at = None;
+        let (mut logs, mut missing) = (Vec::new(), Vec::new());
         let mut next = found.pop();
         while let Some(log) = next.take() {
             let previous = u64::from(log.head.previous_number);
             logs.push(log);
             if previous > 0 {
-                let at = found.iter().position(|log| log.sequence == previous);
+                let at = found.iter().rposition(|log| log.sequence <= previous);
                 next = at.map(|at| found.remove(at));
-                broken_at = next.is_none().then_some(previous);
+                if next.as_ref().is_none_or(|next| next.sequence != previous) {
+                    missing.push(previous);
+                }
             }
         }
         logs.reverse();
-        Self { logs, aside: found.iter().map(|log| log.sequence).collect(), broken_at }
+        Self { logs, aside: found.iter().map(|log| log.sequence).collect(), missing }
     }
 }
 
-/// Checks that no log is damaged before the point up to where it had been synced when the next one was begun.
-fn check_joints(replayed: &[Log], layout: &Layout) -> Result<(), LedgerError> {
-    for (log, after) in replayed.iter().zip(replayed.iter().skip(1)) {
-        if after.head.previous_synced > log.end {
-            return Err(damaged(&layout.log(log.sequence), log.end));
+/// What is damaged of the logs that are replayed. One that ends before the point up to where it had been synced when the next was
+/// begun has lost its end.
+fn damage_of(replayed: &mut [Log]) -> Vec<LedgerDamage> {
+    let mut found = Vec::new();
+    let ends: Vec<u64> = replayed.iter().skip(1).map(|after| after.head.previous_synced).collect();
+    let followers: Vec<u64> =
+        replayed.iter().skip(1).map(|after| u64::from(after.head.previous_number)).collect();
+    for (at, log) in replayed.iter_mut().enumerate() {
+        let follows = followers.get(at) == Some(&log.sequence);
+        let told = ends.get(at).copied().filter(|_| follows).unwrap_or(0);
+        if told > log.end {
+            log.damage.push(Stretch { offset: log.end, bytes: told - log.end });
         }
+        let synced = log.synced.max(told);
+        found.extend(log.damage.iter().map(|stretch| LedgerDamage {
+            log: log.sequence,
+            offset: stretch.offset,
+            bytes: stretch.bytes,
+            what: "no frame there passes its checks",
+            may_be_torn: stretch.offset >= synced,
+        }));
     }
-    Ok(())
+    found
 }
 
 fn certainty(replayed: &[Log]) -> Certainty {
@@ -166,6 +230,11 @@ impl Log {
     /// What its checkpoint took, at most, if it begins with one.
     pub(crate) fn checkpoint_bytes(&self) -> u64 {
         if self.begins_checkpoint { self.end } else { 0 }
+    }
+
+    /// Whether its bytes are to be kept when it is not needed any more.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.mended == Mended::OneBit || !self.damage.is_empty()
     }
 
     /// Up to where it is known to have been synced.
@@ -182,21 +251,39 @@ fn damaged(path: &Path, offset: u64) -> LedgerError {
     LedgerError::Damaged(format!("{} at byte {offset}", path.display()))
 }
 
-/// Reads one log; nothing when it was preallocated and not begun.
-fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Option<Log>, LedgerError> {
+/// What a file that is named like a log turned out to be.
+enum Looked {
+    /// A log.
+    Log(Box<Log>),
+    /// It was preallocated and not begun.
+    Unused,
+    /// Something else, or its head is lost.
+    Unreadable,
+}
+
+/// Reads one log.
+fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Looked, LedgerError> {
     let broken = |error| failed(path, error);
-    let file: Arc<dyn DiskFile> = Arc::from(disk.open(path, Access::Read).map_err(broken)?);
+    let file: Arc<dyn DiskFile> = match disk.open(path, Access::Read) {
+        Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(Looked::Unreadable),
+        file => Arc::from(file.map_err(broken)?),
+    };
     let mut bytes = [0; HEAD_BYTES];
     let length = file.read_at(&mut bytes, 0).map_err(broken)?;
-    let Some(head) = FileHead::decode(bytes.split_at(length).0) else {
-        return if holds_nothing(&*file).map_err(broken)? {
-            Ok(None)
-        } else {
-            Err(damaged(path, 0))
-        };
+    let bytes = bytes.split_at(length).0;
+    if let Some(version) = codec::newer_version(bytes) {
+        let path = path.display();
+        return Err(LedgerError::Damaged(format!("{path} has format {version}, a newer one")));
+    }
+    let Some((head, mended)) = FileHead::decode_or_mend(bytes) else {
+        let unused = holds_nothing(&*file).map_err(broken)?;
+        return Ok(if unused { Looked::Unused } else { Looked::Unreadable });
     };
     if head.kind != FileKind::Log || head.number != sequence {
-        return Err(LedgerError::Damaged(format!("{} is no such log", path.display())));
+        return Ok(Looked::Unreadable);
+    }
+    if mended == Mended::OneBit {
+        tracing::error!(file = %path.display(), "a bit of the ledger's head is wrong; it is read all the same");
     }
     let mut frames = Frames::new(&*file, &head).map_err(broken)?;
     let (mut begins_checkpoint, mut ends) = (false, Vec::new());
@@ -217,19 +304,11 @@ fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Option<Log>, Ledg
             said = frames.offset;
         }
     }
-    let synced = frames.synced;
-    let (end, synced_beyond) = (frames.offset, frames.synced_beyond().map_err(broken)?);
-    Ok(Some(Log {
-        sequence,
-        file,
-        head,
-        end,
-        begins_checkpoint,
-        ends,
-        synced_beyond,
-        synced,
-        said,
-    }))
+    let (end, synced) = (frames.offset, frames.synced);
+    let damage = std::mem::take(&mut frames.damage);
+    let log =
+        Log { sequence, file, head, end, begins_checkpoint, ends, damage, mended, synced, said };
+    Ok(Looked::Log(Box::new(log)))
 }
 
 /// Whether nothing was ever written behind the head: the head is synced before the first frame is written.

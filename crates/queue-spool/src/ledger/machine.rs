@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use queue::{Handle, LedgerError, Record, Standing};
 
 use crate::Settings;
+use crate::aside;
 use crate::disk::{Disk, DiskFile};
 use crate::ledger::frame::{
     FRAME_BYTES_MAX, FrameKind, gone_payload, push_frame, standing_payload,
@@ -165,6 +166,8 @@ pub struct LedgerMachine<T> {
     logs: Logs,
     /// Logs before the current one.
     older: Vec<u64>,
+    /// Those of them that are damaged: they are set aside, not removed.
+    damaged: Vec<u64>,
     /// What was asked and not done yet: a checkpoint that is to begin waits for the end of a sync, and all behind it.
     waiting: VecDeque<Event<T>>,
     batch: Vec<u8>,
@@ -244,6 +247,12 @@ impl<T: Send + 'static> LedgerMachine<T> {
         if let Some(last) = found.logs.last() {
             last.file.sync().map_err(|error| failed(&layout.log(last.sequence), error))?;
         }
+        for log in &found.unreadable {
+            let path = layout.log(*log);
+            if let Err(error) = aside::file(&*disk, &layout, &path, "its head cannot be read") {
+                tracing::warn!(file = %path.display(), %error, "cannot set a damaged log aside");
+            }
+        }
         let previous = found.logs.last().map_or(Previous::default(), |log| Previous {
             sequence: log.sequence,
             synced: log.synced(),
@@ -267,6 +276,12 @@ impl<T: Send + 'static> LedgerMachine<T> {
             current,
             before: None,
             logs,
+            damaged: found
+                .logs
+                .iter()
+                .filter(|log| log.is_damaged())
+                .map(|log| log.sequence)
+                .collect(),
             older: found.logs.iter().map(|log| log.sequence).chain(found.aside).collect(),
             waiting: VecDeque::new(),
             batch: Vec::new(),
@@ -613,7 +628,14 @@ impl<T: Send + 'static> LedgerMachine<T> {
             }
             Some(Chore::RemoveLog(sequence)) => {
                 let path = self.layout.log(sequence);
-                if let Err(error) = self.disk.unlink(&path) {
+                let removed = match self.damaged.contains(&sequence) {
+                    true => {
+                        aside::file(&*self.disk, &self.layout, &path, "a part of it is damaged")
+                            .map(drop)
+                    }
+                    false => self.disk.unlink(&path),
+                };
+                if let Err(error) = removed {
                     tracing::warn!(file = %path.display(), %error, "cannot remove an old log");
                 }
             }

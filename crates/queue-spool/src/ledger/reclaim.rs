@@ -3,11 +3,12 @@
 use std::io;
 
 use crate::codec::{Entry, FileKind, Kept};
-use crate::disk::{Disk, read_text};
+use crate::disk::Disk;
 use crate::ledger::standing::{Ending, Found, slot_at};
 use crate::moved;
 use crate::place::{Home, Layout, SegmentName, StripeFile, stripe_file_of};
 use crate::read::{Fault, OpenFile};
+use crate::small::{self, Small};
 use crate::stripe::stripes;
 
 /// What a look at a segment's footer shows.
@@ -97,11 +98,8 @@ pub(crate) fn survey(disk: &dyn Disk, layout: &Layout) -> io::Result<Found> {
     for stripe in stripes {
         let dir = layout.stripe(stripe);
         // The number promised last may be a segment that is being made; all before it have been.
-        match read_text(disk, &dir.join("next")).map(|text| text.trim().parse::<u64>()) {
-            Ok(Ok(next)) => drop(found.horizon.insert(stripe, next.saturating_sub(2))),
-            Ok(Err(_)) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Small::Number(next) = small::read(disk, &dir.join("next"))? {
+            found.horizon.insert(stripe, next.saturating_sub(2));
         }
         // What is not listed is gone for good then, and need not be remembered.
         disk.sync_dir(&dir)?;

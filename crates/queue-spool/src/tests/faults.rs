@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use queue::{LedgerError, Standing};
+use queue::Standing;
 
 use crate::disk::simulated::Fault;
 use crate::intake::writer::{Answer, CommitBody, Event};
+use crate::ledger::log;
 use crate::ledger::machine::Spare;
 use crate::place::{Layout, StripeFile, stripe_file_of};
 use crate::tests::world::{DIR, Pace, Scheduler, World};
@@ -441,7 +442,7 @@ fn a_message_that_the_scheduler_was_not_told_of_keeps_its_segment() {
 }
 
 #[test]
-fn damage_in_the_midst_of_the_ledger_is_refused_with_its_place() {
+fn damage_in_the_midst_of_the_ledger_costs_what_one_frame_said() {
     let mut world = World::new(5);
     let mut acceptor = world.acceptor().expect("it can be opened");
     let mut scheduler = world.scheduler().expect("it can be opened");
@@ -453,10 +454,60 @@ fn damage_in_the_midst_of_the_ledger_is_refused_with_its_place() {
         scheduler.sync(&mut world);
     }
     scheduler.close(&mut world);
-    let log = Layout::new(Path::new(DIR)).log(1);
-    world.disk.damage(&log, |bytes| bytes[64 + 40] ^= 1);
-    let Err(LedgerError::Damaged(place)) = world.scheduler() else { panic!("it is damaged") };
-    assert_eq!(place, format!("{} at byte 64", log.display()));
+    let layout = Layout::new(Path::new(DIR));
+    world.disk.damage(&layout.log(1), |bytes| bytes[64 + 40] ^= 1);
+    let found = log::find(&world.disk, &layout).expect("it can be read");
+    let [damage] = &found.damage[..] else { panic!("{:?}", found.damage) };
+    assert_eq!((damage.log, damage.offset, damage.may_be_torn), (1, 64, false));
+    let known = |world: &World, scheduler: &Scheduler| {
+        let standing = |handle| scheduler.book.standing(handle) != Standing::Unknown;
+        world.accepted.values().filter(|handle| standing(handle)).count()
+    };
+    let mut scheduler = world.scheduler().expect("what is damaged is passed over");
+    let before = known(&world, &scheduler);
+    assert!((3..=5).contains(&before), "all frames but one are taken: {before}");
+    // The ledger is whole again with the next checkpoint, and the damaged log is kept for whoever wants to look.
+    for _ in 0..20 {
+        scheduler.checkpoint(&mut world);
+        world.wait(1_000);
+        scheduler.turn(&mut world, Vec::new());
+    }
+    assert_eq!(known(&world, &scheduler), before);
+    let kept = layout.damaged().join("ledger-1.log");
+    let is = |world: &World, path: &Path| world.disk.files().iter().any(|(it, _)| it == path);
+    assert!(is(&world, &kept) && !is(&world, &layout.log(1)));
+    drop(scheduler);
+    assert_eq!(log::find(&world.disk, &layout).expect("it can be read").damage, []);
+}
+
+#[test]
+fn a_log_whose_head_is_lost_is_set_aside_and_the_others_are_replayed() {
+    let mut world = World::new(5);
+    let mut acceptor = world.acceptor().expect("it can be opened");
+    for _ in 0..3 {
+        let mut scheduler = world.scheduler().expect("it can be opened");
+        acceptor.commit_small(&mut world, 10);
+        world.wait(30);
+        acceptor.write(&mut world, Vec::new());
+        scheduler.work(&mut world);
+        scheduler.sync(&mut world);
+        scheduler.close(&mut world);
+    }
+    let layout = Layout::new(Path::new(DIR));
+    let logs: Vec<u64> = log::find(&world.disk, &layout)
+        .expect("it can be read")
+        .logs
+        .iter()
+        .map(|log| log.sequence)
+        .collect();
+    let lost = logs[1];
+    world.disk.damage(&layout.log(lost), |bytes| bytes[..64].fill(7));
+    let found = log::find(&world.disk, &layout).expect("it can be read");
+    assert_eq!(found.unreadable, [lost]);
+    assert_eq!(found.logs.len(), logs.len() - 1, "those on both sides of it");
+    drop(world.scheduler().expect("it can be opened"));
+    let kept = layout.damaged().join(format!("ledger-{lost}.log"));
+    assert!(world.disk.files().iter().any(|(path, _)| *path == kept));
 }
 
 #[test]
@@ -510,7 +561,7 @@ fn a_log_that_was_begun_in_vain_stands_in_nobodys_way() {
 }
 
 #[test]
-fn a_missing_log_is_refused_with_its_name() {
+fn a_missing_log_is_told_of() {
     let mut world = World::new(8);
     let mut acceptor = world.acceptor().expect("it can be opened");
     for _ in 0..3 {
@@ -527,6 +578,9 @@ fn a_missing_log_is_refused_with_its_name() {
     };
     let first = logs(&world).into_iter().next().expect("there are some");
     crate::disk::Disk::unlink(&world.disk, &first).expect("it is there");
-    let Err(LedgerError::Damaged(what)) = world.scheduler() else { panic!("one is missing") };
-    assert_eq!(what, format!("{} is missing", first.display()));
+    let layout = Layout::new(Path::new(DIR));
+    let found = log::find(&world.disk, &layout).expect("it can be read");
+    let [damage] = &found.damage[..] else { panic!("{:?}", found.damage) };
+    assert_eq!((layout.log(damage.log), damage.what), (first, "it is missing"));
+    drop(world.scheduler().expect("it goes on with what there is"));
 }
