@@ -171,12 +171,16 @@ impl Supervisor {
             mark,
             plan,
         };
-        this.tcp = this.bind(&this.plan)?;
+        this.tcp = this.bind(&this.plan, setup::bind_tcp_at_start)?;
         Ok(this)
     }
 
     /// The listeners of a plan: those that there are already, and new ones.
-    fn bind(&self, plan: &Plan) -> Result<BTreeMap<SocketAddr, TcpListener>, ManagerError> {
+    fn bind(
+        &self,
+        plan: &Plan,
+        bind: fn(&TcpListen) -> Result<TcpListener, ManagerError>,
+    ) -> Result<BTreeMap<SocketAddr, TcpListener>, ManagerError> {
         let mut bound = BTreeMap::new();
         for (_, listen) in &plan.tcp {
             let listener = match self.tcp.get(&listen.address).map(TcpListener::try_clone) {
@@ -185,7 +189,7 @@ impl Supervisor {
                     let what = format!("cannot keep the listener on {}: {error}", listen.address);
                     return Err(ManagerError::Setup(what));
                 }
-                None => setup::bind_tcp(listen)?,
+                None => bind(listen)?,
             };
             bound.insert(listen.address, listener);
         }
@@ -357,7 +361,7 @@ impl Supervisor {
             let what = "run_dir and data_dir change only by a restart".to_owned();
             return Err(ManagerError::Setup(what));
         }
-        self.tcp = self.bind(&plan)?;
+        self.tcp = self.bind(&plan, setup::bind_tcp)?;
         self.plan = plan;
         self.arrange_farms();
         self.tell_managers(None);
