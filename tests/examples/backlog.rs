@@ -97,7 +97,7 @@ async fn make(plan: &Plan) -> Result<(), Failure> {
     let begun = Instant::now();
     let settings = queue_spool::Settings::default();
     let (intake, _) = queue_spool::open_intake(&plan.data_dir, &settings)?;
-    let mut book = Book::open(&plan.data_dir, &settings)?;
+    let mut book = Book::open(&plan.data_dir, &settings).await?;
     let all: Vec<usize> = (0..plan.messages).collect();
     for slice in all.chunks(slice_of(plan)) {
         let recipients = slice.iter().map(|message| plan.recipients_of(*message));
@@ -216,9 +216,9 @@ struct Book {
 }
 
 impl Book {
-    fn open(data_dir: &Path, settings: &queue_spool::Settings) -> Result<Self, Failure> {
+    async fn open(data_dir: &Path, settings: &queue_spool::Settings) -> Result<Self, Failure> {
         let ledger = queue_spool::open_ledger(data_dir, settings)?;
-        ledger.replay(&mut |_| {})?;
+        ledger.replay(&mut |_| {}).await?;
         Ok(Self { ledger, live: Vec::new() })
     }
 

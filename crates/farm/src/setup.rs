@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use socket::Ownership;
 use sys::Lock;
@@ -275,17 +276,42 @@ pub(crate) fn bind_named(
     })
 }
 
+/// How long a start waits for addresses that are in use: the workers that a dead instance has left are just closing them.
+const LEFT_OPEN: Duration = Duration::from_secs(3);
+/// How often it tries.
+const LEFT_OPEN_TRY: Duration = Duration::from_millis(20);
+
+/// Listens on a TCP address at a start, which may come right after the death of an instance that listened there.
+pub(crate) fn bind_tcp_at_start(listen: &TcpListen) -> Result<TcpListener, ManagerError> {
+    let until = Instant::now() + LEFT_OPEN;
+    let mut told = false;
+    loop {
+        match sys::listen_tcp(listen.address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                if !told {
+                    tracing::info!(address = %listen.address, "the address is in use: waiting a moment");
+                    told = true;
+                }
+                std::thread::sleep(LEFT_OPEN_TRY);
+            }
+            result => return result.map_err(|error| cannot_listen(listen, &error)),
+        }
+    }
+}
+
 /// Listens on a TCP address.
 pub(crate) fn bind_tcp(listen: &TcpListen) -> Result<TcpListener, ManagerError> {
-    sys::listen_tcp(listen.address).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => ": another program listens there",
-            io::ErrorKind::AddrNotAvailable => ": this host has no such address",
-            io::ErrorKind::PermissionDenied => ": ports below 1024 need root",
-            _ => "",
-        };
-        setup(format!("cannot listen on {} ({}): {error}{hint}", listen.address, listen.name))
-    })
+    sys::listen_tcp(listen.address).map_err(|error| cannot_listen(listen, &error))
+}
+
+fn cannot_listen(listen: &TcpListen, error: &io::Error) -> ManagerError {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => ": another program listens there",
+        io::ErrorKind::AddrNotAvailable => ": this host has no such address",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need root",
+        _ => "",
+    };
+    setup(format!("cannot listen on {} ({}): {error}{hint}", listen.address, listen.name))
 }
 
 /// Gives back the memory that beginning, or reading a configuration, took and waiting does not need.

@@ -1,7 +1,7 @@
 //! `grange run`: binds the TCP listeners, starts a manager for each farm, and restarts one that dies.
 //!
-//! Farms start one after the other, in the plan's order: the next when the one before has said that it is ready, or after five
-//! seconds. They stop in the reverse order. The supervisor holds the TCP listeners, so a manager's death refuses nobody.
+//! Farms start one after the other, in the plan's order: the next when the one before has said that it is ready, or a moment later: one
+//! that has much to load keeps nobody waiting. They stop in the reverse order. The supervisor holds the TCP listeners, so a manager's death refuses nobody.
 
 mod succession;
 
@@ -24,7 +24,7 @@ use crate::setup::{self, Mark, Owners};
 use crate::succession::{STATE_VARIABLE, inherited, rehearsal};
 
 /// A farm that has not said that it is ready holds up the next for so long.
-const READY_WAIT: Duration = Duration::from_secs(5);
+const READY_WAIT: Duration = Duration::from_millis(100);
 /// At a stop, a manager that has not ended holds up the stop of the next for so long.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 /// At a stop, managers that have not ended after so long are killed.
@@ -171,12 +171,16 @@ impl Supervisor {
             mark,
             plan,
         };
-        this.tcp = this.bind(&this.plan)?;
+        this.tcp = this.bind(&this.plan, setup::bind_tcp_at_start)?;
         Ok(this)
     }
 
     /// The listeners of a plan: those that there are already, and new ones.
-    fn bind(&self, plan: &Plan) -> Result<BTreeMap<SocketAddr, TcpListener>, ManagerError> {
+    fn bind(
+        &self,
+        plan: &Plan,
+        bind: fn(&TcpListen) -> Result<TcpListener, ManagerError>,
+    ) -> Result<BTreeMap<SocketAddr, TcpListener>, ManagerError> {
         let mut bound = BTreeMap::new();
         for (_, listen) in &plan.tcp {
             let listener = match self.tcp.get(&listen.address).map(TcpListener::try_clone) {
@@ -185,7 +189,7 @@ impl Supervisor {
                     let what = format!("cannot keep the listener on {}: {error}", listen.address);
                     return Err(ManagerError::Setup(what));
                 }
-                None => setup::bind_tcp(listen)?,
+                None => bind(listen)?,
             };
             bound.insert(listen.address, listener);
         }
@@ -357,7 +361,7 @@ impl Supervisor {
             let what = "run_dir and data_dir change only by a restart".to_owned();
             return Err(ManagerError::Setup(what));
         }
-        self.tcp = self.bind(&plan)?;
+        self.tcp = self.bind(&plan, setup::bind_tcp)?;
         self.plan = plan;
         self.arrange_farms();
         self.tell_managers(None);

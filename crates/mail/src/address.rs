@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest address we take, in octets (RFC 5321 section 4.5.3.1.3 allows a path of 256 with its brackets).
 pub const ADDRESS_BYTES_MAX: usize = 254;
@@ -17,8 +17,7 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 /// The local part may be a quoted string and keeps its quotes and its case. The domain is a host name,
 /// an address literal in brackets, or a name in UTF-8. `postmaster` alone, which RFC 5321 section 4.5.1
 /// demands, is an address without a domain. Source routes are dropped by the grammar; `%` and `!` mean nothing.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     text: Box<str>,
     /// Where the `@` that separates the parts stands; the length of the text if there is none.
@@ -180,11 +179,15 @@ impl FromStr for Address {
     }
 }
 
-impl TryFrom<String> for Address {
-    type Error = AddressError;
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text)
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::from_text(deserializer)
     }
 }
 

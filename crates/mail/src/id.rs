@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Timestamp;
 
@@ -11,8 +11,7 @@ use crate::Timestamp;
 ///
 /// Ids sort by the time of their making. Their uniqueness does not rest on the clock: two of the same
 /// millisecond are told apart by 52 random bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId([u8; MessageId::LENGTH]);
 
 /// The text is not a message id.
@@ -51,12 +50,13 @@ impl MessageId {
     /// Takes an id from bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MessageIdError> {
         let text: [u8; Self::LENGTH] = bytes.try_into().map_err(|_| MessageIdError)?;
-        if text.iter().all(|byte| ALPHABET.contains(byte)) {
-            Ok(Self(text))
-        } else {
-            Err(MessageIdError)
-        }
+        if text.iter().all(|byte| is_digit(*byte)) { Ok(Self(text)) } else { Err(MessageIdError) }
     }
+}
+
+/// Whether a byte is of [`ALPHABET`].
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'z') && !matches!(byte, b'i' | b'l' | b'o' | b'u')
 }
 
 impl fmt::Display for MessageId {
@@ -79,17 +79,15 @@ impl FromStr for MessageId {
     }
 }
 
-impl TryFrom<String> for MessageId {
-    type Error = MessageIdError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+impl Serialize for MessageId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
-impl From<MessageId> for String {
-    fn from(id: MessageId) -> Self {
-        id.as_str().to_owned()
+impl<'de> Deserialize<'de> for MessageId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::from_text(deserializer)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod header;
 mod id;
 mod outcome;
 pub mod report;
+mod text;
 mod timestamp;
 pub mod xtext;
 
@@ -18,4 +19,5 @@ pub use address::{
 pub use envelope::{BodyType, Edit, Envelope, Notify, Origin, Recipient, Ret};
 pub use id::{MessageId, MessageIdError};
 pub use outcome::{Delivered, Outcome, Reply, StatusCode, StatusCodeError, SuccessReport};
+pub use text::from_text;
 pub use timestamp::Timestamp;

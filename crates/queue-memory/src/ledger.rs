@@ -66,11 +66,14 @@ fn done() -> Local<'static, Result<(), LedgerError>> {
 }
 
 impl Ledger for MemoryLedger {
-    fn replay(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
+    fn replay<'a>(
+        &'a self,
+        apply: &'a mut dyn FnMut(Record),
+    ) -> Local<'a, Result<(), LedgerError>> {
         // The callback may ask for a standing; the log must not be borrowed meanwhile.
         let records = self.store.records.log.borrow().clone();
         records.into_iter().for_each(apply);
-        Ok(())
+        done()
     }
 
     fn append(&self, records: &[Record]) -> Result<Mark, LedgerError> {

@@ -98,6 +98,12 @@ pub trait DiskFile: Send + Sync {
 
     /// Makes room up to `bytes`, filled with zeros, so that writing there cannot fail for lack of space.
     fn preallocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Where, from `offset` on, something may stand that is not zero; nothing if all is zero to the end. What lies before need not be
+    /// read. A disk that does not know says `offset`.
+    fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
 }
 
 /// A lock; dropping it lets go.

@@ -21,6 +21,8 @@ pub(crate) mod log;
 mod logs;
 pub mod machine;
 mod reclaim;
+pub(crate) mod record;
+mod replay;
 pub(crate) mod standing;
 mod view;
 
@@ -30,8 +32,11 @@ use standing::Ending;
 
 pub use view::{LedgerView, read_standings};
 
-/// A checkpoint is due when more than this was appended since the last, and more than twice what that one took.
+/// A checkpoint is due when more than this was appended since the last, and more than half of what that one took: a start then reads
+/// half as much again as lives, at most.
 const CHECKPOINT_BYTES_MIN: u64 = 8 << 20;
+/// Each life begins a log, with room for a checkpoint: one that has replayed more than so many writes a checkpoint, so that they go.
+const LOGS_MAX: usize = 3;
 
 type Waiter = oneshot::Sender<Result<(), LedgerError>>;
 
@@ -70,6 +75,8 @@ struct Shared {
     phase: Cell<Phase>,
     /// Whether what was replayed must be proven durable by a checkpoint.
     unproven: Cell<bool>,
+    /// Whether more logs were replayed than are to be kept.
+    crowded: Cell<bool>,
     /// Whether a checkpoint finds room.
     spare: Cell<Spare>,
     /// Bytes appended since the last checkpoint began, and those it took.
@@ -109,15 +116,18 @@ impl SpoolLedger {
         })
     }
 
-    fn replay_all(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
+    async fn replay_all(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
         let Some(found) = self.found.borrow_mut().take() else {
             return Err(LedgerError::Damaged("the ledger has been replayed already".into()));
         };
-        let mut endings = Vec::new();
-        for log in found.logs.get(found.start..).unwrap_or_default() {
-            log::replay(log, &self.layout, &self.book.standings, apply, &mut endings)?;
-            self.shared.bytes.set(self.shared.bytes.get() + log.end);
-        }
+        let (layout, book) = (self.layout.clone(), self.book.clone());
+        let (found, endings) = replay::all(found, layout, book, apply).await?;
+        let replayed = found.logs.get(found.start..).unwrap_or_default();
+        let checkpoint = replayed.first().map_or(0, log::Log::checkpoint_bytes);
+        let all = replayed.iter().map(|log| log.end).sum::<u64>();
+        self.shared.crowded.set(replayed.len() > LOGS_MAX);
+        self.shared.checkpoint_bytes.set(checkpoint);
+        self.shared.bytes.set(all - checkpoint);
         self.shared.unproven.set(found.certainty == Certainty::Unproven);
         self.start(found, endings)
     }
@@ -212,6 +222,7 @@ impl Shared {
                 if result.is_ok() {
                     *self.failure.borrow_mut() = None;
                     self.unproven.set(false);
+                    self.crowded.set(false);
                 }
                 // After a failure that has been told, another may have been begun.
                 if self.failure.borrow().is_none() {
@@ -258,8 +269,11 @@ async fn waited(answer: oneshot::Receiver<Result<(), LedgerError>>) -> Result<()
 }
 
 impl Ledger for SpoolLedger {
-    fn replay(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
-        self.replay_all(apply)
+    fn replay<'a>(
+        &'a self,
+        apply: &'a mut dyn FnMut(Record),
+    ) -> Local<'a, Result<(), LedgerError>> {
+        Box::pin(self.replay_all(apply))
     }
 
     fn append(&self, records: &[Record]) -> Result<Mark, LedgerError> {
@@ -289,8 +303,9 @@ impl Ledger for SpoolLedger {
     }
 
     fn checkpoint_due(&self) -> bool {
-        let worth = CHECKPOINT_BYTES_MIN.max(2 * self.shared.checkpoint_bytes.get());
-        let wanted = self.shared.unproven.get() || self.shared.bytes.get() >= worth;
+        let worth = CHECKPOINT_BYTES_MIN.max(self.shared.checkpoint_bytes.get() / 2);
+        let asked = self.shared.unproven.get() || self.shared.crowded.get();
+        let wanted = asked || self.shared.bytes.get() >= worth;
         // A full disk must not stop a ledger that still has room: without a new log it goes on in the one it has.
         let possible = self.shared.spare.get() == Spare::There;
         let failed = self.shared.failure.borrow().is_some();

@@ -286,7 +286,7 @@ fn an_idle_spool_gives_its_space_back_and_closes_what_it_read() {
     block_on(async {
         let (intake, _) = queue_spool::open_intake(dir.path(), &settings).expect("it opens");
         let ledger = queue_spool::open_ledger(dir.path(), &settings).expect("it opens");
-        queue::Ledger::replay(&*ledger, &mut |_| {}).expect("it is empty");
+        queue::Ledger::replay(&*ledger, &mut |_| {}).await.expect("it is empty");
         for _ in 0..10 {
             let (id, handle) = deliver(&*intake, b"body", accept("a@example.test", 1)).await;
             let routed = queue::conformance::routed(id, &handle, 1);

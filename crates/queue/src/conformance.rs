@@ -273,18 +273,18 @@ async fn standing_follows_the_records(backend: &dyn Backend) {
     let intake = backend.intake();
     let (id, handle) = deliver(&*intake, b"x", accept("a@example.test", 1)).await;
     let (_, other) = deliver(&*intake, b"x", accept("a@example.test", 1)).await;
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     assert_eq!(ledger.standing(&handle), Standing::Unknown);
     commit_records(&*ledger, &[routed(id, &handle, 1)]).await;
     assert_eq!(ledger.standing(&handle), Standing::Routed);
     drop(ledger);
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     assert_eq!(ledger.standing(&handle), Standing::Routed);
     assert_eq!(ledger.standing(&other), Standing::Unknown);
     commit_records(&*ledger, &[Record::Retired { id, handle: handle.clone() }]).await;
     assert_eq!(ledger.standing(&handle), Standing::Retired);
     drop(ledger);
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     assert_eq!(ledger.standing(&handle), Standing::Retired);
     assert_eq!(ledger.standing(&other), Standing::Unknown);
 }
@@ -294,7 +294,7 @@ async fn records_come_back_in_order(backend: &dyn Backend) {
     for life in 0..3u64 {
         let ledger = backend.ledger().expect("nobody has it");
         let mut replayed = Vec::new();
-        ledger.replay(&mut |record| replayed.push(record)).expect("it can be replayed");
+        ledger.replay(&mut |record| replayed.push(record)).await.expect("it can be replayed");
         assert_eq!(replayed, written);
         for batch in 0..20 {
             let batch: Vec<_> =
@@ -311,20 +311,20 @@ async fn records_come_back_in_order(backend: &dyn Backend) {
 }
 
 async fn replaying_again_gives_the_same(backend: &dyn Backend) {
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     let batch: Vec<_> = (0..50).map(some_record).collect();
     commit_records(&*ledger, &batch).await;
     drop(ledger);
-    assert_eq!(model_of(backend), model_of(backend));
+    assert_eq!(model_of(backend).await, model_of(backend).await);
     let mut twice = Model::default();
     for record in batch.iter().chain(&batch) {
         twice.apply(record.clone());
     }
-    assert_eq!(twice, model_of(backend));
+    assert_eq!(twice, model_of(backend).await);
 }
 
 async fn a_checkpoint_takes_records_in_its_midst(backend: &dyn Backend) {
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     let mut model = Model::default();
     let append = |model: &mut Model, records: Vec<Record>| {
         ledger.append(&records).expect("it can be written");
@@ -352,18 +352,18 @@ async fn a_checkpoint_takes_records_in_its_midst(backend: &dyn Backend) {
     ledger.end_checkpoint().await.expect("it can end");
     append(&mut model, vec![routed_number(200, 1)]);
     drop(ledger);
-    assert_eq!(model_of(backend), model);
-    let ledger = opened(backend);
+    assert_eq!(model_of(backend).await, model);
+    let ledger = opened(backend).await;
     ledger.begin_checkpoint().expect("it can begin");
     let live = model.live.values().map(|it| Record::Snapshot(Box::new(it.clone())));
     ledger.append(&live.collect::<Vec<_>>()).expect("it can be written");
     ledger.end_checkpoint().await.expect("it can end");
     drop(ledger);
-    assert_eq!(model_of(backend), model, "what came before is not missed");
+    assert_eq!(model_of(backend).await, model, "what came before is not missed");
 }
 
 async fn a_checkpoint_that_was_not_ended_changes_nothing(backend: &dyn Backend) {
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     let mut model = Model::default();
     for number in 0..10 {
         commit_records(&*ledger, &[routed_number(number, 1)]).await;
@@ -374,7 +374,7 @@ async fn a_checkpoint_that_was_not_ended_changes_nothing(backend: &dyn Backend) 
     commit_records(&*ledger, &[some, retired_number(4)]).await;
     model.apply(retired_number(4));
     drop(ledger);
-    assert_eq!(model_of(backend), model);
+    assert_eq!(model_of(backend).await, model);
 }
 
 async fn standing_outlives_a_checkpoint(backend: &dyn Backend) {
@@ -383,7 +383,7 @@ async fn standing_outlives_a_checkpoint(backend: &dyn Backend) {
     for _ in 0..30 {
         handles.push(deliver(&*intake, b"x", accept("a@example.test", 1)).await);
     }
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     let routings: Vec<_> =
         handles.iter().take(20).map(|(id, handle)| routed(*id, handle, 1)).collect();
     commit_records(&*ledger, &routings).await;
@@ -400,7 +400,7 @@ async fn standing_outlives_a_checkpoint(backend: &dyn Backend) {
     }
     ledger.end_checkpoint().await.expect("it can end");
     drop(ledger);
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     for (number, (_, handle)) in handles.iter().enumerate() {
         let expected = match number {
             0..10 => Standing::Retired,
@@ -412,10 +412,10 @@ async fn standing_outlives_a_checkpoint(backend: &dyn Backend) {
 }
 
 async fn the_ledger_has_one_holder(backend: &dyn Backend) {
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     assert!(matches!(backend.ledger(), Err(LedgerError::Held(_))));
     drop(ledger);
-    opened(backend);
+    opened(backend).await;
 }
 
 /// The state that follows from records, as simply as it can be told.
@@ -452,10 +452,10 @@ impl Model {
     }
 }
 
-fn model_of(backend: &dyn Backend) -> Model {
+async fn model_of(backend: &dyn Backend) -> Model {
     let ledger = backend.ledger().expect("nobody has it");
     let mut model = Model::default();
-    ledger.replay(&mut |record| model.apply(record)).expect("it can be replayed");
+    ledger.replay(&mut |record| model.apply(record)).await.expect("it can be replayed");
     model
 }
 
@@ -500,7 +500,7 @@ async fn a_moved_message_lives_on(backend: &dyn Backend) {
         accepted.insert(id, (handle, body));
     }
     drop(intake);
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     let routings: Vec<_> =
         accepted.iter().map(|(id, (handle, _))| routed(*id, handle, 1)).collect();
     commit_records(&*ledger, &routings).await;
@@ -516,7 +516,10 @@ async fn a_moved_message_lives_on(backend: &dyn Backend) {
     let now: Vec<_> = live.iter().map(|(id, old)| (*id, moved.get(id).unwrap_or(old))).collect();
     let mut ledger = Some(ledger);
     for turn in 0..3 {
-        let held = ledger.take().unwrap_or_else(|| opened(backend));
+        let held = match ledger.take() {
+            Some(held) => held,
+            None => opened(backend).await,
+        };
         for (id, handle) in &now {
             let old = live.get(id).expect("it lives");
             assert_eq!(held.standing(handle), Standing::Routed, "{handle}, turn {turn}");
@@ -544,7 +547,7 @@ async fn a_moved_message_lives_on(backend: &dyn Backend) {
             assert!(whole(stored).await == body[..], "{handle}");
         }
     }
-    let ledger = opened(backend);
+    let ledger = opened(backend).await;
     for (id, handle) in &now {
         let retired = Record::Retired { id: *id, handle: (*handle).clone() };
         commit_records(&*ledger, &[retired]).await;
@@ -553,9 +556,9 @@ async fn a_moved_message_lives_on(backend: &dyn Backend) {
     }
 }
 
-fn opened(backend: &dyn Backend) -> Rc<dyn Ledger> {
+async fn opened(backend: &dyn Backend) -> Rc<dyn Ledger> {
     let ledger = backend.ledger().expect("nobody has it");
-    ledger.replay(&mut |_| {}).expect("it can be replayed");
+    ledger.replay(&mut |_| {}).await.expect("it can be replayed");
     ledger
 }
 

@@ -2,14 +2,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Opaque text that names a store and a message in it: `spool:…`, `pg:…`.
 ///
 /// At most [`Handle::BYTES_MAX`] printable ASCII characters without spaces. Only the store that made a
 /// handle looks behind its colon.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(Box<str>);
 
 /// The text is not a handle.
@@ -62,16 +61,14 @@ impl std::str::FromStr for Handle {
     }
 }
 
-impl TryFrom<String> for Handle {
-    type Error = HandleError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text)
+impl Serialize for Handle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
-impl From<Handle> for String {
-    fn from(handle: Handle) -> Self {
-        handle.0.into()
+impl<'de> Deserialize<'de> for Handle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        mail::from_text(deserializer)
     }
 }

@@ -8,7 +8,11 @@ use crate::{Handle, LedgerError, Local, Record};
 /// giving back of space wait for [`Ledger::synced`]. The store gives back the space of retired messages by itself.
 pub trait Ledger {
     /// Hands over, in order, every record that matters since the last complete checkpoint. Called once, before anything else.
-    fn replay(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError>;
+    ///
+    /// There may be millions: it lets others run in between. Whoever wants no more of them drops the future, and with it the ledger:
+    /// nothing was changed.
+    fn replay<'a>(&'a self, apply: &'a mut dyn FnMut(Record))
+    -> Local<'a, Result<(), LedgerError>>;
 
     /// Queues records for writing, in order, and says up to where. One call a turn is one write.
     fn append(&self, records: &[Record]) -> Result<Mark, LedgerError>;

@@ -394,6 +394,7 @@ impl Scheduler {
     /// Takes a record of the ledger, before [`Scheduler::start`].
     pub fn replay(&mut self, record: &Record) {
         self.backlog.apply(record, &mut self.lanes);
+        self.backlog.pack_many();
     }
 
     /// Puts everything that was replayed into its lane.
@@ -403,6 +404,7 @@ impl Scheduler {
         let all: Vec<(MessageId, Slot)> = self.backlog.after(None).collect();
         for (_, slot) in all {
             self.place_message(&mut turn, slot);
+            self.backlog.pack_many();
         }
         self.look_for_strays(now);
         turn.actions.requeue = true;
@@ -483,6 +485,7 @@ impl Scheduler {
             turn.actions.wake = Some(turn.actions.wake.map_or(soon, |wake| wake.min(soon)));
         }
         self.batch += 1;
+        self.backlog.pack();
     }
 
     fn take_settings(
@@ -533,7 +536,7 @@ impl Scheduler {
         let mut after = walk.after;
         let rest = self.backlog.after(walk.after).take_while(|(id, _)| *id <= walk.last);
         for (id, slot) in rest.take(messages) {
-            let message = self.backlog.message(slot);
+            let message = self.backlog.look(slot);
             actions.records.push(Record::Snapshot(Box::new(message.routed(&self.lanes))));
             actions.records.extend(message.held_by_hand(|_| true));
             if let Some(routing) = message.reroute {

@@ -8,6 +8,7 @@
 
 mod asker;
 mod inbox;
+mod load;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
@@ -59,20 +60,9 @@ pub async fn run(
     ledger: Rc<dyn Ledger>,
 ) -> Result<(), Error> {
     let mut scheduler = Scheduler::new(assignment.settings.clone(), &assignment.channels);
-    let begun = Instant::now();
-    let mut records = 0u64;
-    ledger
-        .replay(&mut |record| {
-            records += 1;
-            scheduler.replay(&record);
-        })
-        .map_err(Error::Replay)?;
-    tracing::info!(
-        messages = scheduler.messages(),
-        records,
-        took_ms = begun.elapsed().as_millis() as u64,
-        "ledger replayed"
-    );
+    if !load::replay(&worker, &*ledger, &mut scheduler).await.map_err(Error::Replay)? {
+        return Ok(());
+    }
     let inbox = Rc::new(Inbox::default());
     inbox::serve(&worker, &inbox)?;
     let mut shell = Shell::new(worker.clone(), assignment, Rc::clone(&inbox), ledger, scheduler);

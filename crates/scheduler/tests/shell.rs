@@ -400,7 +400,10 @@ fn counted_down(left: &Cell<u32>) -> bool {
 }
 
 impl Ledger for Failing {
-    fn replay(&self, apply: &mut dyn FnMut(Record)) -> Result<(), LedgerError> {
+    fn replay<'a>(
+        &'a self,
+        apply: &'a mut dyn FnMut(Record),
+    ) -> Local<'a, Result<(), LedgerError>> {
         self.inner.replay(apply)
     }
     fn append(&self, records: &[Record]) -> Result<Mark, LedgerError> {
@@ -472,7 +475,7 @@ fn a_ledger_that_fails_stops_everything_until_a_checkpoint_has_synced() {
         let ledger = memory.ledger();
         drop(failing);
         let ledger = ledger.or_else(|_| memory.ledger()).expect("free");
-        ledger.replay(&mut |record| live.push(record)).expect("replayed");
+        ledger.replay(&mut |record| live.push(record)).await.expect("replayed");
         assert!(
             live.iter().all(|record| !matches!(record, Record::Snapshot(_))),
             "nothing lives: {live:?}"

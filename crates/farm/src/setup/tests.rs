@@ -91,6 +91,19 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_start_waits_for_the_port_that_a_dead_instance_leaves() {
+    let listen = |address: std::net::SocketAddr| TcpListen { name: "mx".into(), address };
+    let taken = bind_tcp(&listen("127.0.0.1:0".parse().unwrap())).unwrap();
+    let address = taken.local_addr().unwrap();
+    let left = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        drop(taken);
+    });
+    bind_tcp_at_start(&listen(address)).unwrap();
+    left.join().unwrap();
+}
+
+#[test]
 fn a_symbolic_link_is_not_followed() {
     let directory = tempfile::tempdir().unwrap();
     let elsewhere = directory.path().join("elsewhere");

@@ -129,4 +129,8 @@ impl DiskFile for FaultyFile {
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
         between(&self.kind, "preallocate", || self.file.preallocate(bytes))
     }
+
+    fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.file.data_from(offset)
+    }
 }

@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::rand::GetRandomFlags;
 
@@ -196,6 +196,15 @@ impl DiskFile for RealFile {
             done => Ok(done?),
         }
     }
+
+    fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(&self.0, SeekFrom::Data(offset)) {
+            Ok(data) => Ok(Some(data)),
+            Err(Errno::NXIO) => Ok(None),
+            // A file system that does not tell: all of it is read.
+            Err(_) => Ok(Some(offset)),
+        }
+    }
 }
 
 impl RealFile {
@@ -210,5 +219,24 @@ impl RealFile {
             offset += length;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_preallocated_and_not_written_need_not_be_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = RealDisk.create(&dir.path().join("file")).expect("a file");
+        file.preallocate(8 << 20).expect("room");
+        file.write_at(&[1; 100], 4 << 20).expect("written");
+        // Not every file system tells; what one that does not tell says is true as well.
+        let first = file.data_from(4096).expect("it can be asked").expect("something is there");
+        assert!((4096..=4 << 20).contains(&first), "{first}");
+        let last = file.data_from(6 << 20).expect("it can be asked");
+        assert!(last.is_none_or(|at| at >= 6 << 20), "{last:?}");
+        assert_eq!(file.data_from(9 << 20).expect("it can be asked").unwrap_or(9 << 20), 9 << 20);
     }
 }

@@ -18,6 +18,8 @@ use crate::scan::Window;
 const FRAME_HEAD_BYTES: usize = 32;
 const FRAME_ALIGNMENT: u64 = 32;
 const MAGIC: [u8; 2] = *b"Lf";
+/// How much is looked through until it is asked anew where something stands.
+const LOOK_BYTES: u64 = 1 << 20;
 /// The largest payload of a frame, in bytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 256 << 20;
 
@@ -114,6 +116,7 @@ pub(crate) struct Stretch {
 
 /// Walks through the frames of a log, past any damage.
 pub(crate) struct Frames<'a> {
+    file: &'a dyn DiskFile,
     window: Window<'a>,
     nonce: Nonce,
     pub(crate) offset: u64,
@@ -130,7 +133,7 @@ impl<'a> Frames<'a> {
         let offset = HEAD_BYTES as u64;
         let window = Window::new(file, size);
         let damage = Vec::new();
-        Ok(Self { window, nonce: head.nonce, offset, synced: offset, damage, size })
+        Ok(Self { file, window, nonce: head.nonce, offset, synced: offset, damage, size })
     }
 
     /// The next valid frame; nothing where none follows.
@@ -167,7 +170,14 @@ impl<'a> Frames<'a> {
     /// The first valid frame behind an offset.
     fn find_behind(&mut self, offset: u64) -> io::Result<Option<(u64, FrameHead)>> {
         let mut offset = offset + FRAME_ALIGNMENT;
+        let mut data = offset;
         while offset < self.size {
+            // What was preallocated and not written is not read.
+            if offset >= data {
+                let Some(next) = self.file.data_from(offset)? else { break };
+                offset = offset.max(next / FRAME_ALIGNMENT * FRAME_ALIGNMENT);
+                data = offset + LOOK_BYTES;
+            }
             let may_begin = self.window.at(offset, FRAME_HEAD_BYTES)?.starts_with(&MAGIC);
             if may_begin && let Some(head) = self.valid_at(offset)? {
                 return Ok(Some((offset, head)));

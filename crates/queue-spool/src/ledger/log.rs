@@ -14,6 +14,7 @@ use queue::{LedgerError, Record};
 use crate::codec::{self, FileHead, FileKind, HEAD_BYTES, Mended};
 use crate::disk::{Access, Disk, DiskFile};
 use crate::ledger::frame::{FrameKind, Frames, Stretch, gone_of, standing_of};
+use crate::ledger::record::Decoder;
 use crate::ledger::standing::{Ending, Mark, Standings};
 use crate::place::{Layout, log_of};
 use crate::thread::lock;
@@ -29,6 +30,8 @@ pub(crate) struct Log {
     begins_checkpoint: bool,
     /// The logs whose checkpoints end here.
     ends: Vec<u64>,
+    /// Where its own checkpoint ends, if that ends here.
+    checkpoint_end: Option<u64>,
     /// What holds no valid frame before `end`.
     pub(crate) damage: Vec<Stretch>,
     /// Whether a bit of its head is wrong.
@@ -227,9 +230,9 @@ fn certainty(replayed: &[Log]) -> Certainty {
 }
 
 impl Log {
-    /// What its checkpoint took, at most, if it begins with one.
+    /// What its checkpoint took, if it begins with one.
     pub(crate) fn checkpoint_bytes(&self) -> u64 {
-        if self.begins_checkpoint { self.end } else { 0 }
+        if self.begins_checkpoint { self.checkpoint_end.unwrap_or(self.end) } else { 0 }
     }
 
     /// Whether its bytes are to be kept when it is not needed any more.
@@ -286,7 +289,7 @@ fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Looked, LedgerErr
         tracing::error!(file = %path.display(), "a bit of the ledger's head is wrong; it is read all the same");
     }
     let mut frames = Frames::new(&*file, &head).map_err(broken)?;
-    let (mut begins_checkpoint, mut ends) = (false, Vec::new());
+    let (mut begins_checkpoint, mut ends, mut checkpoint_end) = (false, Vec::new(), None);
     let first = frames.offset;
     let mut said = first;
     loop {
@@ -296,7 +299,9 @@ fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Looked, LedgerErr
         match kind {
             FrameKind::Begin => begins_checkpoint |= at == first,
             FrameKind::End => {
-                ends.extend(payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)));
+                let of = payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+                ends.extend(of);
+                checkpoint_end = (of == Some(sequence)).then_some(frames.offset).or(checkpoint_end);
             }
             FrameKind::Records | FrameKind::Standing | FrameKind::Gone => {}
         }
@@ -306,9 +311,19 @@ fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Looked, LedgerErr
     }
     let (end, synced) = (frames.offset, frames.synced);
     let damage = std::mem::take(&mut frames.damage);
-    let log =
-        Log { sequence, file, head, end, begins_checkpoint, ends, damage, mended, synced, said };
-    Ok(Looked::Log(Box::new(log)))
+    Ok(Looked::Log(Box::new(Log {
+        sequence,
+        file,
+        head,
+        end,
+        begins_checkpoint,
+        ends,
+        checkpoint_end,
+        damage,
+        mended,
+        synced,
+        said,
+    })))
 }
 
 /// Whether nothing was ever written behind the head: the head is synced before the first frame is written.
@@ -316,6 +331,8 @@ fn holds_nothing(file: &dyn DiskFile) -> std::io::Result<bool> {
     let mut bytes = vec![0; 64 << 10];
     let mut offset = HEAD_BYTES as u64;
     loop {
+        let Some(data) = file.data_from(offset)? else { return Ok(true) };
+        offset = data;
         let count = file.read_at(&mut bytes, offset)?;
         if count == 0 {
             return Ok(true);
@@ -338,14 +355,14 @@ pub(crate) fn replay(
     let path = layout.log(log.sequence);
     let broken = |error| failed(&path, error);
     let mut frames = Frames::new(&*log.file, &log.head).map_err(broken)?;
+    let mut decoder = Decoder::default();
     while frames.offset < log.end {
         let malformed = damaged(&path, frames.offset);
         let Some((kind, payload)) = frames.next().map_err(broken)? else { break };
         match kind {
             FrameKind::Records => {
                 for line in payload.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                    let record: Record =
-                        serde_json::from_slice(line).map_err(|_| malformed.clone())?;
+                    let record = decoder.record(line).map_err(|_| malformed.clone())?;
                     // Not held while the scheduler looks at the record: it may ask for a standing.
                     endings.extend(lock(standings).apply(&record, Mark::Retired));
                     apply(record);

@@ -141,7 +141,7 @@ fn nobody_who_waits_for_a_write_waits_for_a_slow_sync() {
     let record = routed(MessageId::new(Timestamp::default(), 1), &handle, 1);
     block_on(async {
         let ledger = spool.ledger().expect("nobody has it");
-        ledger.replay(&mut |_| {}).expect("it is empty");
+        ledger.replay(&mut |_| {}).await.expect("it is empty");
         let slow = Duration::from_secs(2);
         disk.set_sync_takes(slow);
         let begun = Instant::now();
@@ -171,7 +171,7 @@ fn a_failed_ledger_reports_nothing_as_synced_until_a_checkpoint_has() {
     let record = routed(id, &handle, 1);
     block_on(async {
         let ledger = spool.ledger().expect("nobody has it");
-        ledger.replay(&mut |_| {}).expect("it is empty");
+        ledger.replay(&mut |_| {}).await.expect("it is empty");
         // Once the spare log is there, the next two operations are the write and the sync.
         let deadline = Instant::now() + Duration::from_secs(20);
         let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
@@ -207,7 +207,7 @@ fn a_failed_ledger_reports_nothing_as_synced_until_a_checkpoint_has() {
         disk.restart();
         let mut replayed = Vec::new();
         let ledger = spool.ledger().expect("nobody has it");
-        ledger.replay(&mut |record| replayed.push(record)).expect("it is in order");
+        ledger.replay(&mut |record| replayed.push(record)).await.expect("it is in order");
         let Record::Routed(message) = record else { panic!("it is a routing") };
         assert_eq!(replayed, [Record::Snapshot(message)]);
     });
@@ -219,34 +219,66 @@ fn a_ledger_that_was_not_closed_asks_for_a_checkpoint_before_it_gives_space_back
     let handle = Handle::parse("conformance:1").expect("a handle");
     let record = routed(MessageId::new(Timestamp::default(), 1), &handle, 1);
     block_on(async {
-        let open = || {
+        let open = async || {
             let ledger = spool.ledger().expect("nobody has it");
-            ledger.replay(&mut |_| {}).expect("it is in order");
+            ledger.replay(&mut |_| {}).await.expect("it is in order");
             ledger
         };
-        let ledger = open();
+        let ledger = open().await;
         assert!(!ledger.checkpoint_due(), "nothing was there");
         let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
         ledger.synced(mark).await.expect("it is well");
         drop(ledger);
-        let ledger = open();
+        let ledger = open().await;
         assert!(!ledger.checkpoint_due(), "it was closed");
         let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
         ledger.synced(mark).await.expect("it is well");
         disk.kill();
         drop(ledger);
         disk.set_room(4096);
-        let ledger = open();
+        let ledger = open().await;
         assert!(!ledger.checkpoint_due(), "it was killed, but the disk is full");
         let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
         ledger.synced(mark).await.expect("there is room for a record");
         disk.kill();
         drop(ledger);
         disk.set_room(1 << 20);
-        let ledger = open();
+        let ledger = open().await;
         assert!(ledger.checkpoint_due(), "it was killed");
         ledger.begin_checkpoint().expect("it can begin");
         ledger.end_checkpoint().await.expect("it can end");
         assert!(!ledger.checkpoint_due());
     });
+}
+
+#[test]
+fn lives_that_follow_each_other_do_not_leave_a_log_each() {
+    let (disk, spool) = Simulated::new(settings());
+    let handle = Handle::parse("conformance:1").expect("a handle");
+    let record = routed(MessageId::new(Timestamp::default(), 1), &handle, 1);
+    let logs = || {
+        let is_log = |path: &&Path| path.extension().is_some_and(|extension| extension == "log");
+        disk.files().iter().map(|(path, _)| path.as_path()).filter(is_log).count()
+    };
+    let mut most = 0;
+    for _ in 0..12 {
+        block_on(async {
+            let ledger = spool.ledger().expect("nobody has it");
+            ledger.replay(&mut |_| {}).await.expect("it is in order");
+            if ledger.checkpoint_due() {
+                ledger.begin_checkpoint().expect("it can begin");
+                ledger.end_checkpoint().await.expect("it can end");
+                assert!(!ledger.checkpoint_due());
+                let deadline = Instant::now() + Duration::from_secs(20);
+                while logs() > 2 {
+                    assert!(Instant::now() < deadline, "old logs stay");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            let mark = ledger.append(std::slice::from_ref(&record)).expect("it is well");
+            ledger.synced(mark).await.expect("it is well");
+        });
+        most = most.max(logs());
+    }
+    assert!((2..=6).contains(&most), "{most} logs");
 }

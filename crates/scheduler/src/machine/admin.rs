@@ -12,7 +12,7 @@ use queue::{Handle, Record, ReportKind, State};
 use socket::{ErrorObject, codes};
 
 use self::select::{Filter, lane_named};
-use super::backlog::{Place, Recipient, Slot, Stand};
+use super::backlog::{Message, Place, Recipient, Slot, Stand};
 use super::lane::{LaneId, NEVER};
 use super::{Answer, Scheduler, Token, Turn};
 
@@ -131,14 +131,17 @@ impl Scheduler {
         progress: &mut Progress,
     ) -> Result<Vec<Selected>, ErrorObject> {
         let filter = Filter::new(select)?;
-        let one = |id: MessageId, slot: Slot| {
-            let recipients = filter.matches(self, self.backlog.message(slot))?;
+        let one = |id: MessageId, slot: Slot, message: &Message| {
+            let recipients = filter.matches(self, message)?;
             Some(Selected { slot, id, recipients })
         };
         if !select.ids.is_empty() {
             // Somebody may name a message twice.
             let ids: BTreeSet<&MessageId> = select.ids.iter().collect();
-            let found = ids.into_iter().filter_map(|id| one(*id, self.backlog.find(id)?));
+            let found = ids.into_iter().filter_map(|id| {
+                let slot = self.backlog.find(id)?;
+                one(*id, slot, &self.backlog.look(slot))
+            });
             progress.ended = true;
             return Ok(found.collect());
         }
@@ -154,8 +157,9 @@ impl Scheduler {
                 break;
             }
             progress.after = Some(id);
-            looked_at += self.backlog.message(slot).recipients.len().max(1);
-            selected.extend(one(id, slot));
+            let message = self.backlog.look(slot);
+            looked_at += message.recipients.len().max(1);
+            selected.extend(one(id, slot, &message));
         }
         Ok(selected)
     }

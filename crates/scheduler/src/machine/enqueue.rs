@@ -236,7 +236,7 @@ impl Scheduler {
         let mut wanted = Vec::new();
         for ((index, message), standing) in (0..).zip(&request.messages).zip(standings) {
             let struck = self.backlog.struck.get(&message.id);
-            let found = self.backlog.find(&message.id).map(|slot| self.backlog.message(slot));
+            let found = self.backlog.find(&message.id).map(|slot| self.backlog.look(slot));
             match found {
                 Some(known) => {
                     // One that is held for its strikes would kill the next worker.

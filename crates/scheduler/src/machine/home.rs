@@ -16,7 +16,7 @@ impl Scheduler {
     pub(super) fn homes(&self, request: &WhereRequest, standings: &[Standing]) -> HomeAnswer {
         let mut answer = HomeAnswer::default();
         for ((index, asked), standing) in (0..).zip(&request.messages).zip(standings) {
-            match self.backlog.find(&asked.id).map(|slot| self.backlog.message(slot)) {
+            match self.backlog.find(&asked.id).map(|slot| self.backlog.look(slot)) {
                 Some(message) if message.handle == asked.handle => {
                     answer.here.push(Here { index, size: message.size });
                 }
@@ -39,7 +39,7 @@ impl Scheduler {
     ) -> HomeAnswer {
         let mut answer = HomeAnswer::default();
         for ((index, asked), standing) in (0..).zip(request.messages).zip(standings) {
-            match self.backlog.find(&asked.id).map(|slot| self.backlog.message(slot)) {
+            match self.backlog.find(&asked.id).map(|slot| self.backlog.look(slot)) {
                 Some(message) if message.handle == asked.from => {
                     let handle = asked.to.clone();
                     self.counts.moved += 1;

@@ -297,6 +297,9 @@ impl Scheduler {
     /// is never removed by itself.
     pub(super) fn note_hold(&mut self, now: Now, slot: Slot) {
         let Some(span) = self.settings.quarantine_expire else { return };
+        if !self.backlog.has_hold(slot) {
+            return;
+        }
         let message = self.backlog.message(slot);
         if message.quarantined || message.recipients.iter().any(|r| r.quarantined) {
             let at = message.accepted_at.after(span.0);

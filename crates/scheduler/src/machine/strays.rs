@@ -10,7 +10,7 @@ use job::route::RouteRequest;
 use mail::MessageId;
 use queue::Record;
 
-use super::backlog::Slot;
+use super::backlog::{Message, Slot};
 use super::{Now, Scheduler, Turn, Walk, report};
 
 /// How long router has to find another way before it is asked again, in milliseconds. A router with the old configuration may
@@ -39,7 +39,7 @@ impl Scheduler {
 
     /// A message was routed, perhaps by a router of the old configuration.
     pub(super) fn note_stray(&mut self, now: Now, slot: Slot) {
-        if self.strays.due.is_none() && self.has_stray(slot) {
+        if self.strays.due.is_none() && self.has_stray(self.backlog.message(slot)) {
             self.strays.due = Some(now.mono.saturating_add(AGAIN_MS));
         }
     }
@@ -76,8 +76,9 @@ impl Scheduler {
                 break;
             }
             walk.after = Some(id);
-            looked_at += self.backlog.message(slot).recipients.len().max(1);
-            if self.has_stray(slot) {
+            let message = self.backlog.look(slot);
+            looked_at += message.recipients.len().max(1);
+            if self.has_stray(&message) {
                 found.push((id, slot));
             }
         }
@@ -107,8 +108,8 @@ impl Scheduler {
         open
     }
 
-    fn has_stray(&self, slot: Slot) -> bool {
-        let open = self.backlog.message(slot).recipients.iter().filter(|one| one.is_open());
+    fn has_stray(&self, message: &Message) -> bool {
+        let open = message.recipients.iter().filter(|one| one.is_open());
         open.map(|one| self.lanes.lane(one.lane).channel).any(|channel| self.is_stray(channel))
     }
 

@@ -152,7 +152,7 @@ impl Scheduler {
     /// Whether a message must not be taken over now: it is held by strikes, or it has so many that it is to come alone.
     pub fn refuses(&self, id: &MessageId, alone: bool) -> bool {
         let most = if alone { STRIKES_MAX } else { ALONE_FROM_STRIKES };
-        let strikes = match self.backlog.find(id).map(|slot| self.backlog.message(slot)) {
+        let strikes = match self.backlog.find(id).map(|slot| self.backlog.look(slot)) {
             Some(known) => known.reroute.map_or(0, |_| known.strikes),
             None => self.backlog.struck.get(id).map_or(0, |struck| struck.strikes),
         };

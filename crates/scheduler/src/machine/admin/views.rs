@@ -48,9 +48,9 @@ impl Scheduler {
                 }
                 continue;
             };
-            let message = self.backlog.message(slot);
-            if everything || filter.matches(self, message).is_some() {
-                let queued = self.queued(now, message, SHOWN_RECIPIENTS_MAX.min(limit.max(20)));
+            let message = self.backlog.look(slot);
+            if everything || filter.matches(self, &message).is_some() {
+                let queued = self.queued(now, &message, SHOWN_RECIPIENTS_MAX.min(limit.max(20)));
                 shown += queued.recipients.len();
                 page.messages.push(queued);
             }
@@ -61,7 +61,7 @@ impl Scheduler {
 
     pub(super) fn show(&self, now: Now, id: &MessageId) -> Result<AdminAnswer, ErrorObject> {
         if let Some(slot) = self.backlog.find(id) {
-            let message = self.queued(now, self.backlog.message(slot), SHOWN_RECIPIENTS_MAX);
+            let message = self.queued(now, &self.backlog.look(slot), SHOWN_RECIPIENTS_MAX);
             return Ok(AdminAnswer::Message(Box::new(message)));
         }
         match self.unrouted(id) {
@@ -133,8 +133,8 @@ impl Scheduler {
 
     pub(super) fn summary(&self, now: Now) -> Vec<LaneSummary> {
         let mut held: std::collections::HashMap<LaneId, u64> = std::collections::HashMap::new();
-        for (_, slot) in self.backlog.after(None) {
-            let message = self.backlog.message(slot);
+        for (_, slot) in self.backlog.after(None).filter(|(_, slot)| self.backlog.has_hold(*slot)) {
+            let message = self.backlog.look(slot);
             for recipient in message.recipients.iter().filter(|r| r.is_open()) {
                 if message.hold.is_some() || matches!(recipient.stand, Stand::Held(_)) {
                     *held.entry(recipient.lane).or_default() += 1;
@@ -216,7 +216,7 @@ impl Scheduler {
             held: self.backlog.held + self.backlog.held_unrouted(None).count() as u64,
             lanes: self.lanes.used() as u64,
             lanes_backing_off: self.lanes.iter().filter(|(_, l)| l.failures > 0).count() as u64,
-            oldest: oldest.map(|(_, slot)| self.backlog.message(slot).accepted_at),
+            oldest: oldest.map(|(_, slot)| self.backlog.look(slot).accepted_at),
             enqueued: self.counts.enqueued,
             delivered: self.counts.delivered,
             deferred: self.counts.deferred,
