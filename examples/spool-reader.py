@@ -464,6 +464,8 @@ def main(arguments):
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
+    except BrokenPipeError:
+        os._exit(0)
     except Damaged as damaged:
         sys.exit(print(f"damaged: {damaged}", file=sys.stderr) or 65)
     except FileNotFoundError as missing:
