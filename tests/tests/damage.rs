@@ -342,6 +342,104 @@ fn a_reader_in_python_lists_every_message_of_a_live_spool() {
     assert!(grange.stop().success());
 }
 
+/// Copies a folder with what is in it, into the place of another.
+fn restore(from: &Path, to: &Path) {
+    match std::fs::remove_dir_all(to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+        _ => {}
+    }
+    let copied = run(Command::new(find("cp")).arg("-a").arg(from).arg(to));
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+}
+
+#[test]
+fn a_queue_restored_from_parts_of_different_times() {
+    let site = site();
+    let spool = site.path("data/spool");
+    filled(&site, 5);
+    let (old, new) = (site.path("old"), site.path("new"));
+    restore(&spool, &old);
+    let grange = site.start();
+    let later = send(&site, 5..OTHERS, 20);
+    until("all is routed", || (site.queued().len() == OTHERS).then_some(()));
+    assert!(grange.stop().success());
+    restore(&spool, &new);
+    // A ledger older than the segments, and none at all: what it does not know is routed.
+    restore(&old.join("ledger"), &spool.join("ledger"));
+    delivers_all_but(&site, OTHERS, None);
+    restore(&new, &spool);
+    std::fs::remove_dir_all(spool.join("ledger")).expect("it can be removed");
+    delivers_all_but(&site, OTHERS, None);
+    // A ledger newer than the segments: what is gone is not sent, and what comes now is no stranger.
+    restore(&new, &spool);
+    restore(&old.join("intake"), &spool.join("intake"));
+    let sink = Sink::start(site.sink.number);
+    let grange = site.start();
+    let fresh = send(&site, OTHERS..OTHERS + 5, 20);
+    site.ok(&["queue", "retry", "--all"]);
+    all_but(&sink, 5, usize::MAX);
+    until("what is new arrives too", || {
+        let tokens = sink.tokens();
+        let arrived = |number: usize| tokens.contains_key(&format!("{number}.damage"));
+        (OTHERS..OTHERS + 5).all(arrived).then_some(())
+    });
+    until("only what is not there is left", || {
+        let ids: BTreeSet<_> = site
+            .queued()
+            .iter()
+            .map(|one| one["id"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        (fresh.iter().all(|id| !ids.contains(id)) && ids.iter().all(|id| later.contains(id)))
+            .then_some(())
+    });
+    assert!(grange.stop().success());
+}
+
+#[test]
+fn files_that_somebody_put_there() {
+    let site = site();
+    filled(&site, OTHERS);
+    let stripe = files(&site, "intake", ".seg")[0].parent().expect("a folder").to_owned();
+    let segment = files(&site, "intake", ".seg")[0].clone();
+    std::fs::copy(&segment, stripe.join("1.seg")).expect("a copy under another name");
+    std::fs::copy(&segment, stripe.join("7.64.moved")).expect("a copy under another name");
+    std::fs::copy(&segment, stripe.join("copy of a segment.seg")).expect("a copy");
+    std::fs::create_dir(stripe.join("2.seg")).expect("a folder");
+    std::fs::write(stripe.join("3.seg"), vec![b'x'; 5000]).expect("rubbish");
+    std::fs::write(stripe.join("4.seg"), "").expect("nothing");
+    std::fs::write(site.path("data/spool/ledger/99.log"), "rubbish").expect("rubbish");
+    std::fs::write(site.path("data/spool/ledger/README"), "hello").expect("a note");
+    let made = run(Command::new(find("mkfifo")).arg(stripe.join("5.seg")));
+    assert!(made.status.success());
+    let checked = site.run(&["spool", "check", "--json"]);
+    assert_eq!(checked.status.code(), Some(65));
+    let checked: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    let findings = checked["findings"].as_array().expect("a list");
+    for name in [
+        "/1.seg",
+        "/2.seg",
+        "/3.seg",
+        "/5.seg",
+        "/7.64.moved",
+        "ledger/99.log",
+        "ledger/README",
+        "/copy of a segment.seg",
+    ] {
+        let found = findings
+            .iter()
+            .any(|one| one["file"].as_str().is_some_and(|file| file.ends_with(name)));
+        assert!(found, "{name} is not told of: {findings:?}");
+    }
+    let sink = Sink::start(site.sink.number);
+    let grange = site.start();
+    site.ok(&["queue", "retry", "--all"]);
+    sink.wait(OTHERS);
+    site.wait_empty();
+    site.ok(&["requeue"]);
+    assert!(grange.stop().success());
+    assert!(sink.tokens().values().all(|times| *times == 1), "nothing comes twice");
+}
+
 fn site() -> Site {
     Site::new().replace("[router]", "[requeue]\nevery = \"10s\"\n[router]")
 }

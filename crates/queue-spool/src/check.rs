@@ -1,5 +1,7 @@
 //! Looking into a spool: every record of every file verified.
 
+mod around;
+mod findings;
 mod moved;
 
 use std::collections::HashSet;
@@ -15,6 +17,7 @@ use crate::OpenError;
 use crate::codec::{FileKind, Kept, Kind};
 use crate::disk::{Access, Disk, RealDisk};
 use crate::ledger::log;
+use crate::ledger::reclaim;
 use crate::ledger::standing::Standings;
 use crate::place::{
     BodyPlace, Home, Layout, MessagePlace, Place, RecordPlace, SegmentName, Stripe, StripeFile,
@@ -25,6 +28,7 @@ use crate::scan::{Met, scan};
 use crate::stripe::stripes;
 use crate::thread::lock;
 
+pub use findings::Finding;
 pub use moved::MovedReport;
 
 /// What a check found. Fields are stable: `grange spool check --json` prints this.
@@ -38,8 +42,8 @@ pub struct Report {
     pub unnamed_bodies: Vec<String>,
     /// The ledger's logs.
     pub logs: Vec<LogReport>,
-    /// What stops the ledger from being replayed.
-    pub ledger_damage: Option<String>,
+    /// Everything that is not as it should be, one by one, with what it means for mail.
+    pub findings: Vec<Finding>,
     /// Accepted messages in all.
     pub messages: u64,
     /// Bytes of all files that were read.
@@ -90,41 +94,40 @@ pub struct LogReport {
 }
 
 impl Report {
-    /// Whether nothing is wrong; a torn end is nothing wrong.
+    /// Whether nothing is damaged; a torn end is nothing wrong, nor is a file that is none of ours.
     pub fn is_sound(&self) -> bool {
-        self.ledger_damage.is_none()
-            && self.moved.iter().all(|moved| moved.damage.is_none())
-            && self
-                .segments
-                .iter()
-                .all(|segment| segment.damage.iter().all(|damage| damage.torn_end))
+        self.findings.iter().all(|finding| !finding.damage)
     }
 }
 
-/// Verifies every record of every file of a spool. Changes nothing; works beside living writers.
+/// Verifies every byte of every file of a spool. Changes nothing; works beside living writers.
 pub fn check(data_dir: &Path) -> Result<Report, OpenError> {
     let (disk, layout) = open(data_dir)?;
+    let failed = |source| OpenError::Io { path: layout.root().display().to_string(), source };
+    check_on(&disk, &layout).map_err(failed)
+}
+
+/// As [`check`], on any disk.
+pub(crate) fn check_on(disk: &dyn Disk, layout: &Layout) -> io::Result<Report> {
     let mut report = Report::default();
-    let failed = |source| OpenError::Io { path: layout.intake().display().to_string(), source };
-    let stripes = match stripes(&disk, &layout) {
+    let stripes = match stripes(disk, layout) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        stripes => stripes.map_err(failed)?,
+        stripes => stripes?,
     };
     let (mut doubts, mut copies) = (Vec::new(), Vec::new());
-    for stripe in stripes {
-        let moved = moved::check(&disk, &layout, stripe).map_err(failed)?;
-        check_stripe(&disk, &layout, stripe, &moved.named, &mut report, &mut doubts)
-            .map_err(failed)?;
+    for stripe in &stripes {
+        let moved = moved::check(disk, layout, *stripe)?;
+        check_stripe(disk, layout, *stripe, &moved.named, &mut report, &mut doubts)?;
         copies.extend(moved.found);
     }
     // Read last: a message that ended while we looked is known to have ended now.
-    let standings = match check_ledger(&disk, &layout, &mut report) {
+    let standings = match check_ledger(disk, layout, &mut report) {
         Ok(standings) => standings,
         Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Mutex::default()
         }
         Err(error) => {
-            report.ledger_damage = Some(error.to_string());
+            report.findings.push(Finding::of_ledger_error(&error));
             Mutex::default()
         }
     };
@@ -140,10 +143,12 @@ pub fn check(data_dir: &Path) -> Result<Report, OpenError> {
         // One of a message that has ended, or lives where it was, is on its way out: nobody reads it.
         if lock(&standings).standing(&Place::Message(place).handle()) != Standing::Retired {
             let segment = layout.segment(place.record.segment);
-            report.messages += u64::from(is_missing(&disk, &segment));
+            report.messages += u64::from(is_missing(disk, &segment));
             report.moved.push(copy);
         }
     }
+    around::check(disk, layout, &stripes, &mut report.findings)?;
+    findings::collect(&mut report);
     Ok(report)
 }
 
@@ -166,7 +171,8 @@ fn check_ledger(
     report: &mut Report,
 ) -> Result<Mutex<Standings>, LedgerError> {
     let found = log::find_beside_writer(disk, layout)?;
-    let standings = Mutex::default();
+    let standings = Mutex::<Standings>::default();
+    report.findings.extend(found.damage.iter().map(|damage| Finding::of_ledger(layout, damage)));
     for (number, log) in found.logs.iter().enumerate() {
         report.bytes += log.end;
         let replayed = number >= found.start;
@@ -174,6 +180,10 @@ fn check_ledger(
         if replayed {
             log::replay(log, layout, &standings, &mut drop, &mut Vec::new())?;
         }
+    }
+    // What is there and the ledger knows nothing of is not taken for what has ended.
+    if let Ok(found) = reclaim::survey(disk, layout) {
+        lock(&standings).survey(found);
     }
     Ok(standings)
 }
@@ -214,8 +224,7 @@ fn check_stripe(
             }
             // Given back while we looked.
             Ok(None) => {}
-            Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
-            Err(Fault::Gone(what) | Fault::Damaged(what)) => {
+            Err(Fault::Gone(what) | Fault::Damaged(what) | Fault::Io(what, _)) => {
                 let damage = DamageReport { offset: 0, bytes: 0, id: None, what, torn_end: false };
                 report.segments.push(SegmentReport {
                     segment: segment.to_string(),
@@ -230,7 +239,7 @@ fn check_stripe(
         bodies.retain(|id| !named.contains(id));
     }
     bodies.retain(|id| !moved.contains(id));
-    let name = |id| layout.body(stripe, id).display().to_string();
+    let name = |id| findings::below(layout, &layout.body(stripe, id));
     report.unnamed_bodies.extend(bodies.into_iter().map(name));
     Ok(())
 }
@@ -256,7 +265,11 @@ fn check_segment(
         Err(Fault::Gone(_)) if is_missing(disk, &path) => return Ok(None),
         file => file?,
     };
-    let found = scan(&file, &mut |met| check_body(disk, layout, &file, segment, &met, bodies))?;
+    let mut padding = Vec::new();
+    let found = scan(&file, &mut |met| {
+        padding.extend(around::padding(&file, met.offset + met.head.record_bytes(), 64));
+        check_body(disk, layout, &file, segment, &met, bodies);
+    })?;
     let mut damage = std::mem::take(&mut bodies.damage);
     damage.extend(found.damage.iter().map(|it| DamageReport {
         offset: it.offset,
@@ -265,6 +278,8 @@ fn check_segment(
         what: if it.followed { "no valid record" } else { "no valid record up to the end" }.into(),
         torn_end: !it.followed,
     }));
+    damage.extend(around::mended(&file));
+    damage.extend(padding);
     damage.sort_by_key(|damage| damage.offset);
     Ok(Some(SegmentReport {
         segment: segment.to_string(),
@@ -334,6 +349,18 @@ fn read_through(
     nonce: &str,
 ) -> Result<(), Fault> {
     let mut blocks = BlockReader::open(disk, layout, place, Some(nonce))?;
-    while blocks.next()?.is_some() {}
-    Ok(())
+    if let Some(bit) = around::mended(&blocks.file) {
+        return Err(blocks.file.damaged(0, &bit.what));
+    }
+    while let Some(piece) = blocks.next()? {
+        let end = blocks.end_of(piece.len());
+        if let Some(found) = around::padding(&blocks.file, end, 64) {
+            return Err(blocks.file.damaged(found.offset, &found.what));
+        }
+    }
+    let size = blocks.file.file.size().map_err(|error| Fault::io(Path::new("a body"), error))?;
+    match size == blocks.offset {
+        true => Ok(()),
+        false => Err(blocks.file.damaged(blocks.offset, "there is more than the body")),
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) mod frame;
 pub(crate) mod log;
 mod logs;
 pub mod machine;
-mod reclaim;
+pub(crate) mod reclaim;
 pub(crate) mod record;
 mod replay;
 pub(crate) mod standing;

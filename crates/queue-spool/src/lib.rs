@@ -60,7 +60,7 @@ use place::Layout;
 use queue::{LedgerError, Record};
 use small::Small;
 
-pub use check::{DamageReport, LogReport, MovedReport, Report, SegmentReport, check};
+pub use check::{DamageReport, Finding, LogReport, MovedReport, Report, SegmentReport, check};
 pub use compaction::SpoolCompaction;
 pub use intake::SpoolIntake;
 pub use ledger::{LedgerView, SpoolLedger, read_standings};

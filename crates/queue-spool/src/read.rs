@@ -261,6 +261,12 @@ impl BlockReader {
         Ok(())
     }
 
+    /// Where the record of the last piece, of so many bytes, ended.
+    pub(crate) fn end_of(&self, piece_bytes: usize) -> u64 {
+        let record = (HEAD_BYTES + piece_bytes) as u64;
+        self.offset - codec::align(record) + record
+    }
+
     /// The next piece; nothing at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(length) = self.next_length() else { return Ok(None) };

@@ -59,7 +59,7 @@ pub(crate) fn scan(file: &OpenFile, meet: &mut dyn FnMut(Met<'_>)) -> Result<Sca
     let mut window = Window::new(&*file.file, size);
     let mut offset = HEAD_BYTES as u64;
     while offset < size {
-        match record_at(&mut window, file, offset, size).map_err(broken)? {
+        match record_at(&mut window, file, offset).map_err(broken)? {
             At::Record(head) => {
                 let payload = window
                     .at(offset + HEAD_BYTES as u64, head.payload_bytes as usize)
@@ -84,16 +84,11 @@ enum At {
     Nothing(Option<Head>),
 }
 
-fn record_at(
-    window: &mut Window<'_>,
-    file: &OpenFile,
-    offset: u64,
-    size: u64,
-) -> std::io::Result<At> {
+fn record_at(window: &mut Window<'_>, file: &OpenFile, offset: u64) -> std::io::Result<At> {
     let bytes = window.at(offset, HEAD_BYTES)?;
     if !codec::may_be_head(bytes, file.nonce()) {
-        let is_trailer =
-            offset + ALIGNMENT == size && codec::trailer(bytes, file.nonce(), offset).is_some();
+        // One with records behind it was written before a repair listed anew what the segment holds.
+        let is_trailer = codec::trailer(bytes, file.nonce(), offset).is_some();
         return Ok(match is_trailer {
             true => At::Trailer,
             false => At::Nothing(named(bytes, file, offset)),

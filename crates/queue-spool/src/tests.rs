@@ -1,6 +1,7 @@
 //! Tests that need the inside of the crate: the codec, and the machines on a simulated disk.
 
 mod codec;
+mod damage;
 mod faults;
 mod lives;
 mod moves;

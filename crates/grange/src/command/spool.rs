@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use queue_spool::Report;
+use queue_spool::{Finding, Report};
 
 use super::{Failure, stored_somewhere, table};
 use crate::cli;
@@ -37,32 +37,25 @@ fn print(report: &Report) {
             segment.messages,
             table::size(segment.bytes)
         );
-        for damage in &segment.damage {
-            let id = damage.id.as_deref().unwrap_or("no message is known to be concerned");
-            let kind = if damage.torn_end { "torn end" } else { "DAMAGE" };
-            println!(
-                "  {kind} at {}, {} bytes: {} ({id})",
-                damage.offset, damage.bytes, damage.what
-            );
-        }
     }
     for moved in &report.moved {
         let id = moved.id.as_deref().unwrap_or("no message is known to be concerned");
         println!("{}  moved, {} ({id})", moved.moved, table::size(moved.bytes));
-        if let Some(damage) = &moved.damage {
-            println!("  DAMAGE: {damage}");
-        }
     }
     for log in &report.logs {
         let replayed = if log.replayed { "replayed" } else { "behind the checkpoint" };
         println!("ledger {}  {} valid, {replayed}", log.log, table::size(log.valid_bytes));
     }
-    if let Some(damage) = &report.ledger_damage {
-        println!("ledger  DAMAGE: {damage}");
-    }
-    for body in &report.unnamed_bodies {
-        println!("{body}  named by no accept record; a writer may be at work on it");
-    }
+    report.findings.iter().for_each(print_finding);
     let verdict = if report.is_sound() { "sound" } else { "DAMAGED" };
     println!("{} messages in {}: {verdict}", report.messages, table::size(report.bytes));
+}
+
+/// One finding on one line.
+fn print_finding(finding: &Finding) {
+    let kind = if finding.damage { "DAMAGE" } else { "note" };
+    let at = finding.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+    let id = finding.id.as_deref().map(|id| format!(", message {id}")).unwrap_or_default();
+    let Finding { file, what, means, .. } = finding;
+    println!("{}", table::plain(&format!("{kind}  {file}{at}{id}: {what}: {means}")));
 }

@@ -6,8 +6,8 @@ use std::io;
 use mail::{MessageId, Timestamp};
 use serde::Serialize;
 
-use super::{is_missing, read_through};
-use crate::codec::{FileKind, HEAD_BYTES, Kept, Kind};
+use super::{around, is_missing, read_through};
+use crate::codec::{FileKind, HEAD_BYTES, Kept, Kind, align};
 use crate::disk::Disk;
 use crate::moved;
 use crate::place::{BodyPlace, Home, Layout, MessagePlace, RecordPlace, Stripe};
@@ -51,8 +51,9 @@ pub(super) fn check(disk: &dyn Disk, layout: &Layout, stripe: Stripe) -> io::Res
         let checked = looked.and_then(|_| check_one(disk, layout, &place, &mut report));
         match checked {
             Ok(()) => {}
-            Err(Fault::Gone(what) | Fault::Damaged(what)) => report.damage = Some(what),
-            Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
+            Err(Fault::Gone(what) | Fault::Damaged(what) | Fault::Io(what, _)) => {
+                report.damage = Some(what);
+            }
         }
         if place.body == Kept::Apart {
             moved.named.insert(place.record.id);
@@ -78,6 +79,13 @@ fn check_one(
     let kinds = [Kind::Message, Kind::Accept];
     let head = check_record(&file, &bytes, offset, &kinds, record.id)?;
     let line = accept_line(&bytes, &head)?;
+    let end = offset + head.record_bytes();
+    if let Some(found) = around::mended(&file).or_else(|| around::padding(&file, end, 64)) {
+        return Err(file.damaged(found.offset, &found.what));
+    }
+    if report.bytes != align(end) {
+        return Err(file.damaged(align(end), "there is more than the message"));
+    }
     let BodyAt::File { nonce } = line.body else { return Ok(()) };
     let body = BodyPlace { stripe: record.segment.stripe, id: record.id, size: line.size };
     read_through(disk, layout, &body, &nonce).map_err(|fault| match fault {

@@ -235,6 +235,11 @@ impl Log {
         if self.begins_checkpoint { self.checkpoint_end.unwrap_or(self.end) } else { 0 }
     }
 
+    /// Whether a bit of its head is wrong.
+    pub(crate) fn is_mended(&self) -> bool {
+        self.mended == Mended::OneBit
+    }
+
     /// Whether its bytes are to be kept when it is not needed any more.
     pub(crate) fn is_damaged(&self) -> bool {
         self.mended == Mended::OneBit || !self.damage.is_empty()
@@ -328,20 +333,50 @@ fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Looked, LedgerErr
 
 /// Whether nothing was ever written behind the head: the head is synced before the first frame is written.
 fn holds_nothing(file: &dyn DiskFile) -> std::io::Result<bool> {
+    Ok(first_not_zero(file, HEAD_BYTES as u64)?.is_none())
+}
+
+/// The first byte from an offset on that is not zero.
+fn first_not_zero(file: &dyn DiskFile, mut offset: u64) -> std::io::Result<Option<u64>> {
     let mut bytes = vec![0; 64 << 10];
-    let mut offset = HEAD_BYTES as u64;
     loop {
-        let Some(data) = file.data_from(offset)? else { return Ok(true) };
+        let Some(data) = file.data_from(offset)? else { return Ok(None) };
         offset = data;
         let count = file.read_at(&mut bytes, offset)?;
         if count == 0 {
-            return Ok(true);
+            return Ok(None);
         }
-        if bytes.split_at(count).0.iter().any(|byte| *byte != 0) {
-            return Ok(false);
+        if let Some(at) = bytes.iter().take(count).position(|byte| *byte != 0) {
+            return Ok(Some(offset + at as u64));
         }
         offset += count as u64;
     }
+}
+
+/// What stands between the frames of a log and behind the last, and should be zero: the first place where it is not.
+#[derive(Debug, Default)]
+pub(crate) struct Around {
+    /// Between two frames.
+    pub(crate) padding: Option<u64>,
+    /// Behind the last.
+    pub(crate) behind: Option<u64>,
+}
+
+/// Looks at what no sum of a log covers.
+pub(crate) fn around_frames(log: &Log) -> std::io::Result<Around> {
+    let mut around = Around::default();
+    let mut frames = Frames::new(&*log.file, &log.head)?;
+    let mut bytes = [0; 32];
+    while frames.offset < log.end {
+        let Some((_, payload)) = frames.next()? else { break };
+        let padding = payload.len().next_multiple_of(bytes.len()) - payload.len();
+        let from = frames.offset - padding as u64;
+        let count = log.file.read_at(bytes.split_at_mut(padding).0, from)?;
+        let found = bytes.iter().take(count).position(|byte| *byte != 0);
+        around.padding = around.padding.or(found.map(|at| from + at as u64));
+    }
+    around.behind = first_not_zero(&*log.file, log.end)?;
+    Ok(around)
 }
 
 /// Hands over the records of one log in order, and takes note of what they say of messages.

@@ -235,7 +235,7 @@ impl World {
     }
 
     /// What recovery lists, of all segments.
-    fn listed(&self) -> BTreeMap<MessageId, Handle> {
+    pub(super) fn listed(&self) -> BTreeMap<MessageId, Handle> {
         let layout = Layout::new(Path::new(DIR));
         let mut listed = BTreeMap::new();
         for segment in crate::recovery::list(&self.disk, &layout, true).expect("it can be read") {
