@@ -1,11 +1,13 @@
 //! Damage: a flipped bit in any file of the queue is found, what it concerns is set aside and named, and all else is delivered.
 #![allow(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
-use tests::{Client, Sink, Site, until};
+use tests::{Client, Mail, Sink, Site, Traffic, find, run, until};
 
 /// Where most mail of these tests goes.
 const ELSEWHERE: &str = "bob@sink.example";
@@ -255,6 +257,89 @@ fn a_bit_of_a_record_that_was_never_routed() {
             .iter()
             .any(|path| std::fs::read(path).is_ok_and(|it| has_bytes(&it, &damaged_words(7))))
     );
+}
+
+/// What the reader in another language says of the queue, by id.
+fn read_by_python(site: &Site) -> BTreeMap<String, Value> {
+    let output =
+        run(Command::new(find("python3")).arg(READER).arg(site.path("data")).arg("--json"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let list: Vec<Value> = serde_json::from_slice(&output.stdout).expect("it prints JSON");
+    list.into_iter().map(|one| (one["id"].as_str().expect("an id").to_owned(), one)).collect()
+}
+
+/// The reader of the spool that the documents describe.
+const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/spool-reader.py");
+
+#[test]
+fn a_reader_in_python_lists_every_message_of_a_live_spool() {
+    let queue = "[queue]\nstore = \"spool\"\nsegment_bytes = 65536\nseal_after = \"1s\"\n";
+    let away = tests::free_port();
+    let route = format!(
+        "routes = [\n  {{ domain = \"away.example\", channel = \"smtp\", host = \"[127.0.0.1]:{}\" }},",
+        away.number
+    );
+    let site = Site::new()
+        .replace("[queue]\nstore = \"spool\"\n", queue)
+        .replace("routes = [", &route)
+        .append("\n[compact]\nage_min = \"1s\"\n");
+    let sink = Sink::start(site.sink.number);
+    let grange = site.start();
+    // Most of it passes, some waits, some is large; what waits is moved out of old segments.
+    let traffic = Traffic::start(site.smtp.number, 6, Duration::from_millis(5), |number| Mail {
+        lines: if number % 41 == 7 { 8000 } else { 20 },
+        recipient: if number % 7 == 0 { "bob@away.example" } else { ELSEWHERE }.to_owned(),
+    });
+    for round in 1..=3 {
+        until("mail flows", || (traffic.accepted() >= 150 * round).then_some(()));
+        let waits = |list: &BTreeMap<String, Value>| -> BTreeSet<String> {
+            let away = |one: &&Value| one["recipients"][0] == "bob@away.example";
+            list.values()
+                .filter(away)
+                .map(|one| one["id"].as_str().unwrap_or_default().to_owned())
+                .collect()
+        };
+        let queued = || {
+            site.queued().into_iter().map(|one| {
+                let mut brief = one.clone();
+                brief["recipients"][0] = one["recipients"][0]["address"].clone();
+                (one["id"].as_str().unwrap_or_default().to_owned(), brief)
+            })
+        };
+        let before = waits(&queued().collect());
+        let read = waits(&read_by_python(&site));
+        let after = waits(&queued().collect());
+        let missed: Vec<_> = before.difference(&read).collect();
+        assert!(!before.is_empty() && missed.is_empty(), "{missed:?} of {} missed", before.len());
+        assert!(after.is_superset(&read), "what is read is there");
+    }
+    let sent = traffic.stop();
+    assert!(sent.accepted.len() >= 450 && sent.refused.is_empty());
+    site.ok(&["compact"]);
+    let page = until("only what waits is left", || {
+        let page = site.queued();
+        let all = page.iter().all(|one| one["recipients"][0]["address"] == "bob@away.example");
+        (all && !page.is_empty()).then_some(page)
+    });
+    sink.wait(sent.accepted.len() - page.len());
+    let read = read_by_python(&site);
+    assert_eq!(read.len(), page.len());
+    for one in &page {
+        let id = one["id"].as_str().expect("an id");
+        let it = &read[id];
+        assert_eq!((&it["size"], &it["sender"]), (&one["size"], &one["sender"]));
+        assert_eq!(it["recipients"][0], one["recipients"][0]["address"]);
+        assert_eq!(it["state"], "queued");
+        let ours = site.run(&["queue", "show", "--raw", id]);
+        let theirs = run(Command::new(find("python3"))
+            .arg(READER)
+            .arg(site.path("data"))
+            .args(["--raw", id]));
+        assert!(ours.status.success() && theirs.status.success());
+        assert!(ours.stdout == theirs.stdout, "{id}");
+    }
+    assert!(grange.stop().success());
 }
 
 fn site() -> Site {
