@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use rustix::process::Signal;
 use tests::{Client, Sink, Site, burst, free_port, until};
@@ -54,6 +54,27 @@ fn reloads_under_load_lose_nothing() {
     let tokens = sink.tokens();
     assert!(sent.accepted.iter().all(|token| tokens.contains_key(token)), "all arrive");
     assert!(grange.stop().success());
+}
+
+#[test]
+fn a_next_hop_that_says_nothing_holds_no_stop_up() {
+    let site = Site::new();
+    // Connections are made, and nobody ever accepts them.
+    let _silent = TcpListener::bind((Ipv4Addr::LOCALHOST, site.sink.number)).expect("our port");
+    let grange = site.start();
+    let sent = burst(site.smtp.number, 3, 1, "user@next.example");
+    assert_eq!(sent.accepted.len(), 3);
+    until("agents wait for a greeting", || {
+        (grange.farm("smtp")["workers"][0]["jobs"].as_u64() > Some(0)).then_some(())
+    });
+    assert!(grange.stop().success());
+    let log = site.log();
+    assert!(!log.contains("did not drain"), "{log}");
+    // Nothing was tried, nothing is lost.
+    let _grange = site.start_only(&["scheduler"]);
+    let counts: Vec<_> = site.queued().iter().map(|one| one["recipients"][0].clone()).collect();
+    assert_eq!(counts.len(), 3);
+    assert!(counts.iter().all(|one| one["state"]["open"]["count"] == 0), "{counts:?}");
 }
 
 #[test]

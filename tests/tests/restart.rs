@@ -1,15 +1,20 @@
 //! Nothing accepted is lost, and nothing comes twice, when everything is stopped and started again.
 #![allow(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
 
-use std::time::Duration;
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
 
-use tests::{Burst, Sink, Site, burst, until_within};
+use rustix::process::Signal;
+use tests::{Burst, Client, Sink, Site, burst, until, until_within};
 
 /// Messages accepted before the stop; `GRANGE_TEST_MESSAGES` asks for another number.
 const MESSAGES: usize = 5000;
 
 /// Requeue takes up what is older than twice the route deadline, ten seconds.
 const ARRIVAL: Duration = Duration::from_secs(180);
+
+/// A start's first message, also on a machine that has other things to do; a scheduler that is waited for would take five seconds.
+const ACCEPTED: Duration = Duration::from_secs(4);
 
 #[test]
 fn the_sink_was_off() {
@@ -39,6 +44,33 @@ fn the_scheduler_was_off() {
 
     let grange = site.start();
     arrive_once(&site, &sink, &burst);
+    assert!(grange.stop().success());
+}
+
+/// One that has a million messages to load is as good as stopped for some seconds.
+#[test]
+fn mail_is_accepted_while_the_scheduler_loads() {
+    let site = Site::new();
+    let faults = site.faults();
+    faults.arm("scheduler.replay.before", "stop");
+    let begun = Instant::now();
+    let grange = site.spawn(&["run"]);
+    let accepted = until("a message is accepted", || {
+        let text = "Message-ID: <early@source.example>\r\nSubject: early\r\n\r\n";
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, site.smtp.number))
+            .is_ok()
+            .then(|| Client::ready(site.smtp.number))?;
+        let sent = client.message("a@source.example", &["user@example.test"], text);
+        (sent.expect("a reply").code == 250).then(|| begun.elapsed())
+    });
+    assert!(accepted < ACCEPTED, "only after {accepted:?}");
+    let scheduler = faults.wait("scheduler.replay.before", 1).pid;
+    grange.wait_ready(|farm| farm == "smtpserver");
+    assert!(site.mailbox("example.test", "user").is_empty());
+
+    grange.signal(scheduler, Signal::CONT);
+    until_within(ARRIVAL, "it arrives", || site.mailbox("example.test", "user").pop());
+    site.wait_empty();
     assert!(grange.stop().success());
 }
 

@@ -9,7 +9,10 @@ use std::time::Instant;
 /// It is open while the connection that sent the job is up and the job's deadline, on our own monotonic clock, has not
 /// passed: as long as it is open, the scheduler sends the job to nobody else. Cheap to clone.
 #[derive(Clone)]
-pub struct Gate(Kind);
+pub struct Gate {
+    kind: Kind,
+    passed: Rc<Cell<bool>>,
+}
 
 #[derive(Clone)]
 enum Kind {
@@ -20,11 +23,18 @@ enum Kind {
 impl Gate {
     /// Whether it is open now, which the kernel is asked. Ask immediately before the deed, not earlier.
     pub fn is_open(&self) -> bool {
-        let connected = match &self.0 {
+        let connected = match &self.kind {
             Kind::Socket(gate) => gate.is_connected(),
             Kind::Test { connected, .. } => connected.get(),
         };
-        connected && self.has_time()
+        let open = connected && self.has_time();
+        self.passed.set(self.passed.get() || open);
+        open
+    }
+
+    /// Whether it was found open: what cannot be undone may have been done.
+    pub fn was_passed(&self) -> bool {
+        self.passed.get()
     }
 
     /// Whether its deadline has not passed: enough to begin with what can be undone, and no system call.
@@ -34,7 +44,7 @@ impl Gate {
 
     /// When it closes at the latest; a bound for the timeouts of what comes before the deed.
     pub fn deadline(&self) -> Option<Instant> {
-        match &self.0 {
+        match &self.kind {
             Kind::Socket(gate) => gate.deadline(),
             Kind::Test { deadline, .. } => *deadline,
         }
@@ -55,13 +65,17 @@ impl Gate {
     /// A gate without a connection that closes at `deadline`, or when the switch beside it is set to false.
     pub fn switch_for_test(deadline: Option<Instant>) -> (Self, Rc<Cell<bool>>) {
         let connected = Rc::new(Cell::new(true));
-        (Self(Kind::Test { connected: Rc::clone(&connected), deadline }), connected)
+        (Self::new(Kind::Test { connected: Rc::clone(&connected), deadline }), connected)
+    }
+
+    fn new(kind: Kind) -> Self {
+        Self { kind, passed: Rc::default() }
     }
 }
 
 impl From<socket::Gate> for Gate {
     fn from(gate: socket::Gate) -> Self {
-        Self(Kind::Socket(gate))
+        Self::new(Kind::Socket(gate))
     }
 }
 
@@ -77,7 +91,8 @@ mod tests {
         assert!(!Gate::closed_for_test().is_open());
         let (gate, connected) =
             Gate::switch_for_test(Some(Instant::now() + Duration::from_secs(600)));
-        assert!(gate.is_open());
+        assert!(!gate.was_passed());
+        assert!(gate.is_open() && gate.was_passed());
         connected.set(false);
         assert!(!gate.is_open());
         assert!(gate.has_time());

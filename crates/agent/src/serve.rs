@@ -1,6 +1,11 @@
 //! Serving a channel's socket.
 
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use farm::fault;
 use job::PART_RECIPIENTS_MAX;
@@ -9,6 +14,10 @@ use mail::Address;
 use socket::{ErrorObject, Responder, Service, codes};
 
 use crate::{Agent, Gate, Job};
+
+/// How long jobs may go on when the farm stops, if they have not passed their gate: a next hop that says nothing for minutes shall hold
+/// no stop up.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Why a transport agent could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +33,16 @@ pub enum Error {
 /// scoreboard.
 pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Result<(), Error> {
     let channel = socket.split('.').next().unwrap_or_default().into();
-    worker.serve::<Deliver>(socket, Rc::new(Deliveries { agent, channel }))?;
+    let stop = Rc::new(Stop::default());
+    worker
+        .serve::<Deliver>(socket, Rc::new(Deliveries { agent, channel, stop: Rc::clone(&stop) }))?;
     worker.ready();
+    let stopping = worker.clone();
+    tokio::task::spawn_local(async move {
+        stopping.stopping().await;
+        tokio::time::sleep(STOP_GRACE).await;
+        stop.give_up();
+    });
     worker.drained().await;
     Ok(())
 }
@@ -33,6 +50,34 @@ pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Re
 struct Deliveries {
     agent: Rc<dyn Agent>,
     channel: Rc<str>,
+    stop: Rc<Stop>,
+}
+
+/// Whether jobs that have not passed their gate are given up.
+#[derive(Default)]
+struct Stop {
+    given_up: Cell<bool>,
+    told: tokio::sync::Notify,
+}
+
+impl Stop {
+    fn give_up(&self) {
+        self.given_up.set(true);
+        self.told.notify_waiters();
+    }
+
+    /// Does a job's work to its end; nothing when it was given up.
+    async fn work<T>(&self, gate: &Gate, work: impl Future<Output = T>) -> Option<T> {
+        let (mut work, mut told) = (pin!(work), pin!(self.told.notified()));
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            let given_up = self.given_up.get() || told.as_mut().poll(context).is_ready();
+            if given_up && !gate.was_passed() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
+    }
 }
 
 impl Service<Deliver> for Deliveries {
@@ -45,9 +90,13 @@ impl Service<Deliver> for Deliveries {
         fault::taken(&channel, request.sender.as_ref().map(Address::as_str));
         fault::point(format_args!("{channel}.deliver.before"));
         let gate = Gate::from(responder.gate());
-        let work = Rc::clone(&self.agent).deliver(Job { request, gate });
+        let work = Rc::clone(&self.agent).deliver(Job { request, gate: gate.clone() });
+        let stop = Rc::clone(&self.stop);
         tokio::task::spawn_local(async move {
-            let answer = work.await;
+            let Some(answer) = stop.work(&gate, work).await else {
+                let text = "not taken: this worker stops";
+                return responder.refuse(ErrorObject::new(codes::NOT_TAKEN, text));
+            };
             fault::point(format_args!("{channel}.answer.before"));
             responder.answer(&answer);
             fault::point(format_args!("{channel}.answer.after"));

@@ -103,7 +103,9 @@ struct Manager {
 
 struct Stopping {
     kill_at: Instant,
-    /// When the next manager is told to stop, if the one before has not ended by then.
+    /// The farm that was told last.
+    told: Option<String>,
+    /// When the next is told, if that one has not ended by then.
     next_at: Instant,
     killed: bool,
 }
@@ -332,8 +334,12 @@ impl Supervisor {
                     tracing::info!("stopping");
                     self.notifier.stopping();
                     let now = Instant::now();
-                    let stopping =
-                        Stopping { kill_at: now + STOP_ALL, next_at: now, killed: false };
+                    let stopping = Stopping {
+                        kill_at: now + STOP_ALL,
+                        told: None,
+                        next_at: now,
+                        killed: false,
+                    };
                     self.stopping = Some(stopping);
                 }
                 Signal::Hangup if self.stopping.is_none() => {
@@ -429,10 +435,9 @@ impl Supervisor {
             }
             return now + STOP_WAIT;
         }
-        let waits = self
-            .farms
-            .iter()
-            .any(|farm| farm.manager.as_ref().is_some_and(|manager| manager.terminated));
+        let told = stopping.told.as_deref();
+        let waits =
+            self.farms.iter().any(|farm| told == Some(&farm.name) && farm.manager.is_some());
         if !waits || now >= stopping.next_at {
             let next = self.farms.iter_mut().rev().find_map(|farm| {
                 let name = &farm.name;
@@ -442,6 +447,7 @@ impl Supervisor {
             match next {
                 Some((name, manager)) => {
                     manager.terminate(name);
+                    stopping.told = Some(name.clone());
                     stopping.next_at = now + STOP_WAIT;
                     // Nobody will accept there any more: whoever connects shall know at once.
                     for (_, listen) in self.plan.tcp.iter().filter(|(farm, _)| farm == name) {

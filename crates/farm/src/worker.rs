@@ -190,12 +190,22 @@ impl Worker {
     /// Tells the manager that this worker is ready, and begins to accept. Call it within the runtime, once.
     pub fn ready(&self) {
         assert!(!self.inner.is_ready.replace(true), "a worker becomes ready once");
-        self.inner.slot().set_state(WorkerState::Ready);
-        control::spawn(&self.inner);
+        if !self.is_draining() {
+            self.inner.slot().set_state(WorkerState::Ready);
+        }
+        self.hear();
         self.inner.tell(&ToManager::Ready);
         self.inner.workers_changed(self.inner.ready_workers(), &self.inner.board.recent_crashes());
         for begin in self.inner.begin.take() {
             begin(&self.inner);
+        }
+    }
+
+    /// Begins to hear the manager and signals. [`Worker::ready`] does, too: it is for a worker that has much to load before, and is to
+    /// learn meanwhile that it is to stop. Call it within the runtime.
+    pub fn hear(&self) {
+        if !self.inner.hears.replace(true) {
+            control::spawn(&self.inner);
         }
     }
 

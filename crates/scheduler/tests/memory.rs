@@ -7,9 +7,9 @@ use scheduler::machine::{Actions, Now, Scheduler};
 
 const MESSAGES: u64 = 100_000;
 /// What a message of one recipient may take, in bytes, with everything around it.
-const BYTES_MAX: u64 = 750;
+const BYTES_MAX: u64 = 450;
 /// What one more recipient of the same message may take.
-const RECIPIENT_BYTES_MAX: u64 = 300;
+const RECIPIENT_BYTES_MAX: u64 = 150;
 
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");

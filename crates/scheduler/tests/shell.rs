@@ -372,6 +372,8 @@ struct Failing {
     /// Appends so far, and how many of them a write has to wait for.
     appended: Rc<Cell<u32>>,
     write_waits_for: Cell<u32>,
+    /// Whether its replay comes to no end.
+    is_endless: Cell<bool>,
 }
 
 impl Failing {
@@ -384,6 +386,7 @@ impl Failing {
             failed: Cell::new(false),
             appended: Rc::default(),
             write_waits_for: Cell::new(0),
+            is_endless: Cell::new(false),
         }
     }
 }
@@ -404,6 +407,13 @@ impl Ledger for Failing {
         &'a self,
         apply: &'a mut dyn FnMut(Record),
     ) -> Local<'a, Result<(), LedgerError>> {
+        if self.is_endless.get() {
+            return Box::pin(async {
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
         self.inner.replay(apply)
     }
     fn append(&self, records: &[Record]) -> Result<Mark, LedgerError> {
@@ -444,6 +454,25 @@ impl Ledger for Failing {
         self.checkpoints.set(self.checkpoints.get() + 1);
         self.inner.end_checkpoint()
     }
+}
+
+#[test]
+fn one_that_is_told_to_stop_while_it_replays_stops_and_writes_nothing() {
+    let scratch = scratch();
+    on_runtime(async {
+        let memory = Memory::new();
+        let failing = Rc::new(Failing::of(&memory));
+        failing.is_endless.set(true);
+        let (appended, checkpoints) =
+            (Rc::clone(&failing.appended), Rc::clone(&failing.checkpoints));
+        let running = Running::start(scratch.path(), Settings::default(), failing);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!running.ended.is_finished(), "there is more to replay");
+        running.stop().await;
+        assert_eq!((appended.get(), checkpoints.get()), (0, 0));
+    });
 }
 
 #[test]

@@ -46,6 +46,7 @@ impl Agent for Recorder {
 
 struct Setup {
     agent: Rc<Recorder>,
+    stop: Rc<Stop>,
     server: Server<Deliver>,
     peer: BufReader<UnixStream>,
 }
@@ -53,11 +54,16 @@ struct Setup {
 impl Setup {
     async fn new() -> Self {
         let agent = Rc::new(Recorder::default());
-        let service = Deliveries { agent: Rc::<Recorder>::clone(&agent), channel: "test".into() };
+        let stop = Rc::new(Stop::default());
+        let service = Deliveries {
+            agent: Rc::<Recorder>::clone(&agent),
+            channel: "test".into(),
+            stop: Rc::clone(&stop),
+        };
         let server = Server::<Deliver>::new(Rc::new(service), ServerSettings::default());
         let (ours, theirs) = UnixStream::pair().unwrap();
         server.take(theirs, None);
-        let mut setup = Self { agent, server, peer: BufReader::new(ours) };
+        let mut setup = Self { agent, stop, server, peer: BufReader::new(ours) };
         assert_eq!(setup.read().await["params"]["conversation"], "deliver");
         setup.write(r#"{"jsonrpc":"2.0","method":"use","params":{"version":1}}"#).await;
         setup
@@ -168,5 +174,30 @@ fn too_many_recipients_are_refused() {
         setup.ask(1, PART_RECIPIENTS_MAX + 1).await;
         assert_eq!(setup.read().await["error"]["code"], codes::PARAMS);
         assert!(setup.agent.gates.borrow().is_empty());
+    });
+}
+
+#[test]
+fn at_a_stop_jobs_are_given_up_that_have_not_passed_their_gate() {
+    run_test(async {
+        let mut setup = Setup::new().await;
+        setup.agent.holds.set(true);
+        for id in [1, 2] {
+            setup.ask(id, 1).await;
+        }
+        while setup.agent.polls.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(setup.agent.gates.borrow()[1].is_open());
+        setup.stop.give_up();
+        let refused = setup.read().await;
+        assert_eq!(
+            (&refused["id"], &refused["error"]["code"]),
+            (&1.into(), &codes::NOT_TAKEN.into())
+        );
+        setup.agent.go_on.notify_waiters();
+        let answer = setup.read().await;
+        assert_eq!(answer["id"], 2);
+        assert!(answer["result"]["outcomes"].is_array(), "it may have been delivered: {answer}");
     });
 }

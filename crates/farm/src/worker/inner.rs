@@ -42,6 +42,8 @@ pub(super) struct Inner {
     pub(super) clients: RefCell<Vec<Box<dyn Fn() -> usize>>>,
     pub(super) begin: RefCell<Vec<Begin>>,
     pub(super) is_ready: Cell<bool>,
+    /// Whether it hears its manager and signals.
+    pub(super) hears: Cell<bool>,
     pub(super) accepting: RefCell<Vec<AbortHandle>>,
     /// Why it drains, and when it is killed.
     pub(super) drain: Cell<Option<(DrainReason, Instant)>>,
@@ -99,6 +101,7 @@ impl Inner {
             clients: RefCell::default(),
             begin: RefCell::default(),
             is_ready: Cell::new(false),
+            hears: Cell::new(false),
             accepting: RefCell::default(),
             drain: Cell::new(None),
             new_settings: RefCell::default(),

@@ -12,8 +12,8 @@ use super::machine::Book;
 use super::standing::Ending;
 use crate::place::Layout;
 
-/// Records that are applied before others may run: about a millisecond's work.
-const BATCH_RECORDS: usize = 500;
+/// Records and recipients that are applied before others may run: about a millisecond's work, and little memory.
+const BATCH_WEIGHT: usize = 500;
 /// Batches that wait to be applied.
 const BATCHES_MAX: usize = 8;
 
@@ -46,13 +46,14 @@ fn read(
     sender: mpsc::Sender<Vec<Record>>,
 ) -> Result<(Found, Vec<Ending>), LedgerError> {
     let mut endings = Vec::new();
-    let mut batch = Vec::with_capacity(BATCH_RECORDS);
+    let (mut batch, mut weight) = (Vec::new(), 0);
     // Once nobody takes them any more, what is read does not matter.
     let mut hand_over = |record| {
+        weight += weight_of(&record);
         batch.push(record);
-        if batch.len() == BATCH_RECORDS {
-            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_RECORDS));
-            let _ = sender.blocking_send(full);
+        if weight >= BATCH_WEIGHT {
+            weight = 0;
+            let _ = sender.blocking_send(std::mem::take(&mut batch));
         }
     };
     for log in found.logs.get(found.start..).unwrap_or_default() {
@@ -60,4 +61,12 @@ fn read(
     }
     let _ = sender.blocking_send(batch);
     Ok((found, endings))
+}
+
+fn weight_of(record: &Record) -> usize {
+    1 + match record {
+        Record::Routed(routed) | Record::Snapshot(routed) => routed.recipients.len(),
+        Record::Outcome { recipients, .. } => recipients.len(),
+        _ => 0,
+    }
 }

@@ -16,12 +16,14 @@ pub(super) async fn replay(
     ledger: &dyn Ledger,
     scheduler: &mut Scheduler,
 ) -> Result<bool, LedgerError> {
+    farm::fault::point("scheduler.replay.before");
     let begun = Instant::now();
     let mut records = 0u64;
     let mut take = |record| {
         records += 1;
         scheduler.replay(&record);
     };
+    worker.hear();
     let mut replayed = ledger.replay(&mut take);
     let mut draining = pin!(worker.draining());
     let ended = poll_fn(|context| match draining.as_mut().poll(context) {
