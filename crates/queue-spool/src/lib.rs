@@ -38,6 +38,8 @@ mod reader;
 mod recovery;
 mod scan;
 mod settings;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulation;
 mod small;
 mod stripe;
 #[cfg(test)]
