@@ -207,33 +207,51 @@ def places(spool):
 # --- the ledger -----------------------------------------------------------------------------------------------------
 
 class Log:
-    """A log of the ledger: its valid frames."""
+    """A log of the ledger: its valid frames, up to a torn end once `count` was asked."""
 
     def __init__(self, path):
         self.file = File(path, LOG)
         self.sequence, self.previous = self.file.number, self.file.previous
         self.frames = list(self._frames())
+        self.checkpoint_is_whole = True
 
     def _frames(self):
         data, nonce, offset = self.file.bytes, self.file.nonce, HEAD
         while offset + 32 <= len(data):
             if data.startswith(b"Lf", offset):
                 head = data[offset:offset + 32]
-                _, kind, one, length, _, zeros, payload_crc, crc = struct.unpack("<2sBBIQQII", head)
+                _, kind, one, length, synced, _, payload_crc, crc = struct.unpack("<2sBBIQQII", head)
                 payload = data[offset + 32:offset + 32 + length]
                 if (crc32c(head[:28], seed(nonce, offset)) == crc and one == 1 and len(payload) == length
                         and payload_sum(nonce, offset, payload) == payload_crc):
-                    yield offset, kind, payload
+                    yield offset, kind, payload, synced
                     offset = align(offset + 32 + length, 32)
                     continue
             # The end, or damage: the next valid frame begins at a multiple of 32, if there is one.
             offset = next_candidate(data, offset + 32)
 
+    def count(self, told, is_oldest):
+        """Leaves out what stands behind a torn end. `told` is up to where the next log says that this one had been synced."""
+        ends = [align(offset + 32 + len(payload), 32) for offset, kind, payload, _ in self.frames
+                if kind == END and struct.unpack("<Q", payload[:8])[0] == self.sequence]
+        proven = max([told, *(synced for _, _, _, synced in self.frames), *(ends if is_oldest else [])])
+        at, counted = HEAD, []
+        for frame in self.frames:
+            offset, _, payload, _ = frame
+            if offset > at and at >= proven:
+                break
+            end = align(offset + 32 + len(payload), 32)
+            if offset > at and end <= max(ends, default=0):
+                self.checkpoint_is_whole = False
+            at = end
+            counted.append(frame)
+        self.frames = counted
+
     def begins_checkpoint(self):
-        return any(offset == HEAD and kind == BEGIN for offset, kind, _ in self.frames)
+        return any(offset == HEAD and kind == BEGIN for offset, kind, _, _ in self.frames)
 
     def ends(self):
-        return [struct.unpack("<Q", payload[:8])[0] for _, kind, payload in self.frames if kind == END]
+        return [struct.unpack("<Q", payload[:8])[0] for _, kind, payload, _ in self.frames if kind == END]
 
 
 def next_candidate(data, offset):
@@ -255,7 +273,7 @@ class Ledger:
         self.live = {}     # id -> hold, or None
         self.gone = set()  # (stripe, sequence)
         for log in self._to_replay(os.path.join(spool, "ledger")):
-            for _, kind, payload in log.frames:
+            for _, kind, payload, _ in log.frames:
                 self._apply(kind, payload)
 
     @staticmethod
@@ -280,8 +298,12 @@ class Ledger:
             chain.insert(0, log)
             before = [one for one in logs if one.sequence <= log.previous]
             logs, log = before[:-1], before[-1] if before else None
+        for log, after in zip(chain, [*chain[1:], None]):
+            told = after.file.previous_synced if after and after.previous == log.sequence else 0
+            log.count(told, log is chain[0])
         ended = {number for log in chain for number in log.ends()}
-        starts = [at for at, log in enumerate(chain) if log.begins_checkpoint() and log.sequence in ended]
+        starts = [at for at, log in enumerate(chain)
+                  if log.begins_checkpoint() and log.sequence in ended and log.checkpoint_is_whole]
         return chain[starts[-1] if starts else 0:]
 
     def _apply(self, kind, payload):

@@ -19,8 +19,10 @@ pub(crate) fn file(
 ) -> io::Result<PathBuf> {
     let (name, _) = make_room(disk, layout, &name_of(layout, path), None)?;
     let aside = layout.damaged().join(&name);
-    explain(disk, layout, &name, &format!("{} was moved here: {why}.\n", path.display()))?;
-    disk.rename(path, &aside)?;
+    let moved =
+        explain(disk, layout, &name, &format!("{} was moved here: {why}.\n", path.display()))
+            .and_then(|()| disk.rename(path, &aside));
+    or_unlink(disk, &aside, moved)?;
     disk.sync_dir(&layout.damaged())?;
     path.parent().map_or(Ok(()), |dir| disk.sync_dir(dir))?;
     tracing::error!(file = %path.display(), aside = %aside.display(), why, "set aside");
@@ -46,10 +48,12 @@ pub(crate) fn part(
         bytes.len(),
         path.display()
     );
-    explain(disk, layout, &name, &text)?;
-    let file = disk.open(&aside, Access::Write)?;
-    file.write_at(bytes, 0)?;
-    file.sync()?;
+    let copied = explain(disk, layout, &name, &text).and_then(|()| {
+        let file = disk.open(&aside, Access::Write)?;
+        file.write_at(bytes, 0)?;
+        file.sync()
+    });
+    or_unlink(disk, &aside, copied)?;
     disk.sync_dir(&layout.damaged())?;
     tracing::error!(file = %path.display(), offset, aside = %aside.display(), why, "set aside");
     Ok(aside)
@@ -62,7 +66,12 @@ fn name_of(layout: &Layout, path: &Path) -> String {
     parts.join("-")
 }
 
-/// Creates an empty file under a name that is free, or finds the one that holds the same bytes.
+/// Takes back a file that was not written whole: on a full disk each try would leave another.
+fn or_unlink(disk: &dyn Disk, path: &Path, done: io::Result<()>) -> io::Result<()> {
+    done.inspect_err(|_| drop(disk.unlink(path)))
+}
+
+/// Creates an empty file under a name that is free, or finds the one that holds the same bytes. One that is empty was made in vain.
 fn make_room(
     disk: &dyn Disk,
     layout: &Layout,
@@ -81,11 +90,18 @@ fn make_room(
                 if same.is_some_and(|bytes| holds(disk, &path, bytes)) {
                     return Ok((name, true));
                 }
+                if is_empty(disk, &path) {
+                    return Ok((name, false));
+                }
             }
             Err(error) => return Err(error),
         }
     }
     Err(io::Error::other(format!("there are {SAME_NAME_MAX} of {name} in {}", dir.display())))
+}
+
+fn is_empty(disk: &dyn Disk, path: &Path) -> bool {
+    disk.open(path, Access::Read).and_then(|file| file.size()).is_ok_and(|size| size == 0)
 }
 
 fn holds(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> bool {
@@ -99,9 +115,13 @@ fn holds(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> bool {
 fn explain(disk: &dyn Disk, layout: &Layout, name: &str, text: &str) -> io::Result<()> {
     let path = layout.damaged().join(format!("{name}.txt"));
     let file = match disk.create(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !is_empty(disk, &path) {
+                return Ok(());
+            }
+            disk.open(&path, Access::Write)?
+        }
         file => file?,
     };
-    file.write_at(text.as_bytes(), 0)?;
-    file.sync()
+    or_unlink(disk, &path, file.write_at(text.as_bytes(), 0).and_then(|()| file.sync()))
 }

@@ -176,7 +176,12 @@ pub(crate) fn accepted(
             let found = scan(&file, &mut |_| {})?;
             for damage in found.damage.iter().filter(|it| it.is_more_than_torn(found.size)) {
                 let (id, offset) = (damage.id.map(|id| id.to_string()), damage.offset);
-                tracing::error!(id, segment = %name, offset, bytes = damage.bytes, "a record of the queue is damaged; it is passed over");
+                let bytes = damage.bytes;
+                if damage.followed {
+                    tracing::error!(id, segment = %name, offset, bytes, "a record of the queue is damaged; it is passed over");
+                } else {
+                    tracing::warn!(id, segment = %name, offset, bytes, "the last record of a segment is not whole; it is passed over: it may be the torn end of a message that never got 250, or is damaged");
+                }
             }
             found.entries
         }

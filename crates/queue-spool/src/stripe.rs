@@ -336,7 +336,11 @@ fn set_aside(
         aside::part(disk, layout, (path, damage.offset), &bytes, &why)?;
         let (file, offset) = (path.display(), damage.offset);
         let id = damage.id.map(|id| id.to_string());
-        tracing::error!(id, %file, offset, length, "a record of the queue is damaged; it is set aside, and its message is not delivered");
+        if damage.followed {
+            tracing::error!(id, %file, offset, length, "a record of the queue is damaged; it is set aside, and its message is not delivered");
+        } else {
+            tracing::warn!(id, %file, offset, length, "the last record of a segment is not whole; it is set aside, and not delivered: it may be the torn end of a message that never got 250, or is damaged");
+        }
     }
     Ok(())
 }

@@ -9,4 +9,5 @@ mod points;
 mod races;
 mod standing;
 mod stores;
+mod torn;
 mod world;

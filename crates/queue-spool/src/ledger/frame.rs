@@ -47,6 +47,14 @@ pub(crate) struct FrameHead {
     payload_crc: u32,
 }
 
+impl FrameHead {
+    /// Where the frame behind the one at this offset begins.
+    fn ends_at(&self, offset: u64) -> u64 {
+        let end = offset + FRAME_HEAD_BYTES as u64 + u64::from(self.length);
+        end.next_multiple_of(FRAME_ALIGNMENT)
+    }
+}
+
 /// Adds a frame to a batch that will stand at `base` of its log.
 pub(crate) fn push_frame(
     batch: &mut Vec<u8>,
@@ -114,7 +122,10 @@ pub(crate) struct Stretch {
     pub(crate) bytes: u64,
 }
 
-/// Walks through the frames of a log, past any damage.
+/// Walks through the frames of a log, past damage and up to a torn end.
+///
+/// What is not whole is damage if the log is known to have been synced beyond where it begins. All else a power cut may have left of
+/// writes that nobody was told of, in any order: what stands behind it may hang from what is lost, and is not read.
 pub(crate) struct Frames<'a> {
     file: &'a dyn DiskFile,
     window: Window<'a>,
@@ -124,34 +135,70 @@ pub(crate) struct Frames<'a> {
     pub(crate) synced: u64,
     /// What was passed over so far.
     pub(crate) damage: Vec<Stretch>,
+    /// The torn end, if valid frames stand behind it, which are not read.
+    pub(crate) torn: Option<Stretch>,
+    /// Up to where the log is known to have been synced, by others or by frames that were looked at ahead.
+    proven: u64,
     size: u64,
 }
 
 impl<'a> Frames<'a> {
-    pub(crate) fn new(file: &'a dyn DiskFile, head: &FileHead) -> io::Result<Self> {
+    /// Begins at the first. `proven` is up to where others know the log to have been synced; 0 when nobody does.
+    pub(crate) fn new(file: &'a dyn DiskFile, head: &FileHead, proven: u64) -> io::Result<Self> {
         let size = file.size()?;
         let offset = HEAD_BYTES as u64;
-        let window = Window::new(file, size);
-        let damage = Vec::new();
-        Ok(Self { file, window, nonce: head.nonce, offset, synced: offset, damage, size })
+        Ok(Self {
+            file,
+            window: Window::new(file, size),
+            nonce: head.nonce,
+            offset,
+            synced: offset,
+            damage: Vec::new(),
+            torn: None,
+            proven,
+            size,
+        })
     }
 
-    /// The next valid frame; nothing where none follows.
+    /// The next valid frame; nothing where none follows, or where the log is torn.
     pub(crate) fn next(&mut self) -> io::Result<Option<(FrameKind, &[u8])>> {
         let head = match self.valid_at(self.offset)? {
             Some(head) => head,
             None => {
                 let Some((offset, head)) = self.find_behind(self.offset)? else { return Ok(None) };
-                self.damage.push(Stretch { offset: self.offset, bytes: offset - self.offset });
+                let hole = Stretch { offset: self.offset, bytes: offset - self.offset };
+                if !self.is_damage(hole)? {
+                    self.torn = Some(hole);
+                    return Ok(None);
+                }
+                self.damage.push(hole);
                 self.offset = offset;
                 head
             }
         };
         self.synced = self.synced.max(head.synced);
         let at = self.offset + FRAME_HEAD_BYTES as u64;
-        self.offset = (at + u64::from(head.length)).next_multiple_of(FRAME_ALIGNMENT);
+        self.offset = head.ends_at(self.offset);
         let payload = self.window.at(at, head.length as usize)?;
         Ok(Some((head.kind, payload)))
+    }
+
+    /// Whether the log had been synced past the beginning of a hole: what is known says so, or a valid frame behind it.
+    fn is_damage(&mut self, hole: Stretch) -> io::Result<bool> {
+        let mut offset = hole.offset + hole.bytes;
+        // The later a frame stands the more it says, and never more than where it stands: one look ahead serves all holes before.
+        while self.proven <= hole.offset {
+            let (at, head) = match self.valid_at(offset)? {
+                Some(head) => (offset, head),
+                None => match self.find_behind(offset)? {
+                    Some(found) => found,
+                    None => return Ok(false),
+                },
+            };
+            self.proven = self.proven.max(head.synced);
+            offset = head.ends_at(at);
+        }
+        Ok(true)
     }
 
     fn valid_at(&mut self, offset: u64) -> io::Result<Option<FrameHead>> {

@@ -3,7 +3,7 @@
 //! Replay begins at the newest log whose checkpoint is complete and goes through all later ones. What is damaged is passed over
 //! and told of: a ledger that knows less is a ledger all the same, and requeue finds the messages it forgot. Each log's head
 //! says up to where the one before had been synced, and each frame how far its own log was: with these, a torn end of a power
-//! cut is known from damage.
+//! cut is known from damage. Behind a torn end nothing is read, nor does it make a checkpoint complete.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -32,8 +32,10 @@ pub(crate) struct Log {
     ends: Vec<u64>,
     /// Where its own checkpoint ends, if that ends here.
     checkpoint_end: Option<u64>,
-    /// What holds no valid frame before `end`.
+    /// What had been synced and holds no valid frame.
     pub(crate) damage: Vec<Stretch>,
+    /// The torn end, if valid frames stand behind it, which are not read.
+    torn: Option<Stretch>,
     /// Whether a bit of its head is wrong.
     mended: Mended,
     /// Up to where its own frames say so: a sync that failed may have lost what lies behind, though the cache has it.
@@ -83,7 +85,7 @@ pub(crate) fn report(layout: &Layout, damage: &[LedgerDamage]) {
         let (file, what) = (layout.log(one.log), one.what);
         let (file, offset, bytes) = (file.display(), one.offset, one.bytes);
         if one.may_be_torn {
-            tracing::warn!(%file, offset, bytes, what, "the ledger was torn by a power cut, or is damaged");
+            tracing::warn!(%file, offset, bytes, what, "the ledger was torn by a power cut, or is damaged: what stands behind had not been synced, and is not read");
         } else {
             tracing::error!(%file, offset, bytes, what, "the ledger is damaged: what it said there is lost, and mail that it told of may be routed and delivered again");
         }
@@ -121,9 +123,14 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Found, LedgerErro
         }
     }
     let Chain { mut logs, aside, missing } = Chain::of(logs);
+    walk_all(layout, &mut logs)?;
     let complete = logs.iter().rposition(|log| log.begins_complete_checkpoint(&logs));
-    let start = complete.unwrap_or(0);
-    let replayed = logs.get_mut(start..).unwrap_or_default();
+    let whole = logs
+        .iter()
+        .rposition(|log| log.begins_complete_checkpoint(&logs) && log.is_checkpoint_whole());
+    // A checkpoint of which a part is lost is worth less than the logs before it, if there are any left.
+    let start = whole.unwrap_or(0);
+    let replayed = logs.get(start..).unwrap_or_default();
     let mut damage = damage_of(replayed);
     // What went before a complete checkpoint, the checkpoint says again.
     let first = replayed.first().map_or(0, |log| log.sequence);
@@ -197,26 +204,38 @@ impl Chain {
     }
 }
 
-/// What is damaged of the logs that are replayed. One that ends before the point up to where it had been synced when the next was
-/// begun has lost its end.
-fn damage_of(replayed: &mut [Log]) -> Vec<LedgerDamage> {
-    let mut found = Vec::new();
-    let ends: Vec<u64> = replayed.iter().skip(1).map(|after| after.head.previous_synced).collect();
-    let followers: Vec<u64> =
-        replayed.iter().skip(1).map(|after| u64::from(after.head.previous_number)).collect();
-    for (at, log) in replayed.iter_mut().enumerate() {
-        let follows = followers.get(at) == Some(&log.sequence);
-        let told = ends.get(at).copied().filter(|_| follows).unwrap_or(0);
+/// Walks through the logs, each with what the head of the next says of it.
+fn walk_all(layout: &Layout, logs: &mut [Log]) -> Result<(), LedgerError> {
+    let mut after = (0, 0);
+    for (at, log) in logs.iter_mut().enumerate().rev() {
+        let (follows, synced) = after;
+        let told = if follows == log.sequence { synced } else { 0 };
+        let walked = match at {
+            0 => log.walk_oldest(told),
+            _ => log.walk(told),
+        };
+        walked.map_err(|error| failed(&layout.log(log.sequence), error))?;
+        // One that ends before the point up to where it had been synced when the next was begun has lost its end.
         if told > log.end {
             log.damage.push(Stretch { offset: log.end, bytes: told - log.end });
         }
-        let synced = log.synced.max(told);
-        found.extend(log.damage.iter().map(|stretch| LedgerDamage {
+        after = (u64::from(log.head.previous_number), log.head.previous_synced);
+    }
+    Ok(())
+}
+
+/// What is damaged of the logs that are replayed, or torn.
+fn damage_of(replayed: &[Log]) -> Vec<LedgerDamage> {
+    let mut found = Vec::new();
+    for log in replayed {
+        let damaged = log.damage.iter().map(|stretch| (stretch, false));
+        let torn = log.torn.iter().map(|stretch| (stretch, true));
+        found.extend(damaged.chain(torn).map(|(stretch, may_be_torn)| LedgerDamage {
             log: log.sequence,
             offset: stretch.offset,
             bytes: stretch.bytes,
             what: "no frame there passes its checks",
-            may_be_torn: stretch.offset >= synced,
+            may_be_torn,
         }));
     }
     found
@@ -250,12 +269,56 @@ impl Log {
         self.synced.min(self.end)
     }
 
-    /// Whether it begins with a checkpoint that is there whole. A power cut may have kept the end of one that was never synced
-    /// and lost what it says: then the logs before it, which nobody has removed, still count.
+    /// Whether it begins with a checkpoint whose end is there.
     fn begins_complete_checkpoint(&self, logs: &[Log]) -> bool {
+        self.begins_checkpoint && logs.iter().any(|log| log.ends.contains(&self.sequence))
+    }
+
+    /// Whether nothing of its checkpoint is lost.
+    fn is_checkpoint_whole(&self) -> bool {
         let end = self.checkpoint_end.unwrap_or(self.end);
-        let whole = self.damage.iter().all(|stretch| stretch.offset >= end);
-        self.begins_checkpoint && whole && logs.iter().any(|log| log.ends.contains(&self.sequence))
+        self.damage.iter().all(|stretch| stretch.offset >= end)
+    }
+
+    /// As [`Log::walk`], for a log that no older one is left of: those are removed only when a checkpoint has been synced. So its end,
+    /// wherever it stands, proves what it ends.
+    fn walk_oldest(&mut self, told: u64) -> std::io::Result<()> {
+        self.walk(told)?;
+        if self.torn.is_some() && self.checkpoint_end.is_none() {
+            self.walk(u64::MAX)?;
+            self.walk(told.max(self.checkpoint_end.unwrap_or(0)))?;
+        }
+        Ok(())
+    }
+
+    /// Goes through its frames, and takes note of what they are. `told` is up to where others know it to have been synced.
+    fn walk(&mut self, told: u64) -> std::io::Result<()> {
+        let mut frames = Frames::new(&*self.file, &self.head, told)?;
+        let first = frames.offset;
+        (self.begins_checkpoint, self.checkpoint_end, self.said) = (false, None, first);
+        self.ends.clear();
+        loop {
+            let at = frames.offset;
+            let Some((kind, payload)) = frames.next()? else { break };
+            let says_something = kind != FrameKind::Records || !payload.is_empty();
+            match kind {
+                FrameKind::Begin => self.begins_checkpoint |= at == first,
+                FrameKind::End => {
+                    let of = payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+                    self.ends.extend(of);
+                    if of == Some(self.sequence) {
+                        self.checkpoint_end = Some(frames.offset);
+                    }
+                }
+                FrameKind::Records | FrameKind::Standing | FrameKind::Gone => {}
+            }
+            if says_something {
+                self.said = frames.offset;
+            }
+        }
+        (self.end, self.synced) = (frames.offset, frames.synced);
+        (self.damage, self.torn) = (frames.damage, frames.torn);
+        Ok(())
     }
 }
 
@@ -273,7 +336,7 @@ enum Looked {
     Unreadable,
 }
 
-/// Reads one log.
+/// Opens one log; nothing is known yet of what stands behind its head.
 fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Looked, LedgerError> {
     let broken = |error| failed(path, error);
     let file: Arc<dyn DiskFile> = match disk.open(path, Access::Read) {
@@ -297,41 +360,20 @@ fn read(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Looked, LedgerErr
     if mended == Mended::OneBit {
         tracing::error!(file = %path.display(), "a bit of the ledger's head is wrong; it is read all the same");
     }
-    let mut frames = Frames::new(&*file, &head).map_err(broken)?;
-    let (mut begins_checkpoint, mut ends, mut checkpoint_end) = (false, Vec::new(), None);
-    let first = frames.offset;
-    let mut said = first;
-    loop {
-        let at = frames.offset;
-        let Some((kind, payload)) = frames.next().map_err(broken)? else { break };
-        let says_something = kind != FrameKind::Records || !payload.is_empty();
-        match kind {
-            FrameKind::Begin => begins_checkpoint |= at == first,
-            FrameKind::End => {
-                let of = payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-                ends.extend(of);
-                checkpoint_end = (of == Some(sequence)).then_some(frames.offset).or(checkpoint_end);
-            }
-            FrameKind::Records | FrameKind::Standing | FrameKind::Gone => {}
-        }
-        if says_something {
-            said = frames.offset;
-        }
-    }
-    let (end, synced) = (frames.offset, frames.synced);
-    let damage = std::mem::take(&mut frames.damage);
+    let end = HEAD_BYTES as u64;
     Ok(Looked::Log(Box::new(Log {
         sequence,
         file,
         head,
         end,
-        begins_checkpoint,
-        ends,
-        checkpoint_end,
-        damage,
+        begins_checkpoint: false,
+        ends: Vec::new(),
+        checkpoint_end: None,
+        damage: Vec::new(),
+        torn: None,
         mended,
-        synced,
-        said,
+        synced: end,
+        said: end,
     })))
 }
 
@@ -369,7 +411,7 @@ pub(crate) struct Around {
 /// Looks at what no sum of a log covers.
 pub(crate) fn around_frames(log: &Log) -> std::io::Result<Around> {
     let mut around = Around::default();
-    let mut frames = Frames::new(&*log.file, &log.head)?;
+    let mut frames = Frames::new(&*log.file, &log.head, log.end)?;
     let mut bytes = [0; 32];
     while frames.offset < log.end {
         let Some((_, payload)) = frames.next()? else { break };
@@ -393,7 +435,7 @@ pub(crate) fn replay(
 ) -> Result<(), LedgerError> {
     let path = layout.log(log.sequence);
     let broken = |error| failed(&path, error);
-    let mut frames = Frames::new(&*log.file, &log.head).map_err(broken)?;
+    let mut frames = Frames::new(&*log.file, &log.head, log.end).map_err(broken)?;
     let mut decoder = Decoder::default();
     while frames.offset < log.end {
         let malformed = damaged(&path, frames.offset);

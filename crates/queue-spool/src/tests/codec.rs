@@ -169,7 +169,7 @@ mod frames {
             previous_number: 0,
             previous_synced: 0,
         };
-        let mut frames = Frames::new(&*file, &head).expect("it can be read");
+        let mut frames = Frames::new(&*file, &head, 0).expect("it can be read");
         let mut found = Vec::new();
         while let Some((kind, payload)) = frames.next().expect("it can be read") {
             assert_eq!(kind, FrameKind::Records);

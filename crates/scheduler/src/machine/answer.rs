@@ -287,9 +287,10 @@ impl Scheduler {
     }
 
     /// Holds a message that its agent could not read whole: it would fail in the same way each time, and an operator may be able
-    /// to help. A report is written without the message that it is about.
+    /// to help. A report is written without the message that it is about. One that is held already keeps the reason it has.
     fn hold_damaged(&mut self, turn: &mut Turn<'_>, job: &Job, mut what: String) {
-        if job.report.is_none() && self.backlog.same(job.slot, &job.id).is_some() {
+        let known = self.backlog.same(job.slot, &job.id);
+        if job.report.is_none() && known.is_some_and(|message| message.hold.is_none()) {
             cut(&mut what, TEXT_BYTES_MAX);
             self.hold(turn, job.slot, format!("damaged: {what}"));
         }

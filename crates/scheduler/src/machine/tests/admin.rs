@@ -396,6 +396,21 @@ fn summary_and_status_count() {
 }
 
 #[test]
+fn a_message_that_is_held_keeps_its_reason_when_it_turns_out_to_be_damaged() {
+    let mut world = World::new();
+    world.enqueue(message(&world, id(0), &["one.example", "two.example"]));
+    let jobs = [world.job(), world.job()];
+    ask(&mut world, AdminRequest::Hold(ids(&[0])));
+    let before = world.written_down().remove(0).hold;
+    assert!(before.as_ref().is_some_and(|why| !why.starts_with("damaged")), "{before:?}");
+    for job in &jobs {
+        let damaged = Some("its record fails its checksum".to_owned());
+        world.answer(job, DeliverAnswer { damaged, ..all(job, &deferred()) });
+    }
+    assert_eq!(world.written_down().remove(0).hold, before);
+}
+
+#[test]
 fn a_damaged_message_is_held_until_it_is_released_and_never_expires() {
     let mut world = World::new();
     let mut request = message(&world, id(0), &["one.example"]);
