@@ -53,6 +53,8 @@ const STEPS: &[&str] = &["fmt", "clippy", "tidy", "unit", "simulation", "system"
 
 /// How many crashes of the simulated disk a whole run makes, and a fast one.
 const CRASHES: (u64, u64) = (20_000, 2_000);
+/// How many seeds of the whole-system simulation.
+const SEEDS: (u64, u64) = (2_000, 200);
 
 /// How many tests passed and failed; a step that is no test run counts as one test.
 #[derive(Debug, Default, Clone, Copy)]
@@ -140,7 +142,11 @@ fn clippy() -> Result<Count, Failure> {
 fn simulation(options: &Options) -> Result<Count, Failure> {
     let crashes = if options.fast { CRASHES.1 } else { CRASHES.0 };
     let spool = ["--profile", "simulation", "--package", "queue-spool", "--lib", "at_any_point"];
-    tests(&spool, &["--nocapture"], &[("SPOOL_CRASHES", &crashes.to_string())])
+    let mut count = tests(&spool, &["--nocapture"], &[("SPOOL_CRASHES", &crashes.to_string())])?;
+    let seeds = if options.fast { SEEDS.1 } else { SEEDS.0 }.to_string();
+    let system = ["run", "--quiet", "--profile", "simulation", "--package", "sim", "--", "--seeds"];
+    count.add(one(succeeds(cargo(&system).arg(&seeds)))?);
+    Ok(count)
 }
 
 /// The system tests: the real program on loopback, built like the one that is shipped, but with fault points and every assertion.

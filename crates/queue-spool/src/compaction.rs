@@ -186,11 +186,11 @@ fn all_stripes(
     }
 }
 
-fn failed(path: PathBuf, error: io::Error) -> CompactionError {
+pub(crate) fn failed(path: PathBuf, error: io::Error) -> CompactionError {
     CompactionError::Io { context: path.display().to_string(), source: Arc::new(error) }
 }
 
-fn of_fault(fault: Fault) -> CompactionError {
+pub(crate) fn of_fault(fault: Fault) -> CompactionError {
     match fault {
         Fault::Io(context, source) => CompactionError::Io { context, source },
         Fault::Gone(context) => {

@@ -16,6 +16,8 @@ use crate::disk::{Disk, Held, Lock, read_text};
 use crate::place::Layout;
 use crate::thread::{DiskThread, Inbox, Now, Outbox};
 
+#[cfg(any(test, feature = "simulated"))]
+mod by_hand;
 pub(crate) mod frame;
 pub(crate) mod log;
 mod logs;
@@ -55,11 +57,16 @@ pub struct SpoolLedger {
 }
 
 /// The thread and the way to it.
-struct Running {
-    thread: DiskThread<Event<Waiter>>,
-    inbox: Arc<Inbox<Event<Waiter>>>,
-    outbox: Arc<Outbox<Answer<Waiter>>>,
-    pump: AbortHandle,
+enum Running {
+    Thread {
+        thread: DiskThread<Event<Waiter>>,
+        inbox: Arc<Inbox<Event<Waiter>>>,
+        outbox: Arc<Outbox<Answer<Waiter>>>,
+        pump: AbortHandle,
+    },
+    /// No thread: a simulation makes the turns.
+    #[cfg(any(test, feature = "simulated"))]
+    ByHand(Box<by_hand::ByHand>),
 }
 
 /// What the runtime knows of the thread's progress.
@@ -83,6 +90,9 @@ struct Shared {
     /// Bytes appended since the last checkpoint began, and those it took.
     bytes: Cell<u64>,
     checkpoint_bytes: Cell<u64>,
+    /// Nothing is [`CHECKPOINT_BYTES_MIN`]; a simulation, whose logs are small, wants more of them.
+    #[cfg(any(test, feature = "simulated"))]
+    worth_bytes: Cell<Option<u64>>,
 }
 
 /// Where the present checkpoint stands.
@@ -123,6 +133,11 @@ impl SpoolLedger {
         };
         let (layout, book) = (self.layout.clone(), self.book.clone());
         let (found, endings) = replay::all(found, layout, book, apply).await?;
+        self.note_replayed(&found);
+        self.start(found, endings)
+    }
+
+    fn note_replayed(&self, found: &Found) {
         let replayed = found.logs.get(found.start..).unwrap_or_default();
         let checkpoint = replayed.first().map_or(0, log::Log::checkpoint_bytes);
         let all = replayed.iter().map(|log| log.end).sum::<u64>();
@@ -130,7 +145,6 @@ impl SpoolLedger {
         self.shared.checkpoint_bytes.set(checkpoint);
         self.shared.bytes.set(all - checkpoint);
         self.shared.unproven.set(found.certainty == Certainty::Unproven);
-        self.start(found, endings)
     }
 
     fn start(&self, found: Found, endings: Vec<Ending>) -> Result<(), LedgerError> {
@@ -148,14 +162,19 @@ impl SpoolLedger {
         let pump = outbox.clone().pump(move |answer| shared.take(answer));
         let pump = tokio::task::spawn_local(pump).abort_handle();
         let inbox = thread.inbox().clone();
-        *self.running.borrow_mut() = Some(Running { thread, inbox, outbox, pump });
+        *self.running.borrow_mut() = Some(Running::Thread { thread, inbox, outbox, pump });
         Ok(())
     }
 
     fn ask(&self, event: Event<Waiter>) -> Result<(), LedgerError> {
-        match &*self.running.borrow() {
-            Some(running) => {
-                running.inbox.push(event, true);
+        match &mut *self.running.borrow_mut() {
+            Some(Running::Thread { inbox, .. }) => {
+                inbox.push(event, true);
+                Ok(())
+            }
+            #[cfg(any(test, feature = "simulated"))]
+            Some(Running::ByHand(hand)) => {
+                hand.events.push(event);
                 Ok(())
             }
             None => Err(LedgerError::Damaged("the ledger has not been replayed".into())),
@@ -197,6 +216,15 @@ impl Shared {
             Phase::Checkpoint => None,
             Phase::Between => self.failure.borrow().clone(),
         }
+    }
+
+    /// How much must have been appended for a checkpoint to be worth it.
+    fn worth_bytes(&self) -> u64 {
+        #[cfg(any(test, feature = "simulated"))]
+        if let Some(bytes) = self.worth_bytes.get() {
+            return bytes;
+        }
+        CHECKPOINT_BYTES_MIN
     }
 
     fn take(&self, answer: Answer<Waiter>) {
@@ -304,7 +332,7 @@ impl Ledger for SpoolLedger {
     }
 
     fn checkpoint_due(&self) -> bool {
-        let worth = CHECKPOINT_BYTES_MIN.max(self.shared.checkpoint_bytes.get() / 2);
+        let worth = self.shared.worth_bytes().max(self.shared.checkpoint_bytes.get() / 2);
         let asked = self.shared.unproven.get() || self.shared.crowded.get();
         let wanted = asked || self.shared.bytes.get() >= worth;
         // A full disk must not stop a ledger that still has room: without a new log it goes on in the one it has.
@@ -334,10 +362,12 @@ impl Ledger for SpoolLedger {
 
 impl Drop for SpoolLedger {
     fn drop(&mut self) {
-        if let Some(mut running) = self.running.borrow_mut().take() {
-            running.thread.finish();
-            running.pump.abort();
-            running.outbox.take().into_iter().for_each(|answer| self.shared.take(answer));
+        if let Some(Running::Thread { mut thread, outbox, pump, .. }) =
+            self.running.borrow_mut().take()
+        {
+            thread.finish();
+            pump.abort();
+            outbox.take().into_iter().for_each(|answer| self.shared.take(answer));
         }
     }
 }

@@ -39,6 +39,8 @@ mod recovery;
 mod repair;
 mod scan;
 mod settings;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulation;
 mod small;
 mod stripe;
 #[cfg(test)]

@@ -279,7 +279,10 @@ pub(crate) fn adopt_segment(
     let found = scan(&file, &mut |_| {})?;
     let evidence_lost = found.damage.iter().any(|damage| damage.followed);
     let damaged_bytes: u64 = found.damage.iter().map(|damage| damage.bytes).sum();
-    if found.entries.is_empty() && found.damage.is_empty() {
+    // Of the end of a write that never succeeded nobody was told, and no footer would ever let it go.
+    let torn = found.damage.iter().all(|damage| !damage.is_more_than_torn(found.size));
+    if found.entries.is_empty() && torn {
+        adopted.damaged_bytes += damaged_bytes;
         disk.unlink(&path).map_err(|error| Fault::io(&path, error))?;
         return Ok(AdoptedSegment { bodies: Vec::new(), evidence_lost });
     }

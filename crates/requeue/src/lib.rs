@@ -24,6 +24,7 @@ mod strikes;
 use config::{Problem, Span};
 use serde::{Deserialize, Serialize};
 
+pub use pass::{Selection, select};
 pub use run::{Error, run};
 
 /// The section `[requeue]`.

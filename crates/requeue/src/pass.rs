@@ -80,6 +80,51 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A clock may have been set back since a message was accepted; one from further ahead than this is not young.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 
+/// What is to be done about the messages of a part of a segment.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// To be sent to router.
+    pub send: Vec<RouteRequest>,
+    /// To be sent at the end, each when router has nothing else in hand.
+    pub alone: Vec<RouteRequest>,
+    /// How many the scheduler lacks.
+    pub wanted: u64,
+    /// When those that may still be on their way are old enough that they cannot be; nothing when there are none.
+    pub come_again_in: Option<Duration>,
+}
+
+/// Chooses, of a part of a segment, what router is to be sent: what the scheduler wants and what is old enough.
+pub fn select(
+    part: &[Listed],
+    wanted: &[Wanted],
+    now: Timestamp,
+    old_after: Duration,
+) -> Selection {
+    let mut selection = Selection::default();
+    for wanted in wanted {
+        // A position that we did not ask about is the peer's mistake, not ours.
+        let Some(message) = part.get(wanted.index as usize) else { continue };
+        selection.wanted += 1;
+        if let Some(wait) = too_young_for(message.accepted_at, now, old_after) {
+            selection.come_again_in = selection.come_again_in.max(Some(wait));
+        } else if wanted.strikes >= ALONE_FROM_STRIKES {
+            selection.alone.push(request(message, wanted));
+        } else {
+            selection.send.push(request(message, wanted));
+        }
+    }
+    selection
+}
+
+/// How long until a message is old enough that it cannot be on its way; nothing when it is.
+fn too_young_for(accepted_at: Timestamp, now: Timestamp, old_after: Duration) -> Option<Duration> {
+    if accepted_at.since(now) > AHEAD_MAX {
+        return None;
+    }
+    let left = old_after.saturating_sub(now.since(accepted_at));
+    (!left.is_zero()).then_some(left)
+}
+
 impl Pass {
     /// Goes over every segment that nobody writes to, or over `only` these.
     pub(crate) async fn go(&self, only: Option<Vec<Segment>>) -> Result<Report, CutShort> {
@@ -123,33 +168,19 @@ impl Pass {
         };
         for part in listed.chunks(KNOWN_MAX) {
             report.examined += part.len() as u64;
-            for wanted in self.ask(part).await?.wanted {
-                // A position that we did not ask about is the peer's mistake, not ours.
-                let Some(message) = part.get(wanted.index as usize) else { continue };
-                report.wanted += 1;
-                if let Some(wait) = self.too_young_for(message.accepted_at) {
-                    report.come_again_in = report.come_again_in.max(Some(wait));
-                    if report.young.last() != Some(segment) {
-                        report.young.push(segment.clone());
-                    }
-                } else if wanted.strikes >= ALONE_FROM_STRIKES {
-                    alone.push(request(message, &wanted));
-                } else {
-                    self.send(request(message, &wanted), false).await?;
-                }
+            let wanted = self.ask(part).await?.wanted;
+            let selection = select(part, &wanted, (self.now)(), self.old_after);
+            report.wanted += selection.wanted;
+            report.come_again_in = report.come_again_in.max(selection.come_again_in);
+            if selection.come_again_in.is_some() && report.young.last() != Some(segment) {
+                report.young.push(segment.clone());
+            }
+            alone.extend(selection.alone);
+            for request in selection.send {
+                self.send(request, false).await?;
             }
         }
         Ok(Ok(()))
-    }
-
-    /// How long until a message is old enough that it cannot be on its way; nothing when it is.
-    fn too_young_for(&self, accepted_at: Timestamp) -> Option<Duration> {
-        let now = (self.now)();
-        if accepted_at.since(now) > AHEAD_MAX {
-            return None;
-        }
-        let left = self.old_after.saturating_sub(now.since(accepted_at));
-        (!left.is_zero()).then_some(left)
     }
 
     async fn ask(&self, part: &[Listed]) -> Result<KnownAnswer, CutShort> {

@@ -14,6 +14,10 @@ use crate::codec::Nonce;
 use crate::disk::{Access, Disk, DiskFile, Held, Lock};
 use crate::thread::lock as locked;
 
+mod looks;
+
+pub use looks::As;
+
 /// What a crash tears a write into, in bytes.
 const SECTOR_BYTES: usize = 512;
 
@@ -55,6 +59,8 @@ struct State {
     capacity: u64,
     /// How often each file is open: one without a name takes space until nobody has it open.
     open: HashMap<u64, usize>,
+    /// Names removed since a simulation last looked.
+    unlinked: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,6 +109,7 @@ impl SimulatedDisk {
             sync_takes: Duration::ZERO,
             capacity: u64::MAX,
             open: HashMap::new(),
+            unlinked: Vec::new(),
         })))
     }
 
@@ -402,6 +409,7 @@ impl Disk for SimulatedDisk {
         if !matches!(state.names.get(path), Some(Node::File(_))) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        state.unlinked.push(path.to_owned());
         state.change(Change::Unlink(path.to_owned()));
         Ok(())
     }

@@ -250,8 +250,12 @@ impl Log {
         self.synced.min(self.end)
     }
 
+    /// Whether it begins with a checkpoint that is there whole. A power cut may have kept the end of one that was never synced
+    /// and lost what it says: then the logs before it, which nobody has removed, still count.
     fn begins_complete_checkpoint(&self, logs: &[Log]) -> bool {
-        self.begins_checkpoint && logs.iter().any(|log| log.ends.contains(&self.sequence))
+        let end = self.checkpoint_end.unwrap_or(self.end);
+        let whole = self.damage.iter().all(|stretch| stretch.offset >= end);
+        self.begins_checkpoint && whole && logs.iter().any(|log| log.ends.contains(&self.sequence))
     }
 }
 

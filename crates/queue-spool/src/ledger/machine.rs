@@ -187,6 +187,8 @@ pub struct LedgerMachine<T> {
     endings: VecDeque<(u64, Ending)>,
     look_at: Option<Instant>,
     chores: VecDeque<Chore>,
+    /// Segments that could not be given back, to be tried again at the next look.
+    again: Vec<SegmentName>,
     /// Turns with events since the last chore.
     busy_turns: u32,
     /// When the spare log is to be made.
@@ -298,6 +300,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
             endings: endings.into_iter().map(|ending| (0, ending)).collect(),
             look_at: Some(now.at),
             chores: VecDeque::new(),
+            again: Vec::new(),
             busy_turns: 0,
             spare_at,
         })
@@ -609,6 +612,7 @@ impl<T: Send + 'static> LedgerMachine<T> {
         if self.look_at.is_some_and(|at| at <= now.at) {
             self.look_at = None;
             self.give_back(now);
+            self.chores.extend(self.again.drain(..).map(Chore::RemoveSegment));
             self.chores.extend(lock(&self.standings).candidates().into_iter().map(Chore::Look));
         }
     }
@@ -674,20 +678,24 @@ impl<T: Send + 'static> LedgerMachine<T> {
         if !self.has_ended(segment) {
             return;
         }
+        if let Err(error) = self.unlink_segment(segment) {
+            tracing::warn!(segment = %segment, %error, "cannot give a segment back yet");
+            self.again.push(segment);
+            self.look_at.get_or_insert(now.at + LOOK_AGAIN);
+            return;
+        }
+        lock(&self.standings).forget(segment);
+        self.push(FrameKind::Gone, &gone_payload([segment]));
+        self.first_unsynced_at.get_or_insert(now.at);
+    }
+
+    fn unlink_segment(&self, segment: SegmentName) -> io::Result<()> {
         // A copy that nobody was told of would outlive all that is known of its message.
         let is_moved = |offset| lock(&self.standings).is_moved((segment, slot_at(offset)));
-        if let Err(error) = reclaim::remove_copies(&*self.disk, &self.layout, segment, is_moved) {
-            tracing::warn!(segment = %segment, %error, "cannot look for copies of a segment's messages");
-        }
+        reclaim::remove_copies(&*self.disk, &self.layout, segment, is_moved)?;
         match self.disk.unlink(&self.layout.segment(segment)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(segment = %segment, %error, "cannot give a segment back");
-            }
-            _ => {
-                lock(&self.standings).forget(segment);
-                self.push(FrameKind::Gone, &gone_payload([segment]));
-                self.first_unsynced_at.get_or_insert(now.at);
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
         }
     }
 }

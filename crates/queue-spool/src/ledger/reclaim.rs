@@ -70,22 +70,24 @@ pub(crate) fn remove_files(disk: &dyn Disk, layout: &Layout, ending: &Ending) {
     }
 }
 
-/// Removes what was copied out of a segment in vain: its messages ended before they were moved.
+/// Removes what was copied out of a segment in vain: its messages ended before they were moved. Once this has succeeded no power
+/// cut brings a copy back: were the segment gone then, the copy would be taken for a message that nobody knows.
 pub(crate) fn remove_copies(
     disk: &dyn Disk,
     layout: &Layout,
     segment: SegmentName,
     is_moved: impl Fn(u64) -> bool,
 ) -> io::Result<()> {
-    for (of, offset) in moved::names(disk, layout, segment.stripe)? {
-        if of == segment && !is_moved(offset) {
-            match disk.unlink(&layout.copy(of, offset)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                removed => removed?,
-            }
+    let names = moved::names(disk, layout, segment.stripe)?;
+    let in_vain: Vec<_> =
+        names.into_iter().filter(|(of, offset)| *of == segment && !is_moved(*offset)).collect();
+    for (of, offset) in &in_vain {
+        match disk.unlink(&layout.copy(*of, *offset)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
         }
     }
-    Ok(())
+    if in_vain.is_empty() { Ok(()) } else { disk.sync_dir(&layout.stripe(segment.stripe)) }
 }
 
 /// Which segments and moved messages there are, and up to which number each stripe's had all been made before we looked.

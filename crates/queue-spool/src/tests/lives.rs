@@ -91,6 +91,43 @@ pub(super) fn live(world: &mut World, steps: u32, is_clean: bool) {
     }
 }
 
+#[test]
+fn a_checkpoint_with_a_hole_is_not_complete() {
+    let mut world = World::new(7);
+    let mut acceptor = world.acceptor().expect("a sound disk");
+    acceptor.commit_small(&mut world, 100);
+    let mut scheduler = world.scheduler().expect("a new ledger");
+    scheduler.work(&mut world);
+    scheduler.sync(&mut world);
+    assert_eq!(world.routed.len(), 1, "one message is routed, and that is synced");
+    // The checkpoint is written to its end, and the power goes before its sync: the disk kept its end, and not the snapshot.
+    scheduler.set_pace(&mut world, Pace::DoneLate);
+    // Its beginning, one snapshot, its end.
+    for _ in 0..3 {
+        scheduler.checkpoint(&mut world);
+    }
+    world.disk.kill();
+    drop(scheduler);
+    let (newest, bytes) = world
+        .disk
+        .files()
+        .into_iter()
+        .filter(|(path, bytes)| {
+            path.extension().is_some_and(|it| it == "log") && position(bytes, b"snapshot").is_some()
+        })
+        .max()
+        .expect("a log with a snapshot");
+    let at = position(&bytes, b"snapshot").expect("it holds one");
+    world.disk.damage(&newest, |bytes| bytes[at] ^= 0xff);
+    let scheduler = world.scheduler().expect("a damaged ledger is a ledger");
+    world.check(&scheduler);
+    assert_eq!(scheduler.live.len(), 1, "the log before the checkpoint still counts");
+}
+
+fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    bytes.windows(text.len()).position(|window| window == text)
+}
+
 fn step(world: &mut World, acceptors: &mut [Acceptor], scheduler: &mut Option<Scheduler>) {
     let choice = world.draw(16);
     let length = world.draw(1900) as usize;
