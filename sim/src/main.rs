@@ -1,6 +1,6 @@
 //! `sim`: runs seeds of the whole-system simulation, and says which violate what.
 //!
-//! `--seed N` runs one, and tells every step with `--tell`; `--seeds N` runs so many, from `--from N` on.
+//! `--seed N` runs one, and tells every step with `--tell`; `--seeds N` runs so many, from `--from N` on, until one fails with `--stop`.
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         println!("{:?}", sim::run(seed));
         return ExitCode::SUCCESS;
     }
+    let stops = words.iter().any(|word| word == "--stop");
     let first = number("--from").unwrap_or(0);
     let (next, last) = (AtomicU64::new(first), first + number("--seeds").unwrap_or(100));
     let sum = Mutex::new((Seen::default(), 0u64));
@@ -49,6 +50,9 @@ fn main() -> ExitCode {
                                 "  replay: cargo run --profile simulation -p sim -- --seed {seed}"
                             );
                             sum.lock().expect("no panic holds it").1 += 1;
+                            if stops {
+                                next.store(last, Ordering::Relaxed);
+                            }
                         }
                     }
                 }

@@ -93,7 +93,7 @@ const END: u64 = 12 * DAY;
 /// How long a recipient of a host that is well may wait: some jobs of others, at most.
 const WAITS_MAX: u64 = 3 * HOUR;
 /// Events after which a run is stuck.
-const EVENTS_MAX: u64 = 2_000_000;
+const EVENTS_MAX: u64 = 300_000;
 
 /// Runs one seed to its end. Panics with an invariant's name when that is violated.
 pub fn run(seed: u64) -> Seen {

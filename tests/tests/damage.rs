@@ -223,40 +223,80 @@ fn a_bit_of_the_small_files() {
     assert!(site.log().contains("the format file is damaged"));
 }
 
-#[test]
-fn a_bit_of_a_record_that_was_never_routed() {
-    let site = site();
-    // Nobody routes what is accepted, and the segment is not sealed.
+/// A queue in which one message of many was never routed, in a segment that nobody sealed, and is damaged. Gives its id.
+fn with_a_damaged_record(site: &Site) -> String {
     let mut grange = site.start();
-    let routers = until("it routes", || Some(grange.workers("router")).filter(|it| !it.is_empty()));
-    let ids = send(&site, 0..1, 20);
+    send(site, 0..1, 20);
     until("one is routed", || (site.queued().len() == 1).then_some(()));
-    drop(routers);
-    let scheduler = grange.manager("scheduler");
-    grange.signal(scheduler, rustix::process::Signal::STOP);
+    grange.signal(grange.manager("scheduler"), rustix::process::Signal::STOP);
     for pid in grange.workers("scheduler") {
         grange.signal(pid, rustix::process::Signal::STOP);
     }
-    let mut more = send(&site, 1..OTHERS + 1, 20);
+    let ids = send(site, 1..OTHERS + 1, 20);
     grange.kill_all();
-    let mut all = ids;
-    all.append(&mut more);
-    let segments = files(&site, "intake", ".seg");
-    let segment = holder(&segments, &last_words(7));
+    let segment = holder(&files(site, "intake", ".seg"), &last_words(7));
     flip(&segment, last_words(7).as_bytes(), 3);
-    delivers_all_but(&site, OTHERS + 1, Some(7));
-    let log = site.log();
-    let told = log.lines().find(|line| line.contains("it is set aside") && line.contains(&all[7]));
-    assert!(told.is_some(), "its id is told");
-    let aside = files(&site, "damaged", "");
+    ids[6].clone()
+}
+
+/// What was set aside names the message and holds its bytes.
+fn is_kept(site: &Site, id: &str) {
+    let aside = files(site, "damaged", "");
     let text = aside.iter().find(|path| path.to_string_lossy().ends_with(".txt"));
     let text = std::fs::read_to_string(text.expect("it is explained")).expect("it is text");
-    assert!(text.contains(&all[7]), "{text}");
-    assert!(
-        aside
-            .iter()
-            .any(|path| std::fs::read(path).is_ok_and(|it| has_bytes(&it, &damaged_words(7))))
-    );
+    assert!(text.contains(id), "{text}");
+    let holds =
+        |path: &PathBuf| std::fs::read(path).is_ok_and(|it| has_bytes(&it, &damaged_words(7)));
+    assert!(aside.iter().any(holds));
+}
+
+#[test]
+fn a_bit_of_a_record_that_was_never_routed() {
+    let site = site();
+    let id = with_a_damaged_record(&site);
+    delivers_all_but(&site, OTHERS + 1, Some(7));
+    let log = site.log();
+    let told = log.lines().find(|line| line.contains("it is set aside") && line.contains(&id));
+    assert!(told.is_some(), "its id is told");
+    is_kept(&site, &id);
+}
+
+/// Runs `grange spool repair` as the owner of the queue.
+fn repair(site: &Site, more: &[&str]) -> (Option<i32>, String) {
+    let (program, config) = (tests::program().to_string_lossy().into_owned(), site.config());
+    let mut command = match tests::is_root() {
+        true => tests::as_user("nobody", &program),
+        false => Command::new(&program),
+    };
+    let output = run(command.arg("--config").arg(config).args(["spool", "repair"]).args(more));
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn a_repair_explains_what_it_does() {
+    let site = site();
+    let id = with_a_damaged_record(&site);
+    let checked = site.run(&["spool", "check"]);
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(text.lines().any(|line| line.starts_with("DAMAGE") && line.contains(&id)), "{text}");
+    assert_eq!(checked.status.code(), Some(65));
+    let (code, said) = repair(&site, &["--dry-run"]);
+    assert_eq!(code, Some(65), "{said}");
+    assert!(said.contains("nothing was changed") && said.contains("sealed"), "{said}");
+    assert!(site.path("data/spool/damaged").read_dir().is_err(), "it only says so");
+    let (_, done) = repair(&site, &[]);
+    assert!(done.contains("damaged records copied to damaged/"), "{done}");
+    is_kept(&site, &id);
+    let sink = Sink::start(site.sink.number);
+    let grange = site.start();
+    let (code, busy) = repair(&site, &[]);
+    assert_eq!(code, Some(75), "{busy}");
+    site.ok(&["requeue"]);
+    site.ok(&["queue", "retry", "--all"]);
+    all_but(&sink, OTHERS + 1, 7);
+    site.wait_empty();
+    assert!(grange.stop().success());
 }
 
 /// What the reader in another language says of the queue, by id.

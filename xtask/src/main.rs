@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test | tidy | bench | torture | document`.
+//! The project's own commands: `cargo xtask test | tidy | plant | bench | torture | document`.
 //!
 //! Depends on the standard library alone, so that it is built in seconds and before anything else.
 
@@ -6,6 +6,7 @@ mod bench;
 mod document;
 mod fuzz;
 mod packages;
+mod plant;
 mod process;
 mod test;
 mod tidy;
@@ -22,12 +23,14 @@ The project's own commands.
 
 usage: cargo xtask test [--filter TEXT] [--fast]
            everything that a change must pass; ends with a line `N passed, N failed`
-             --filter TEXT   only the step of that name (fmt, clippy, tidy, unit, system, fuzz), or the tests whose name holds TEXT
+             --filter TEXT   only the step of that name (fmt, clippy, tidy, unit, simulation, system, fuzz), or the tests whose name holds TEXT
              --fast          without fmt and clippy, and with shorter fuzzing
        cargo xtask tidy
            the rules of the tree that can be checked: arrows between crates, words, golden frames, links
        cargo xtask document
            writes docs/configuration.md from the settings' doc comments
+       cargo xtask plant
+           plants bugs, one at a time, in a copy of the tree, and shows which invariant of the simulation catches each
        cargo xtask torture [--minutes 10] [--seed NUMBER]
            load and faults together: kills, stops, full and failing disks, reloads, upgrades; ends with what was accepted, is
            missing, and came twice
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["document"] => document::run(),
         ["bench", name, options @ ..] => bench::run(name, options),
+        ["plant"] => plant::run(),
         ["torture", options @ ..] => torture::run(options),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -282,7 +282,23 @@ pub struct Body {
 #[derive(Debug, Subcommand)]
 pub enum Spool {
     /// Verify every record of every file
+    ///
+    /// Says on one line each what is not as it should be, where, which message is concerned, and what it means for mail. Works
+    /// while Grange runs, and changes nothing. Exits with 65 when something is damaged.
     Check(Output),
+    /// Set aside what is damaged and put the rest right, while Grange is stopped
+    ///
+    /// Copies damaged records to spool/damaged, beside texts that explain them, and lists them no more; seals segments whose writer
+    /// died, writes small files and heads anew, moves bodies aside that no record names. Messages that are routed are left: they
+    /// are held, and `grange queue bounce` tells their senders. Removes nothing that is not in spool/damaged first. To be run
+    /// as the user that owns the queue. Exits with 65 when damage is left, 75 when the queue is in use.
+    Repair {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// Parses this process's arguments; wrong usage ends it with 64.

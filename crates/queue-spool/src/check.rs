@@ -23,12 +23,15 @@ use crate::place::{
     BodyPlace, Home, Layout, MessagePlace, Place, RecordPlace, SegmentName, Stripe, StripeFile,
     stripe_file_of,
 };
-use crate::read::{BlockReader, BodyAt, Fault, OpenFile, accept_line_of, draft_bytes};
+use crate::read::{
+    BlockReader, BodyAt, Fault, OpenFile, accept_line, accept_line_of, check_record, draft_bytes,
+};
 use crate::scan::{Met, scan};
 use crate::stripe::stripes;
 use crate::thread::lock;
 
 pub use findings::Finding;
+pub(crate) use findings::below;
 pub use moved::MovedReport;
 
 /// What a check found. Fields are stable: `grange spool check --json` prints this.
@@ -335,6 +338,38 @@ fn check_body(
     };
     if let Err(Fault::Gone(what) | Fault::Damaged(what) | Fault::Io(what, _)) = checked {
         bodies.damage.push(damage(what));
+    }
+}
+
+/// Verifies a message that a footer lists: its record, and its body wherever that is.
+pub(crate) fn message(
+    disk: &dyn Disk,
+    layout: &Layout,
+    file: &OpenFile,
+    place: &MessagePlace,
+) -> Result<(), Fault> {
+    let RecordPlace { segment, offset, length, id } = place.record;
+    let bytes = file.read(offset, length as usize)?;
+    let head = check_record(file, &bytes, offset, &[Kind::Message, Kind::Accept], id)?;
+    let line = accept_line(&bytes, &head)?;
+    match &line.body {
+        BodyAt::Here => Ok(()),
+        BodyAt::Record { offset, length } => {
+            let draft = RecordPlace { offset: *offset, length: *length, ..place.record };
+            draft_bytes(file, &draft).map(drop)
+        }
+        BodyAt::File { nonce } => {
+            let body = BodyPlace { stripe: segment.stripe, id, size: line.size };
+            let read =
+                BlockReader::open(disk, layout, &body, Some(nonce)).and_then(|mut blocks| {
+                    while blocks.next()?.is_some() {}
+                    Ok(())
+                });
+            read.map_err(|fault| match fault {
+                Fault::Gone(why) => Fault::Damaged(why),
+                fault => fault,
+            })
+        }
     }
 }
 

@@ -32,6 +32,7 @@ use log::{Certainty, Found, failed};
 use machine::{Answer, Book, Event, LedgerMachine, Limits, Spare};
 use standing::Ending;
 
+pub use frame::{FrameKind, push_frame};
 pub use view::{LedgerView, read_standings};
 
 /// A checkpoint is due when more than this was appended since the last, and more than half of what that one took: a start then reads

@@ -36,6 +36,7 @@ pub mod place;
 mod read;
 mod reader;
 mod recovery;
+mod repair;
 mod scan;
 mod settings;
 #[cfg(any(test, feature = "simulated"))]
@@ -68,6 +69,7 @@ pub use intake::SpoolIntake;
 pub use ledger::{LedgerView, SpoolLedger, read_standings};
 pub use reader::SpoolReader;
 pub use recovery::SpoolRecovery;
+pub use repair::{Mode as RepairMode, RepairError, Repaired, Step, repair};
 pub use settings::Settings;
 pub use stripe::Adopted;
 pub use thread::{Machine, Next, Now};

@@ -158,6 +158,8 @@ impl Scan {
     }
 
     fn damaged(&mut self, offset: u64, bytes: u64, head: Option<Head>) {
+        // A footer belongs to no message, and what it lists is found without it.
+        let head = head.filter(|head| head.kind != Kind::Footer);
         match self.damage.last_mut() {
             Some(last)
                 if !last.followed && last.offset + last.bytes == offset && head.is_none() =>

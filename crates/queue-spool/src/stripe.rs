@@ -22,7 +22,7 @@ use crate::small::{self, Small};
 /// How often a lock is tried: a look at whether a stripe has a writer holds it for a moment.
 const LOCK_TRIES: u32 = 3;
 /// How far the next number is from those that exist when the number that was promised last is lost.
-const SAFE_DISTANCE: u64 = 1_000_000;
+pub(crate) const SAFE_DISTANCE: u64 = 1_000_000;
 /// The most stripes a spool may have.
 const STRIPES_MAX: u32 = 10_000;
 
@@ -249,14 +249,16 @@ fn adopt(
     Ok(unsealed)
 }
 
-struct AdoptedSegment {
+/// What a segment that was looked at names.
+pub(crate) struct AdoptedSegment {
     /// Messages with a body file.
-    bodies: Vec<MessageId>,
+    pub(crate) bodies: Vec<MessageId>,
     /// Whether a record may be missing that was once acknowledged.
-    evidence_lost: bool,
+    pub(crate) evidence_lost: bool,
 }
 
-fn adopt_segment(
+/// Seals a segment that has no footer, and sets aside what it will not list.
+pub(crate) fn adopt_segment(
     disk: &dyn Disk,
     layout: &Layout,
     segment: SegmentName,

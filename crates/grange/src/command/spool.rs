@@ -1,8 +1,9 @@
 //! `grange spool …`: looks at the files of the embedded queue.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
-use queue_spool::{Finding, Report};
+use queue_spool::{Finding, RepairError, RepairMode, Repaired, Report};
 
 use super::{Failure, stored_somewhere, table};
 use crate::cli;
@@ -12,6 +13,7 @@ use crate::stores;
 /// Runs a command on the spool.
 pub(super) fn run(configuration: &Configuration, command: cli::Spool) -> Result<ExitCode, Failure> {
     match command {
+        cli::Spool::Repair { dry_run, output } => repair(configuration, dry_run, output.json),
         cli::Spool::Check(output) => {
             stored_somewhere(configuration)?;
             stores::check_version(configuration)?;
@@ -24,6 +26,43 @@ pub(super) fn run(configuration: &Configuration, command: cli::Spool) -> Result<
             }
             Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(65) })
         }
+    }
+}
+
+fn repair(configuration: &Configuration, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
+    stored_somewhere(configuration)?;
+    let data_dir = &configuration.top.data_dir;
+    let owner = std::fs::metadata(data_dir.join("spool"))?.uid();
+    // What it writes must be readable for those who work with the queue afterwards.
+    if nix::unistd::geteuid().as_raw() != owner {
+        return Err(Failure::Refused(format!(
+            "the queue belongs to uid {owner}: run this as that user"
+        )));
+    }
+    let mode = if dry_run { RepairMode::Say } else { RepairMode::Do };
+    let repaired = queue_spool::repair(data_dir, mode).map_err(|error| match error {
+        RepairError::Busy(_) => Failure::Refused(error.to_string()),
+        RepairError::Open(error) => Failure::System(error.into()),
+    })?;
+    if json {
+        table::json(&repaired)?;
+    } else {
+        print_steps(&repaired, dry_run);
+    }
+    let is_sound = repaired.left.iter().all(|finding| !finding.damage);
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::from(65) })
+}
+
+fn print_steps(repaired: &Repaired, dry_run: bool) {
+    for step in &repaired.steps {
+        let id = step.id.as_deref().map(|id| format!(", message {id}")).unwrap_or_default();
+        println!("{}", table::plain(&format!("{}{id}: {}", step.file, step.what)));
+    }
+    let verb = if dry_run { "would be done; nothing was changed" } else { "done" };
+    println!("{} steps {verb}; what a check finds now:", repaired.steps.len());
+    repaired.left.iter().for_each(print_finding);
+    if repaired.left.is_empty() {
+        println!("nothing");
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) const FRAME_BYTES_MAX: usize = 256 << 20;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FrameKind {
+pub enum FrameKind {
     /// Records as JSON, one a line: what one `append` was given.
     Records = 1,
     /// A checkpoint begins: the first frame of its log.
@@ -55,8 +55,8 @@ impl FrameHead {
     }
 }
 
-/// Adds a frame to a batch that will stand at `base` of its log.
-pub(crate) fn push_frame(
+/// Adds a frame to a batch that will stand at `base` of its log, which had been synced up to `synced`.
+pub fn push_frame(
     batch: &mut Vec<u8>,
     kind: FrameKind,
     payload: &[u8],

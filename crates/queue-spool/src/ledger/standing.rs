@@ -261,6 +261,16 @@ impl Standings {
         self.moved.contains_key(&slot)
     }
 
+    /// Whether a message in a segment is known and has not ended.
+    pub(crate) fn has_open(&self, segment: SegmentName) -> bool {
+        self.segments.get(&segment).is_some_and(|standing| standing.open > 0)
+    }
+
+    /// Whether the ledger knows of a copy whose message has not ended.
+    pub(crate) fn has_copy(&self, segment: SegmentName, offset: u64) -> bool {
+        matches!(self.moved.get(&(segment, slot_at(offset))), Some(Moved::Live))
+    }
+
     /// A segment was given back.
     pub(crate) fn forget(&mut self, segment: SegmentName) {
         self.segments.remove(&segment);

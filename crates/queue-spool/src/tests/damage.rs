@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use mail::MessageId;
 use queue::Standing;
 
+use crate::RepairMode;
 use crate::check::check_on;
 use crate::disk::Disk;
 use crate::disk::simulated::SimulatedDisk;
 use crate::place::{Layout, MessagePlace, Place};
 use crate::read::Fault;
+use crate::repair::repair_on;
 use crate::tests::world::{DIR, World, open_message};
 
 type Files = Vec<(PathBuf, Vec<u8>)>;
@@ -191,4 +193,40 @@ fn a_flipped_bit_costs_one_message_at_most_and_that_one_is_kept() {
             }
         }
     }
+}
+
+#[test]
+fn a_repair_costs_no_message_and_keeps_every_byte_it_takes_out() {
+    let (mut world, files) = spool(true);
+    let (all, ..) = start(&mut world, &files);
+    for number in 0..files.len() {
+        let (path, bytes) = files[number].clone();
+        for at in places(&path, &bytes).into_iter().filter(|at| at % 7 == 0) {
+            let mut damaged = files.clone();
+            damaged[number].1[at] ^= 1 << (at % 8);
+            let disk = copy(&damaged);
+            let told = format!("byte {at} of {}", path.display());
+            let said = repair_on(&disk, &layout(), RepairMode::Say).expect("nobody uses it");
+            assert_eq!(
+                without_locks(&disk),
+                without_locks(&copy(&damaged)),
+                "{told}: said, not done"
+            );
+            let done = repair_on(&disk, &layout(), RepairMode::Do).expect("nobody uses it");
+            assert_eq!(said.steps.len(), done.steps.len(), "{told}: {said:?} {done:?}");
+            let (whole, unreadable, aside) = start(&mut world, &disk.files());
+            let lost: Vec<_> = all.difference(&whole).collect();
+            assert!(lost.len() <= 1, "{told}: {lost:?}");
+            assert!(lost.iter().all(|id| unreadable.contains(id) || aside), "{told}: {lost:?}");
+            // What is left to do is the operator's, the scheduler's, or nobody's.
+            for left in done.left.iter().filter(|left| left.damage) {
+                let is_known = left.id.is_some() || left.what.contains("padding");
+                assert!(is_known || left.file.starts_with("ledger"), "{told}: {left:?}");
+            }
+        }
+    }
+}
+
+fn without_locks(disk: &SimulatedDisk) -> Files {
+    disk.files().into_iter().filter(|(path, _)| !is_lock(path)).collect()
 }
