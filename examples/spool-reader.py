@@ -212,10 +212,12 @@ class Log:
     def __init__(self, path):
         self.file = File(path, LOG)
         self.sequence, self.previous = self.file.number, self.file.previous
+        self.gap = None  # where the first damage is that a valid frame follows
         self.frames = list(self._frames())
 
     def _frames(self):
         data, nonce, offset = self.file.bytes, self.file.nonce, HEAD
+        expected = offset
         while offset + 32 <= len(data):
             if data.startswith(b"Lf", offset):
                 head = data[offset:offset + 32]
@@ -223,14 +225,20 @@ class Log:
                 payload = data[offset + 32:offset + 32 + length]
                 if (crc32c(head[:28], seed(nonce, offset)) == crc and one == 1 and len(payload) == length
                         and payload_sum(nonce, offset, payload) == payload_crc):
+                    if offset != expected and self.gap is None:
+                        self.gap = expected
                     yield offset, kind, payload
-                    offset = align(offset + 32 + length, 32)
+                    offset = expected = align(offset + 32 + length, 32)
                     continue
             # The end, or damage: the next valid frame begins at a multiple of 32, if there is one.
             offset = next_candidate(data, offset + 32)
 
     def begins_checkpoint(self):
-        return any(offset == HEAD and kind == BEGIN for offset, kind, _ in self.frames)
+        """Whether it begins with a checkpoint that is whole, as far as it is in this log."""
+        own = [offset for offset, kind, payload in self.frames
+               if kind == END and struct.unpack("<Q", payload[:8])[0] == self.sequence]
+        whole = self.gap is None or bool(own) and self.gap > own[0]
+        return whole and any(offset == HEAD and kind == BEGIN for offset, kind, _ in self.frames)
 
     def ends(self):
         return [struct.unpack("<Q", payload[:8])[0] for _, kind, payload in self.frames if kind == END]

@@ -123,11 +123,12 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Found, LedgerErro
     let Chain { mut logs, aside, missing } = Chain::of(logs);
     let complete = logs.iter().rposition(|log| log.begins_complete_checkpoint(&logs));
     let start = complete.unwrap_or(0);
+    // What went before a checkpoint that ended has been removed, whatever became of the checkpoint since.
+    let ended = logs.iter().rev().find(|log| log.begins_ended_checkpoint(&logs));
+    let ended = ended.map_or(0, |log| log.sequence);
     let replayed = logs.get_mut(start..).unwrap_or_default();
     let mut damage = damage_of(replayed);
-    // What went before a complete checkpoint, the checkpoint says again.
-    let first = replayed.first().map_or(0, |log| log.sequence);
-    let missing = missing.into_iter().filter(|log| complete.is_none() || *log > first);
+    let missing = missing.into_iter().filter(|log| *log > ended);
     damage.extend(missing.filter(|log| !unreadable.contains(log)).map(|log| LedgerDamage {
         log,
         offset: 0,
@@ -255,7 +256,12 @@ impl Log {
     fn begins_complete_checkpoint(&self, logs: &[Log]) -> bool {
         let end = self.checkpoint_end.unwrap_or(self.end);
         let whole = self.damage.iter().all(|stretch| stretch.offset >= end);
-        self.begins_checkpoint && whole && logs.iter().any(|log| log.ends.contains(&self.sequence))
+        whole && self.begins_ended_checkpoint(logs)
+    }
+
+    /// Whether it begins with a checkpoint whose end is there.
+    fn begins_ended_checkpoint(&self, logs: &[Log]) -> bool {
+        self.begins_checkpoint && logs.iter().any(|log| log.ends.contains(&self.sequence))
     }
 }
 
