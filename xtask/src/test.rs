@@ -143,6 +143,9 @@ fn simulation(options: &Options) -> Result<Count, Failure> {
     let crashes = if options.fast { CRASHES.1 } else { CRASHES.0 };
     let spool = ["--profile", "simulation", "--package", "queue-spool", "--lib", "at_any_point"];
     let mut count = tests(&spool, &["--nocapture"], &[("SPOOL_CRASHES", &crashes.to_string())])?;
+    if count.is_nothing() {
+        return Err("the simulated disk has no test of that name".into());
+    }
     let seeds = if options.fast { SEEDS.1 } else { SEEDS.0 }.to_string();
     let system = ["run", "--quiet", "--profile", "simulation", "--package", "sim", "--", "--seeds"];
     count.add(one(succeeds(cargo(&system).arg(&seeds)))?);

@@ -96,7 +96,7 @@ impl<'a> Delivery<'a> {
             let transacted = self.transact(&mut open, !retried, sessions < SESSIONS_MAX).await;
             self.trace.transacting += started.elapsed();
             self.smtp.counters.add(counter::SENT_BYTES, open.sent - sent);
-            may_begin = self.pending.is_empty() || self.job.gate.is_open();
+            may_begin = self.pending.is_empty() || self.job.gate.looks_open();
             match transacted {
                 Ok(Transacted::Idle) if self.pending.is_empty() => connection = Some(open),
                 Ok(Transacted::Idle | Transacted::Closed) if self.pending.len() >= before => {

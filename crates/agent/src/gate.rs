@@ -11,7 +11,18 @@ use std::time::Instant;
 #[derive(Clone)]
 pub struct Gate {
     kind: Kind,
-    passed: Rc<Cell<bool>>,
+    passage: Rc<Cell<Passage>>,
+}
+
+/// What became of the gate.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Passage {
+    #[default]
+    Untouched,
+    /// It was found open: what cannot be undone may have been done.
+    Passed,
+    /// It was shut before: the job is somebody else's.
+    Shut,
 }
 
 #[derive(Clone)]
@@ -23,18 +34,28 @@ enum Kind {
 impl Gate {
     /// Whether it is open now, which the kernel is asked. Ask immediately before the deed, not earlier.
     pub fn is_open(&self) -> bool {
+        let open = self.looks_open();
+        if open {
+            self.passage.set(Passage::Passed);
+        }
+        open
+    }
+
+    /// The same for who does nothing yet: asked before something is begun that would be in vain.
+    pub fn looks_open(&self) -> bool {
         let connected = match &self.kind {
             Kind::Socket(gate) => gate.is_connected(),
             Kind::Test { connected, .. } => connected.get(),
         };
-        let open = connected && self.has_time();
-        self.passed.set(self.passed.get() || open);
-        open
+        connected && self.has_time() && self.passage.get() != Passage::Shut
     }
 
-    /// Whether it was found open: what cannot be undone may have been done.
-    pub fn was_passed(&self) -> bool {
-        self.passed.get()
+    /// Shuts it for good, for all that hold a clone, unless it was passed; says whether it is shut.
+    pub(crate) fn shut(&self) -> bool {
+        if self.passage.get() == Passage::Untouched {
+            self.passage.set(Passage::Shut);
+        }
+        self.passage.get() == Passage::Shut
     }
 
     /// Whether its deadline has not passed: enough to begin with what can be undone, and no system call.
@@ -69,7 +90,7 @@ impl Gate {
     }
 
     fn new(kind: Kind) -> Self {
-        Self { kind, passed: Rc::default() }
+        Self { kind, passage: Rc::default() }
     }
 }
 
@@ -91,12 +112,20 @@ mod tests {
         assert!(!Gate::closed_for_test().is_open());
         let (gate, connected) =
             Gate::switch_for_test(Some(Instant::now() + Duration::from_secs(600)));
-        assert!(!gate.was_passed());
-        assert!(gate.is_open() && gate.was_passed());
+        assert!(gate.looks_open() && gate.is_open());
+        assert!(!gate.shut(), "it was passed");
         connected.set(false);
         assert!(!gate.is_open());
         assert!(gate.has_time());
         assert!(!Gate::switch_for_test(Some(Instant::now())).0.has_time());
         assert!(!Gate::switch_for_test(Some(Instant::now())).0.is_open());
+    }
+
+    #[test]
+    fn a_gate_that_was_shut_stays_shut_for_all() {
+        let gate = Gate::open_for_test();
+        let other = gate.clone();
+        assert!(other.looks_open() && gate.shut());
+        assert!(!other.is_open() && !other.looks_open());
     }
 }

@@ -66,7 +66,7 @@ impl Stop {
         self.told.notify_waiters();
     }
 
-    /// Does a job's work to its end; nothing when it was given up.
+    /// Does a job's work to its end; nothing when it was given up. What the work has left to others finds the gate shut then.
     async fn work<T>(&self, gate: &Gate, work: impl Future<Output = T>) -> Option<T> {
         let (mut work, mut told) = (pin!(work), pin!(self.told.notified()));
         poll_fn(|context| {
@@ -74,7 +74,7 @@ impl Stop {
                 return Poll::Ready(Some(done));
             }
             let given_up = self.given_up.get() || told.as_mut().poll(context).is_ready();
-            if given_up && !gate.was_passed() { Poll::Ready(None) } else { Poll::Pending }
+            if given_up && gate.shut() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await
     }

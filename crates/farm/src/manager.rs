@@ -235,7 +235,7 @@ impl<'a> Manager<'a> {
             farm,
         };
         for listen in this.farm.tcp.clone() {
-            let listener = this.listener(&listen)?;
+            let listener = this.listener(&listen, setup::bind_tcp_at_start)?;
             this.tcp.push((listen, listener));
         }
         for socket in &this.farm.sockets {
@@ -246,10 +246,14 @@ impl<'a> Manager<'a> {
     }
 
     /// The supervisor's listener for an address, or one of our own.
-    fn listener(&self, listen: &TcpListen) -> Result<Rc<TcpListener>, ManagerError> {
+    fn listener(
+        &self,
+        listen: &TcpListen,
+        bind: fn(&TcpListen) -> Result<TcpListener, ManagerError>,
+    ) -> Result<Rc<TcpListener>, ManagerError> {
         match self.inherited.get(&listen.address) {
             Some(listener) => Ok(listener.clone()),
-            None => setup::bind_tcp(listen).map(Rc::new),
+            None => bind(listen).map(Rc::new),
         }
     }
 

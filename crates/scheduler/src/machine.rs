@@ -567,6 +567,11 @@ impl Scheduler {
         self.backlog.len()
     }
 
+    /// Recipients that are open.
+    pub fn open(&self) -> u64 {
+        self.backlog.open
+    }
+
     /// Messages that are held now.
     pub fn held(&self) -> u64 {
         self.backlog.held

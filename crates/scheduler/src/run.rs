@@ -13,6 +13,7 @@ mod load;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use job::deliver::{Deliver, DeliverAnswer};
@@ -317,7 +318,8 @@ impl Shell {
 
     /// Leaves the ledger synced, and short if that is cheap.
     async fn end(mut self) {
-        match self.sync_last().await {
+        let synced = tokio::time::timeout(LAST_SYNC, self.sync_last()).await;
+        match synced.unwrap_or_else(|_late| Err(late())) {
             Ok(()) => {
                 let (messages, in_hand) =
                     (self.turns.scheduler().messages(), self.turns.scheduler().in_hand());
@@ -422,6 +424,11 @@ impl Hands for Doors {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn late() -> LedgerError {
+    let source = Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    LedgerError::Io { context: "the last sync".to_owned(), source }
 }
 
 fn unanswered(error: CallError) -> Unanswered {

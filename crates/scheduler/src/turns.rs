@@ -31,8 +31,9 @@ use crate::machine::{Actions, Answer, ChannelId, Event, Now, Scheduler, Token};
 
 /// Messages snapshotted in one turn of a checkpoint.
 const SLICE_MESSAGES: usize = 500;
-/// With at most so many messages, a checkpoint is written before the worker ends, so that the next one starts fast.
-const LAST_CHECKPOINT_MESSAGES: usize = 20_000;
+/// With at most so many messages, and open recipients of them, a checkpoint is written before the worker ends, so that the next one
+/// starts fast.
+const LAST_CHECKPOINT_MAX: u64 = 20_000;
 
 /// A turn whose records are not known to be written; of those, only the ends of messages are kept.
 struct Pending {
@@ -141,7 +142,8 @@ impl Turns {
     /// [`Turns::close`].
     pub fn append_last(&mut self) -> Result<(Mark, bool), LedgerError> {
         let mut actions = Actions::default();
-        let is_cheap = self.scheduler.messages() <= LAST_CHECKPOINT_MESSAGES;
+        let (messages, recipients) = (self.scheduler.messages() as u64, self.scheduler.open());
+        let is_cheap = messages.max(recipients) <= LAST_CHECKPOINT_MAX;
         let begun = is_cheap && self.records.begin_last();
         if begun {
             self.scheduler.begin_checkpoint(&mut actions);

@@ -5,7 +5,8 @@
 //! isolation  a hundred thousand messages for a destination that is dead, and as many for one that greets nobody
 //! ```
 //!
-//! Two servers run beside each other, one with the burden and one without; rounds take turns.
+//! A server without the burden is measured before the one with it runs, and once more when that has ended: a machine's drift is in both,
+//! and what the burden costs all the time is in the one alone.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -52,19 +53,14 @@ fn alone(name: &str, burden: Burden, words: &[&str]) -> Result<bool, Failure> {
 
 /// Says which part of the rate without a burden is reached beside it.
 pub(super) fn measure(options: &Options, folder: &Path, burden: Burden) -> Result<f64, Failure> {
-    let mut free = Loaded::new(&folder.join("free"), "", |_| Ok(()))?;
-    let mut loaded = burden(&folder.join("loaded"))?;
     println!("{}; medians of {} rounds", options.load(), options.rounds);
-    let mut ratios = Vec::new();
-    for round in 0..=options.rounds {
-        let (without, with) = (free.round(options)?, loaded.round(options)?);
-        // The first is to warm up.
-        if round > 0 {
-            println!("relayed a second: {without:.0} without the burden, {with:.0} beside it");
-            ratios.push(with / without);
-        }
-    }
-    let ratio = median(ratios);
+    let mut free = Loaded::new(&folder.join("free"), "", |_| Ok(()))?;
+    let mut without = free.rounds(options, "without the burden")?;
+    let mut loaded = burden(&folder.join("loaded"))?;
+    let with = loaded.rounds(options, "beside it")?;
+    drop(loaded);
+    without.extend(free.rounds(options, "without it again")?);
+    let ratio = median(with) / median(without);
     println!("beside the burden: {:.1} % of the mail", ratio * 100.0);
     Ok(ratio)
 }
@@ -88,6 +84,15 @@ impl Loaded {
         let mut grange = Grange::spawn(&binary, folder, sink.port, routes)?;
         wait_for_port(grange.port, &mut grange.child)?;
         Ok(Self { grange, sink })
+    }
+
+    /// Messages relayed a second, of each round; one before them is to warm up.
+    fn rounds(&mut self, options: &Options, how: &str) -> Result<Vec<f64>, Failure> {
+        self.round(options)?;
+        let rates = (0..options.rounds).map(|_| self.round(options));
+        let rates: Vec<f64> = rates.collect::<Result<_, _>>()?;
+        println!("relayed a second {how}: {:.0}", median(rates.clone()));
+        Ok(rates)
     }
 
     fn round(&mut self, options: &Options) -> Result<f64, Failure> {

@@ -14,14 +14,14 @@ use super::measure::{machine_cpu, median};
 use super::memory::Watch;
 use super::options::Options;
 use super::plot::{self, Group};
-use crate::{Failure, packages};
+use crate::{Failure, packages, usage};
 
 /// What stands above the numbers of a round.
 const HEADINGS: &str =
     "  accepted/s  relayed/s  CPU µs a message  calls a message  syncs a message  memory MiB";
 /// Messages sent to each contender before the first round, so that its processes run and its caches are warm.
 const WARM_UP: usize = 500;
-/// So many recipients of a message are sent on in one transaction, by Postfix's default; ours are more.
+/// So many recipients of a message are sent on in one transaction by all contenders, by Postfix's default: a message arrives once.
 const RECIPIENTS_TOGETHER: usize = 50;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
@@ -47,6 +47,9 @@ pub(super) fn run_accept(words: &[&str]) -> Result<bool, Failure> {
 fn alone(name: &str, way: Way, words: &[&str]) -> Result<bool, Failure> {
     let options = Options::default().parse(words)?;
     options.chosen(NAMES)?;
+    if options.recipients > RECIPIENTS_TOGETHER {
+        return Err(usage(format!("--recipients may be {RECIPIENTS_TOGETHER} at most")));
+    }
     packages::provide()?;
     let scratch = Scratch::new(name, options.journal)?;
     let result = measure(&options, way, &scratch.folder).and_then(|figures| {
@@ -138,8 +141,7 @@ impl Lane {
     }
 
     fn round(&mut self, options: &Options, messages: usize) -> Result<(), Failure> {
-        let arrivals = (messages * options.recipients.div_ceil(RECIPIENTS_TOGETHER)) as u64;
-        let wanted = self.sink.as_ref().map(|sink| sink.messages() + arrivals);
+        let wanted = self.sink.as_ref().map(|sink| sink.messages() + messages as u64);
         let (begun, cpu) = (Instant::now(), machine_cpu()?);
         send(options, messages, self.contender.port)
             .map_err(|error| self.contender.blame(&error))?;

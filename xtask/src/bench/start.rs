@@ -23,6 +23,8 @@ use crate::process::{cargo, is_root, output, succeeds, target_dir};
 const SINK: u16 = 9;
 /// How long a start may take until it is called off.
 const START_MAX: Duration = Duration::from_secs(120);
+/// How often the status is asked, which takes CPU of its own.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long memory is given to settle before it is read.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How much more mail has passed through in the last case than is there.
@@ -242,7 +244,7 @@ fn start(binary: &Path, home: &Path, case: Case) -> Result<Start, Failure> {
         }
         grange.child.alive()?;
         within("scheduled")?;
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_EVERY);
     };
     let scheduled = begun.elapsed();
     let machine_cpu = machine_cpu()?.saturating_sub(cpu);

@@ -96,7 +96,7 @@ impl Manager<'_> {
                 Some((_, listener)) if !self.inherited.contains_key(&listen.address) => {
                     listener.clone()
                 }
-                _ => self.listener(listen)?,
+                _ => self.listener(listen, setup::bind_tcp)?,
             };
             tcp.push((listen.clone(), listener));
         }

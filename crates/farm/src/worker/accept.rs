@@ -123,7 +123,9 @@ async fn leave_to_others(
     for wait in LOOKS {
         timer.get_ref().set(wait)?;
         let mut gone_off = timer.readable().await?;
-        let _cleared = gone_off.try_io(|timer| timer.get_ref().clear());
+        // It goes off once for each time that it is set.
+        gone_off.get_inner().clear()?;
+        gone_off.clear_ready();
         if !sys::is_readable(listener.get_ref()) {
             return Ok(false);
         }

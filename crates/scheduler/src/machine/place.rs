@@ -227,18 +227,17 @@ impl Scheduler {
         let mut late: Vec<(Slot, u32)> = Vec::new();
         let mut oldest = NEVER;
         for entry in lane.waiting.iter().filter(|entry| !report::is_report(entry.index)) {
-            let message = self.backlog.message(entry.slot);
-            let Some(recipient) = message.recipient(entry.index) else { continue };
-            let told = recipient.notify().unwrap_or(mail::Notify::DEFAULT).delay;
-            if recipient.delay_reported || !told || message.sender.is_none() {
+            if entry.accepted_at.millis().saturating_add(notice) > turn.now.wall.millis() {
+                // Whether it is to be reported then is seen then: most need not be unpacked.
+                oldest = oldest.min(entry.accepted_at);
                 continue;
             }
+            let message = self.backlog.look(entry.slot);
+            let Some(recipient) = message.recipient(entry.index) else { continue };
+            let told = recipient.notify().unwrap_or(mail::Notify::DEFAULT).delay;
             let tried = failing || recipient.count > 0;
-            let due = message.accepted_at.millis().saturating_add(notice);
-            if tried && due <= turn.now.wall.millis() {
+            if tried && told && !recipient.delay_reported && message.sender.is_some() {
                 late.push((entry.slot, entry.index));
-            } else if tried {
-                oldest = oldest.min(message.accepted_at);
             }
         }
         late.sort_unstable();
@@ -300,7 +299,7 @@ impl Scheduler {
         if !self.backlog.has_hold(slot) {
             return;
         }
-        let message = self.backlog.message(slot);
+        let message = self.backlog.look(slot);
         if message.quarantined || message.recipients.iter().any(|r| r.quarantined) {
             let at = message.accepted_at.after(span.0);
             let wait = at.millis().saturating_sub(now.wall.millis());
