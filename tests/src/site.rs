@@ -315,7 +315,8 @@ impl Running<'_> {
     /// Ends all its processes at once, as a machine does that loses its power, and waits until they have gone.
     pub fn kill_all(&mut self) {
         let family = crate::descendants(self.pid());
-        for pid in family.iter().copied().chain([self.pid()]) {
+        // Whoever would start another in the place of one that died goes before it.
+        for pid in [self.pid()].into_iter().chain(family.iter().copied()) {
             signal_pid(pid, Signal::KILL);
         }
         until("it has ended", || self.process.ended());

@@ -124,17 +124,17 @@ pub(crate) fn find(disk: &dyn Disk, layout: &Layout) -> Result<Found, LedgerErro
     }
     let Chain { mut logs, aside, missing } = Chain::of(logs);
     walk_all(layout, &mut logs)?;
-    let complete = logs.iter().rposition(|log| log.begins_complete_checkpoint(&logs));
     let whole = logs
         .iter()
-        .rposition(|log| log.begins_complete_checkpoint(&logs) && log.is_checkpoint_whole());
+        .rposition(|log| log.begins_ended_checkpoint(&logs) && log.is_checkpoint_whole());
     // A checkpoint of which a part is lost is worth less than the logs before it, if there are any left.
     let start = whole.unwrap_or(0);
+    // What went before a checkpoint that ended has been removed, whatever became of the checkpoint since.
+    let ended = logs.iter().rev().find(|log| log.begins_ended_checkpoint(&logs));
+    let ended = ended.map_or(0, |log| log.sequence);
     let replayed = logs.get(start..).unwrap_or_default();
     let mut damage = damage_of(replayed);
-    // What went before a complete checkpoint, the checkpoint says again.
-    let first = replayed.first().map_or(0, |log| log.sequence);
-    let missing = missing.into_iter().filter(|log| complete.is_none() || *log > first);
+    let missing = missing.into_iter().filter(|log| *log > ended);
     damage.extend(missing.filter(|log| !unreadable.contains(log)).map(|log| LedgerDamage {
         log,
         offset: 0,
@@ -270,7 +270,7 @@ impl Log {
     }
 
     /// Whether it begins with a checkpoint whose end is there.
-    fn begins_complete_checkpoint(&self, logs: &[Log]) -> bool {
+    fn begins_ended_checkpoint(&self, logs: &[Log]) -> bool {
         self.begins_checkpoint && logs.iter().any(|log| log.ends.contains(&self.sequence))
     }
 
