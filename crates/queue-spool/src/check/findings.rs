@@ -59,7 +59,7 @@ impl Finding {
     pub(super) fn of_torn_log(layout: &Layout, path: &Path, offset: u64) -> Self {
         let means = "the end of a write that a crash or a power cut tore, or the last frame is damaged: \
                      then what it said is forgotten, and mail may come twice";
-        let what = "no frame there passes its checks, and none follows";
+        let what = "no frame there passes its checks, and nothing proves that one was on disk";
         Self { damage: false, ..Self::new(below(layout, path), Some(offset), what, means) }
     }
 
