@@ -83,6 +83,9 @@ pub struct DamageReport {
     pub what: String,
     /// Whether this may be a torn end, left by a writer that died or is at work: then nothing accepted is missing.
     pub torn_end: bool,
+    /// Whether it is where nothing of a message stands.
+    #[serde(skip)]
+    pub(crate) is_around: bool,
 }
 
 /// What a check found in one log of the ledger.
@@ -228,7 +231,14 @@ fn check_stripe(
             // Given back while we looked.
             Ok(None) => {}
             Err(Fault::Gone(what) | Fault::Damaged(what) | Fault::Io(what, _)) => {
-                let damage = DamageReport { offset: 0, bytes: 0, id: None, what, torn_end: false };
+                let damage = DamageReport {
+                    offset: 0,
+                    bytes: 0,
+                    id: None,
+                    what,
+                    torn_end: false,
+                    is_around: false,
+                };
                 report.segments.push(SegmentReport {
                     segment: segment.to_string(),
                     sealed: false,
@@ -280,6 +290,7 @@ fn check_segment(
         id: it.id.map(|id| id.to_string()),
         what: if it.followed { "no valid record" } else { "no valid record up to the end" }.into(),
         torn_end: !it.followed,
+        is_around: false,
     }));
     damage.extend(around::mended(&file));
     damage.extend(padding);
@@ -315,6 +326,7 @@ fn check_body(
         id: Some(id.to_string()),
         what: format!("its body: {what}"),
         torn_end: false,
+        is_around: false,
     };
     let checked = match &line.body {
         BodyAt::Here => Ok(()),

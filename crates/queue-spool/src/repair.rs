@@ -237,7 +237,7 @@ impl Work<'_> {
             }
             // Empty: adoption removes it.
             Err(Fault::Gone(_)) => return Ok(()),
-            Err(Fault::Io(_, error)) => return Err(io::Error::new(error.kind(), error)),
+            Err(fault) => return Err(of_fault(fault)),
         };
         self.head(&path, &file)?;
         match file.footer().map_err(of_fault)? {
@@ -402,6 +402,6 @@ fn of_fault(fault: Fault) -> io::Error {
     match fault {
         Fault::Gone(why) => io::Error::new(io::ErrorKind::NotFound, why),
         Fault::Damaged(why) => io::Error::new(io::ErrorKind::InvalidData, why),
-        Fault::Io(_, error) => io::Error::new(error.kind(), error),
+        Fault::Io(what, error) => io::Error::new(error.kind(), format!("{what}: {error}")),
     }
 }

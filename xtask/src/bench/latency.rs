@@ -127,7 +127,7 @@ fn send(port: u16, tokens: std::ops::Range<u64>, body: &[u8]) -> Result<Vec<Sent
     let mut session = Session::open(port)?;
     let mut all = Vec::new();
     for token in tokens {
-        let (sent, accepted) = session.message(token, body)?;
+        let (sent, accepted) = session.message("recipient@sink.example", token, body)?;
         all.push(Sent { token, sent, accepted });
     }
     session.say("QUIT\r\n", "221")?;

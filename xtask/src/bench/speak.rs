@@ -48,14 +48,15 @@ impl Session {
         self.expect(code)
     }
 
-    /// Sends one message with a token; says when its last byte was written and when it was accepted.
+    /// Sends one message with a token to a recipient; says when its last byte was written and when it was accepted.
     pub(super) fn message(
         &mut self,
+        recipient: &str,
         token: u64,
         body: &[u8],
     ) -> Result<(Instant, Instant), Failure> {
         self.say("MAIL FROM:<sender@source.example>\r\n", "250")?;
-        self.say("RCPT TO:<recipient@sink.example>\r\n", "250")?;
+        self.say(&format!("RCPT TO:<{recipient}>\r\n"), "250")?;
         self.say("DATA\r\n", "354")?;
         let mut text = format!("{TOKEN}{token}\r\n\r\n").into_bytes();
         text.extend_from_slice(body);
@@ -179,7 +180,8 @@ mod tests {
         let sink = Sink::start().expect("a port");
         let mut session = Session::open(sink.port).expect("a greeting");
         for token in [7, 8] {
-            let (sent, accepted) = session.message(token, &body(4096)).expect("taken");
+            let (sent, accepted) =
+                session.message("recipient@sink.example", token, &body(4096)).expect("taken");
             assert!(accepted >= sent);
         }
         assert_eq!(sink.count(), 2);

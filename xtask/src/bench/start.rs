@@ -7,14 +7,13 @@
 //! Everything stays on this machine: every lane's host is an address of 127/8, and no name is looked up. The queue has just been
 //! written, so it is read from the system's cache.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::grange::{self, Grange};
 use super::measure::machine_cpu;
+use super::speak::{Session, body};
 use super::{Scratch, numbers};
 use crate::Failure;
 use crate::process::{cargo, is_root, output, succeeds, target_dir};
@@ -257,32 +256,7 @@ fn start(binary: &Path, home: &Path, case: Case) -> Result<Start, Failure> {
 
 /// One SMTP session with one message, to its `250`.
 fn send_one(port: u16) -> Result<(), Failure> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(START_MAX))?;
-    let mut replies = BufReader::new(stream.try_clone()?);
-    let mut read = |wanted: &str| -> Result<(), Failure> {
-        loop {
-            let mut line = String::new();
-            if replies.read_line(&mut line)? == 0 {
-                return Err("the session ended".into());
-            }
-            if line.as_bytes().get(3) == Some(&b' ') {
-                return if line.starts_with(wanted) { Ok(()) } else { Err(line.into()) };
-            }
-        }
-    };
-    read("220")?;
-    for (command, reply) in [
-        ("EHLO client.example.test", "250"),
-        ("MAIL FROM:<sender@client.example.test>", "250"),
-        ("RCPT TO:<user@example.test>", "250"),
-        ("DATA", "354"),
-        ("Subject: first\r\n\r\nThe first one.\r\n.", "250"),
-    ] {
-        stream.write_all(format!("{command}\r\n").as_bytes())?;
-        read(reply)?;
-    }
-    Ok(())
+    Session::open(port)?.message("user@example.test", 0, &body(100)).map(drop)
 }
 
 /// Memory of a process.

@@ -20,6 +20,7 @@ pub(super) fn mended(file: &OpenFile) -> Option<DamageReport> {
         id: None,
         what: "a bit of the file's head is wrong; it is read all the same".into(),
         torn_end: false,
+        is_around: true,
     })
 }
 
@@ -35,6 +36,7 @@ pub(super) fn padding(file: &OpenFile, end: u64, alignment: u64) -> Option<Damag
         id: None,
         what: "padding is not zero; nobody reads it".into(),
         torn_end: false,
+        is_around: true,
     })
 }
 

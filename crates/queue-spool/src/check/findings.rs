@@ -92,11 +92,7 @@ impl Finding {
             (Some(_), _) => {
                 "this message is not sent: it is held once it is routed, else listed as damaged"
             }
-            (None, _)
-                if damage.what.contains("padding") || damage.what.contains("head is wrong") =>
-            {
-                "no message is concerned"
-            }
+            (None, _) if damage.is_around => "no message is concerned",
             (None, _) => "messages that were there cannot be read; those that are routed are held",
         };
         let found = Self::new(file.to_owned(), Some(damage.offset), &damage.what, means);

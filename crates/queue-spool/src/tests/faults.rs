@@ -9,7 +9,7 @@ use crate::intake::writer::{Answer, CommitBody, Event};
 use crate::ledger::log;
 use crate::ledger::machine::Spare;
 use crate::place::{Layout, StripeFile, stripe_file_of};
-use crate::tests::world::{DIR, Pace, Scheduler, World};
+use crate::tests::world::{Acceptor, DIR, Pace, Scheduler, World};
 use crate::thread::{Machine, Next, lock};
 
 fn segments(world: &World) -> usize {
@@ -480,9 +480,9 @@ fn damage_in_the_midst_of_the_ledger_costs_what_one_frame_said() {
     assert_eq!(log::find(&world.disk, &layout).expect("it can be read").damage, []);
 }
 
-#[test]
-fn a_log_whose_head_is_lost_is_set_aside_and_the_others_are_replayed() {
-    let mut world = World::new(5);
+/// Three lives of the scheduler, each with a log and a message of its own.
+fn three_lives(seed: u64) -> (World, Acceptor) {
+    let mut world = World::new(seed);
     let mut acceptor = world.acceptor().expect("it can be opened");
     for _ in 0..3 {
         let mut scheduler = world.scheduler().expect("it can be opened");
@@ -493,6 +493,12 @@ fn a_log_whose_head_is_lost_is_set_aside_and_the_others_are_replayed() {
         scheduler.sync(&mut world);
         scheduler.close(&mut world);
     }
+    (world, acceptor)
+}
+
+#[test]
+fn a_log_whose_head_is_lost_is_set_aside_and_the_others_are_replayed() {
+    let (mut world, _acceptor) = three_lives(5);
     let layout = Layout::new(Path::new(DIR));
     let logs: Vec<u64> = log::find(&world.disk, &layout)
         .expect("it can be read")
@@ -562,16 +568,7 @@ fn a_log_that_was_begun_in_vain_stands_in_nobodys_way() {
 
 #[test]
 fn a_missing_log_is_told_of() {
-    let mut world = World::new(8);
-    let mut acceptor = world.acceptor().expect("it can be opened");
-    for _ in 0..3 {
-        let mut scheduler = world.scheduler().expect("it can be opened");
-        acceptor.commit_small(&mut world, 10);
-        world.wait(30);
-        acceptor.write(&mut world, Vec::new());
-        scheduler.work(&mut world);
-        scheduler.close(&mut world);
-    }
+    let (mut world, _acceptor) = three_lives(8);
     let logs = |world: &World| {
         let files = world.disk.files().into_iter().map(|(path, _)| path);
         files.filter(|path| path.extension().is_some_and(|it| it == "log")).collect::<Vec<_>>()
