@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tests::{Client, Mail, Sink, Site, Traffic, find, run, until};
 
@@ -228,11 +229,12 @@ fn with_a_damaged_record(site: &Site) -> String {
     let mut grange = site.start();
     send(site, 0..1, 20);
     until("one is routed", || (site.queued().len() == 1).then_some(()));
-    grange.signal(grange.manager("scheduler"), rustix::process::Signal::STOP);
-    for pid in grange.workers("scheduler") {
-        grange.signal(pid, rustix::process::Signal::STOP);
-    }
+    grange.signal(grange.manager("scheduler"), Signal::STOP);
+    let schedulers = grange.workers("scheduler");
+    schedulers.iter().for_each(|pid| grange.signal(*pid, Signal::STOP));
     let ids = send(site, 1..OTHERS + 1, 20);
+    // Before all else: the kernel continues what is stopped when its parent dies, and none of these may be routed.
+    schedulers.iter().for_each(|pid| grange.signal(*pid, Signal::KILL));
     grange.kill_all();
     let segment = holder(&files(site, "intake", ".seg"), &last_words(7));
     flip(&segment, last_words(7).as_bytes(), 3);
