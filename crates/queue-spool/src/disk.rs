@@ -99,6 +99,9 @@ pub trait DiskFile: Send + Sync {
     /// Makes room up to `bytes`, filled with zeros, so that writing there cannot fail for lack of space.
     fn preallocate(&self, bytes: u64) -> io::Result<()>;
 
+    /// Ends the file at `bytes`, which is no more than its size. Durable after [`DiskFile::sync`], at the latest.
+    fn cut(&self, bytes: u64) -> io::Result<()>;
+
     /// Where, from `offset` on, something may stand that is not zero; nothing if all is zero to the end. What lies before need not be
     /// read. A disk that does not know says `offset`.
     fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {

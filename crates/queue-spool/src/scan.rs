@@ -9,6 +9,8 @@ use crate::read::{BodyAt, Fault, OpenFile};
 
 /// How much is read at once.
 const WINDOW_BYTES: usize = 1 << 20;
+/// How much is read at once in search of the end.
+const FILL_READ_BYTES: usize = 64 << 10;
 
 /// A stretch of a file that holds no valid record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(crate) struct Scan {
     /// Valid records of all kinds.
     pub(crate) records: u64,
     pub(crate) damage: Vec<Damage>,
-    /// The size of the file.
+    /// The size of the file, without the zeros that its writer had filled it up with.
     pub(crate) size: u64,
 }
 
@@ -54,9 +56,10 @@ pub(crate) struct Met<'a> {
 /// Walks through a segment and calls `meet` for every valid record.
 pub(crate) fn scan(file: &OpenFile, meet: &mut dyn FnMut(Met<'_>)) -> Result<Scan, Fault> {
     let broken = |error| Fault::io(std::path::Path::new("a segment"), error);
-    let size = file.file.size().map_err(broken)?;
+    let filled = file.file.size().map_err(broken)?;
+    let size = without_fill(&*file.file, filled).map_err(broken)?;
     let mut found = Scan { size, ..Scan::default() };
-    let mut window = Window::new(&*file.file, size);
+    let mut window = Window::new(&*file.file, filled);
     let mut offset = HEAD_BYTES as u64;
     while offset < size {
         match record_at(&mut window, file, offset).map_err(broken)? {
@@ -75,7 +78,25 @@ pub(crate) fn scan(file: &OpenFile, meet: &mut dyn FnMut(Met<'_>)) -> Result<Sca
             }
         }
     }
+    // Zeros may be the end of a record.
+    found.size = size.max(offset.min(filled));
     Ok(found)
+}
+
+/// Where the zeros begin with which a file of this size ends, or the next record would stand.
+fn without_fill(file: &dyn DiskFile, size: u64) -> std::io::Result<u64> {
+    let (mut end, mut piece) = (size, vec![0; FILL_READ_BYTES]);
+    while end > 0 {
+        let start = end.saturating_sub(FILL_READ_BYTES as u64);
+        piece.resize(usize::try_from(end - start).unwrap_or(FILL_READ_BYTES), 0);
+        let count = file.read_at(&mut piece, start)?;
+        piece.truncate(count);
+        if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
+            return Ok(codec::align(start + last as u64 + 1).min(size));
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 enum At {

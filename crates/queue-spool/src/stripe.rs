@@ -68,8 +68,12 @@ pub(crate) struct Unsealed {
 }
 
 impl Unsealed {
-    /// Writes the footer and syncs it.
+    /// Writes the footer, with which the file ends, and syncs it.
     pub(crate) fn seal(&self) -> io::Result<()> {
+        // Zeros that its writer filled it with.
+        if self.file.size()? > self.end {
+            self.file.cut(self.end)?;
+        }
         let bytes = codec::footer(&self.entries, &self.nonce, self.end);
         self.file.write_at(&bytes, self.end)?;
         self.file.sync()

@@ -130,6 +130,10 @@ impl DiskFile for FaultyFile {
         between(&self.kind, "preallocate", || self.file.preallocate(bytes))
     }
 
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        between(&self.kind, "cut", || self.file.cut(bytes))
+    }
+
     fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
         self.file.data_from(offset)
     }

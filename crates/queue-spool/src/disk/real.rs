@@ -197,6 +197,10 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
     fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
         match rustix::fs::seek(&self.0, SeekFrom::Data(offset)) {
             Ok(data) => Ok(Some(data)),

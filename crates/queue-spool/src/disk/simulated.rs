@@ -1,7 +1,7 @@
 //! A disk in memory that forgets what was not synced, fails when told to, and does the same again for the same seed.
 //!
 //! What a crash leaves of a file: everything that was synced, and of every later write any 512-byte sectors, of which some
-//! end at any byte. Of a directory: every change before its last sync, and of the later ones any, or a prefix. A failed sync loses its writes for
+//! end at any byte; a cut that was not synced has been made or not. Of a directory: every change before its last sync, and of the later ones any, or a prefix. A failed sync loses its writes for
 //! good, though they can still be read: the cache holds them, and no later sync writes them. Locks end with a crash.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -79,8 +79,22 @@ enum Change {
 struct Content {
     cached: Vec<u8>,
     durable: Vec<u8>,
-    /// Writes since the last sync.
-    pending: Vec<(usize, Vec<u8>)>,
+    /// Writes and cuts since the last sync.
+    pending: Vec<Pending>,
+}
+
+enum Pending {
+    Write(usize, Vec<u8>),
+    Cut(usize),
+}
+
+impl Pending {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write(offset, bytes) => put(content, *offset, bytes),
+            Self::Cut(size) => content.truncate(*size),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -288,7 +302,13 @@ impl State {
         sorted.sort_unstable();
         for file in sorted {
             let Some(content) = files.get_mut(&file) else { continue };
-            for (offset, bytes) in std::mem::take(&mut content.pending) {
+            for pending in std::mem::take(&mut content.pending) {
+                let Pending::Write(offset, bytes) = pending else {
+                    if self.toss() {
+                        pending.apply(&mut content.durable);
+                    }
+                    continue;
+                };
                 for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
                     let kept = match self.draw() % 16 {
                         0..8 => 0,
@@ -516,7 +536,7 @@ impl DiskFile for SimulatedFile {
         let (written, _) = bytes.split_at(length);
         let content = state.content(self.file);
         put(&mut content.cached, offset as usize, written);
-        content.pending.push((offset as usize, written.to_vec()));
+        content.pending.push(Pending::Write(offset as usize, written.to_vec()));
         fault.map_or(Ok(()), |fault| Err(fault.error()))
     }
 
@@ -543,9 +563,7 @@ impl DiskFile for SimulatedFile {
             None => {
                 let content = state.content(self.file);
                 let pending = std::mem::take(&mut content.pending);
-                for (offset, bytes) in pending {
-                    put(&mut content.durable, offset, &bytes);
-                }
+                pending.iter().for_each(|pending| pending.apply(&mut content.durable));
                 let size = content.cached.len();
                 content.durable.resize(size, 0);
                 Ok(())
@@ -553,9 +571,9 @@ impl DiskFile for SimulatedFile {
             // The pages are clean now, and what they held is nowhere else.
             Some(fault @ (Fault::Io | Fault::Full)) => {
                 let pending = std::mem::take(&mut state.content(self.file).pending);
-                for (offset, bytes) in pending {
+                for pending in pending {
                     if state.toss() {
-                        put(&mut state.content(self.file).durable, offset, &bytes);
+                        pending.apply(&mut state.content(self.file).durable);
                     }
                 }
                 Err(fault.error())
@@ -578,6 +596,17 @@ impl DiskFile for SimulatedFile {
         if content.cached.len() < bytes as usize {
             content.cached.resize(bytes as usize, 0);
         }
+        Ok(())
+    }
+
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.state()?;
+        if let Some(fault) = state.operation()? {
+            return Err(fault.error());
+        }
+        let content = state.content(self.file);
+        content.cached.truncate(bytes as usize);
+        content.pending.push(Pending::Cut(bytes as usize));
         Ok(())
     }
 }

@@ -32,6 +32,13 @@ use crate::thread::{Machine, Next, Now};
 
 /// A batch larger than this is written before it is complete.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// The most zeros that a segment is filled with ahead of its records. A sync that finds its file no longer than the last one left it
+/// writes data alone; one that finds it grown writes the file system's records too, and waits for its journal.
+const FILL_BYTES_MAX: u64 = 1 << 20;
+/// A fill ends at a multiple of this: a page.
+const FILL_ALIGNMENT: u64 = 4096;
+/// Batches of which a fill does not hold so many are not worth one.
+const FILL_BATCHES_MIN: u64 = 4;
 /// How long after a failure a new segment is tried; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// A segment takes records for this many times `seal_after` at most: requeue sees no segment that grows, and a lost hint waits so long.
@@ -69,7 +76,10 @@ struct Growing {
     segment: SegmentName,
     file: Arc<dyn DiskFile>,
     nonce: Nonce,
+    /// Where the next record goes.
     end: u64,
+    /// Where the file ends: zeros stand between.
+    filled: u64,
     /// Accept records that are synced.
     entries: Vec<Entry>,
     /// Drafts that are neither accepted nor dropped.
@@ -360,7 +370,9 @@ impl<T: Send + 'static> Writer<T> {
             let context = format!("cannot write to segment {}", current.segment);
             return self.give_up(refusal(context, error), now, answers);
         }
-        current.end += self.batch.len() as u64;
+        let length = self.batch.len() as u64;
+        current.end += length;
+        current.fill(length);
         self.batch.clear();
         self.batch.shrink_to(2 * BATCH_BYTES_MAX);
         let drafted = self.drafts.drain(..);
@@ -503,6 +515,7 @@ impl Growing {
             file,
             nonce,
             end,
+            filled: end,
             entries: Vec::new(),
             drafts: 0,
             begun_at: at,
@@ -515,6 +528,26 @@ impl Growing {
     fn adopted(left: Unsealed, at: Instant) -> Self {
         let Unsealed { segment, file, nonce, end, entries } = left;
         Self { entries, ..Self::new(segment, file, nonce, end, at) }
+    }
+
+    /// Goes on with zeros when the last batch, of so many bytes, has made the file longer. All fills together are no longer than the
+    /// records.
+    fn fill(&mut self, batch: u64) {
+        if self.end <= self.filled {
+            return;
+        }
+        self.filled = self.end;
+        let ahead = self.end.min(FILL_BYTES_MAX) / FILL_ALIGNMENT * FILL_ALIGNMENT;
+        if ahead < batch * FILL_BATCHES_MIN {
+            return;
+        }
+        let until = self.end.next_multiple_of(FILL_ALIGNMENT) + ahead;
+        let zeros = vec![0; usize::try_from(until - self.end).unwrap_or(0)];
+        // Without room for them the records have theirs; what was written in part is zeros too.
+        self.filled = match self.file.write_at(&zeros, self.end) {
+            Ok(()) => until,
+            Err(_) => u64::MAX,
+        };
     }
 
     fn seal(&self, disk: &dyn Disk, layout: &Layout) -> io::Result<()> {
