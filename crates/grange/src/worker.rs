@@ -66,7 +66,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
+    // Before there are other threads.
+    let policy = sys::work_in_batches();
     let _flush = logging::start(&handed.log, worker.name());
+    if let Err(error) = policy {
+        tracing::warn!(%error, "cannot choose how cores are shared");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use job::verify::{Client as VerifyClient, Verified, VerifyReply, VerifyRequest};
 use queue::{IntakeError, SizeHint};
 use smtp::server::{Event, GaveUp, Reply};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 use crate::Counter;
@@ -217,7 +217,16 @@ impl Session {
         }
     }
 
+    /// Says the last reply to a client that goes by itself, and closes our half with it.
     async fn close(&mut self) -> End {
+        let last =
+            self.stream.try_io(Interest::WRITABLE, || sys::send_last(&self.stream, &self.out));
+        match last {
+            Ok(count) => drop(self.out.drain(..count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return End::Lost(error),
+        }
+        // What found no room, and nearly always nothing.
         match self.flush().await {
             Ok(()) => End::Client,
             Err(end) => end,

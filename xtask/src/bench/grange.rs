@@ -7,12 +7,16 @@ use super::load::{free_port, wait_for_port};
 use crate::Failure;
 use crate::process::{Guarded, cargo, is_root, output, succeeds, target_dir};
 
-/// Builds the release binary; says where it is.
+/// Builds the program as packages ship it, unless `GRANGE_BINARY` names another; says where it is.
 pub(super) fn build() -> Result<PathBuf, Failure> {
-    if !succeeds(&mut cargo(&["build", "--quiet", "--release", "--package", "grange"]))? {
+    if let Some(binary) = std::env::var_os("GRANGE_BINARY") {
+        return Ok(binary.into());
+    }
+    let build = ["build", "--quiet", "--profile", "dist", "--package", "grange"];
+    if !succeeds(&mut cargo(&build))? {
         return Err("grange does not build".into());
     }
-    Ok(target_dir()?.join("release").join("grange"))
+    Ok(target_dir()?.join("dist").join("grange"))
 }
 
 /// A running Grange that relays everything to a sink.
@@ -26,7 +30,7 @@ pub(super) struct Grange {
 }
 
 impl Grange {
-    /// Builds the release binary, starts it in a folder of its own and waits until it takes mail.
+    /// Builds the program, starts it in a folder of its own and waits until it takes mail.
     pub(super) fn start(folder: &Path, sink: u16) -> Result<Self, Failure> {
         let binary = build()?;
         let mut grange = Self::spawn(&binary, folder, sink, "")?;
