@@ -49,6 +49,9 @@ struct Inner {
     from_writer: Arc<Outbox<writer::Answer<Waiter>>>,
     large: Rc<LargeBodies>,
     draft_bytes: Budget,
+    /// Messages that have begun and are not answered, and those of them that wait for the writer's answer.
+    in_work: Cell<u32>,
+    committing: Cell<u32>,
     health: Rc<RefCell<Health>>,
     looked_at: Cell<Instant>,
     chance: Chance,
@@ -152,6 +155,8 @@ impl SpoolIntake {
             from_writer,
             large,
             draft_bytes: Budget { bytes: Cell::new(0), bytes_max: settings.draft_bytes_max.0 },
+            in_work: Cell::new(0),
+            committing: Cell::new(0),
             health,
             looked_at: Cell::new(Instant::now()),
             chance,
@@ -215,6 +220,14 @@ impl Inner {
         self.to_writer.push(event, urgent);
     }
 
+    /// Asks the writer to commit, at once when few others can share the sync.
+    fn ask_to_commit(&self, id: MessageId, accept: Box<Accept>, body: CommitBody, waiter: Waiter) {
+        let (committing, company) = (self.committing.get(), self.in_work.get());
+        self.to_writer.push(writer::Event::Company(company), false);
+        let urgent = writer::is_joined(committing as usize, company);
+        self.to_writer.push(writer::Event::Commit { id, accept, body, waiter }, urgent);
+    }
+
     fn ask_bodies(&self, event: bodies::Event<Waiter>) {
         self.to_bodies.push(event, true);
     }
@@ -275,7 +288,8 @@ impl Intake for SpoolIntake {
         let id = MessageId::new(now, self.0.chance.draw()?);
         let expected = declared.min(self.0.body_file_bytes_min);
         let state = State::Memory(Vec::with_capacity(usize::try_from(expected).unwrap_or(0)));
-        Ok(Box::new(SpoolDraft { inner: self.0.clone(), id, state, held: 0 }))
+        self.0.in_work.set(self.0.in_work.get() + 1);
+        Ok(Box::new(SpoolDraft { inner: self.0.clone(), id, state, held: 0, is_committing: false }))
     }
 }
 
@@ -286,6 +300,7 @@ struct SpoolDraft {
     state: State,
     /// What it has taken of [`Inner::draft_bytes`].
     held: u64,
+    is_committing: bool,
 }
 
 enum State {
@@ -393,12 +408,10 @@ impl SpoolDraft {
         let accept = Box::new(accept);
         match std::mem::replace(&mut self.state, State::Spent) {
             State::Memory(body) => {
-                let body = CommitBody::Whole(body);
-                self.inner.ask_writer(writer::Event::Commit { id, accept, body, waiter });
+                self.inner.ask_to_commit(id, accept, CommitBody::Whole(body), waiter);
             }
             State::Drafted(record) => {
-                let body = CommitBody::Drafted(record);
-                self.inner.ask_writer(writer::Event::Commit { id, accept, body, waiter });
+                self.inner.ask_to_commit(id, accept, CommitBody::Drafted(record), waiter);
             }
             State::Large(large, rest) => {
                 self.send_rest(&large, rest);
@@ -483,6 +496,8 @@ impl Draft for SpoolDraft {
 
     fn commit(mut self: Box<Self>, accept: Accept) -> Local<'static, Result<Handle, IntakeError>> {
         let (waiter, answer) = oneshot::channel();
+        self.is_committing = true;
+        self.inner.committing.set(self.inner.committing.get() + 1);
         self.hand_over(accept, waiter);
         Box::pin(async move {
             let answer = self.inner.clone().answer(answer).await;
@@ -496,7 +511,10 @@ impl Drop for SpoolDraft {
     fn drop(&mut self) {
         self.abort();
         self.forget_large();
-        self.inner.draft_bytes.give_back(&mut self.held);
+        let inner = &self.inner;
+        inner.draft_bytes.give_back(&mut self.held);
+        inner.in_work.set(inner.in_work.get() - 1);
+        inner.committing.set(inner.committing.get() - u32::from(self.is_committing));
     }
 }
 

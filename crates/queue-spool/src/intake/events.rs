@@ -33,6 +33,8 @@ pub enum Event<T> {
         /// Waits for [`Answer::Committed`].
         waiter: T,
     },
+    /// So many messages are in work in this process, from the first byte to the answer: who may join a sync.
+    Company(u32),
     /// A draft that was written is dropped.
     Release(MessageId),
     /// Look at the free space, and say how the writer is.

@@ -39,6 +39,8 @@ const FILL_BYTES_MAX: u64 = 1 << 20;
 const FILL_ALIGNMENT: u64 = 4096;
 /// Batches of which a fill does not hold so many are not worth one.
 const FILL_BATCHES_MIN: u64 = 4;
+/// With each sync a part of this size of the company is forgotten, so that it follows what is in work.
+const COMPANY_FADES: u32 = 16;
 /// How long after a failure a new segment is tried; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// A segment takes records for this many times `seal_after` at most: requeue sees no segment that grows, and a lost hint waits so long.
@@ -64,6 +66,8 @@ pub struct Writer<T> {
     /// Commits that are not synced.
     commits: Vec<(T, MessagePlace, Entry)>,
     sync_began: Option<Instant>,
+    /// How many messages were in work at once of late: [`Event::Company`].
+    company: u32,
     /// Whether a sync is due that waits only until the drafts written before it have been answered.
     owes_sync: bool,
     trouble: Option<Trouble>,
@@ -126,6 +130,7 @@ impl<T: Send + 'static> Writer<T> {
             drafts: Vec::new(),
             commits: Vec::new(),
             sync_began: None,
+            company: u32::MAX,
             owes_sync: false,
             trouble: None,
             retry_delay: RETRY_FIRST,
@@ -143,6 +148,8 @@ impl<T: Send + 'static> Writer<T> {
                 }
             }
             Event::Release(id) => self.release(id),
+            Event::Company(company) if self.company == u32::MAX => self.company = company,
+            Event::Company(company) => self.company = self.company.max(company),
             Event::Look => answers.push(self.health()),
         }
         if self.batch.len() >= BATCH_BYTES_MAX {
@@ -383,6 +390,7 @@ impl<T: Send + 'static> Writer<T> {
     fn sync(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
         let Some(current) = self.current.as_mut() else { return };
         self.sync_began = Some(now.at);
+        self.company -= self.company / COMPANY_FADES;
         if let Err(error) = current.file.sync() {
             let context = format!("cannot sync segment {}", current.segment);
             return self.give_up(refusal(context, error), now, answers);
@@ -500,6 +508,12 @@ impl<T: Send + 'static> Writer<T> {
     fn sync_at(&self) -> Option<Instant> {
         self.sync_began.map(|began| began + self.limits.sync_spacing)
     }
+
+    /// Whether commits have waited long enough for others to share their sync, or few others can come.
+    fn is_sync_due(&self, now: Now) -> bool {
+        let is_joined = is_joined(self.commits.len(), self.company);
+        !self.commits.is_empty() && (is_joined || self.sync_at().is_none_or(|at| at <= now.at))
+    }
 }
 
 impl Growing {
@@ -571,6 +585,11 @@ impl Growing {
     }
 }
 
+/// Whether so many commits are most of those that can be had for one sync while so many messages are in work.
+pub(crate) fn is_joined(commits: usize, company: u32) -> bool {
+    2 * commits > company as usize
+}
+
 fn check_size(payload: usize) -> Result<(), IntakeError> {
     if payload <= codec::PAYLOAD_BYTES_MAX as usize {
         return Ok(());
@@ -592,7 +611,7 @@ impl<T: Send + 'static> Machine for Writer<T> {
         for event in events.drain(..) {
             self.on_event(event, now, answers);
         }
-        let due = !self.commits.is_empty() && self.sync_at().is_none_or(|at| at <= now.at);
+        let due = self.is_sync_due(now);
         if due || !self.drafts.is_empty() {
             self.write(now, answers);
         }
