@@ -155,7 +155,10 @@ impl World {
             self.acceptor_turn(which, vec![writer::Event::Draft { id, body, waiter: id }]);
         } else {
             let body = CommitBody::Whole(body);
-            self.acceptor_turn(which, vec![writer::Event::Commit { id, accept, body, waiter: id }]);
+            // Some are synced at once, and some wait for others.
+            let company = writer::Event::Company(self.witness.mails.len() as u32 % 5);
+            let commit = writer::Event::Commit { id, accept, body, waiter: id };
+            self.acceptor_turn(which, vec![company, commit]);
         }
     }
 

@@ -15,7 +15,8 @@ pub struct Settings {
     pub segment_bytes: ByteSize,
     /// Bodies larger than this go to a file of their own. Default 256 KiB.
     pub body_file_bytes_min: ByteSize,
-    /// A sync begins no sooner than this after the last one began, so that commits share it. Default 2 ms.
+    /// How long a commit waits at most for others to share its sync; it does not when more than half of the messages in work in its
+    /// process wait already. Counted from when the last sync began. Default 2 ms.
     pub sync_spacing: Span,
     /// A segment that gets no more mail is sealed after this. Default 1 m.
     pub seal_after: Span,

@@ -3,6 +3,7 @@
 mod codec;
 mod damage;
 mod faults;
+mod filled;
 mod lives;
 mod moves;
 mod points;

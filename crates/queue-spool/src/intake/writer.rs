@@ -66,8 +66,8 @@ pub struct Writer<T> {
     /// Commits that are not synced.
     commits: Vec<(T, MessagePlace, Entry)>,
     sync_began: Option<Instant>,
-    /// How many messages were in work at once of late: [`Event::Company`].
-    company: u32,
+    /// How many messages were in work at once of late, if anybody said: [`Event::Company`].
+    company: Option<u32>,
     /// Whether a sync is due that waits only until the drafts written before it have been answered.
     owes_sync: bool,
     trouble: Option<Trouble>,
@@ -130,7 +130,7 @@ impl<T: Send + 'static> Writer<T> {
             drafts: Vec::new(),
             commits: Vec::new(),
             sync_began: None,
-            company: u32::MAX,
+            company: None,
             owes_sync: false,
             trouble: None,
             retry_delay: RETRY_FIRST,
@@ -148,8 +148,7 @@ impl<T: Send + 'static> Writer<T> {
                 }
             }
             Event::Release(id) => self.release(id),
-            Event::Company(company) if self.company == u32::MAX => self.company = company,
-            Event::Company(company) => self.company = self.company.max(company),
+            Event::Company(company) => self.company = self.company.max(Some(company)),
             Event::Look => answers.push(self.health()),
         }
         if self.batch.len() >= BATCH_BYTES_MAX {
@@ -390,7 +389,7 @@ impl<T: Send + 'static> Writer<T> {
     fn sync(&mut self, now: Now, answers: &mut Vec<Answer<T>>) {
         let Some(current) = self.current.as_mut() else { return };
         self.sync_began = Some(now.at);
-        self.company -= self.company / COMPANY_FADES;
+        self.company = self.company.map(|company| company - company.div_ceil(COMPANY_FADES));
         if let Err(error) = current.file.sync() {
             let context = format!("cannot sync segment {}", current.segment);
             return self.give_up(refusal(context, error), now, answers);
@@ -511,7 +510,7 @@ impl<T: Send + 'static> Writer<T> {
 
     /// Whether commits have waited long enough for others to share their sync, or few others can come.
     fn is_sync_due(&self, now: Now) -> bool {
-        let is_joined = is_joined(self.commits.len(), self.company);
+        let is_joined = self.company.is_some_and(|company| is_joined(self.commits.len(), company));
         !self.commits.is_empty() && (is_joined || self.sync_at().is_none_or(|at| at <= now.at))
     }
 }
