@@ -46,6 +46,19 @@ single_request!(VerifyRequest, "verify");
 pub struct VerifyAnswer {
     /// The verdicts.
     pub recipients: Vec<Verified>,
+    /// Domains of recipients asked about of which every address is deliverable, for any client with the same `may_relay` and any
+    /// sender: nobody need ask again for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<WholeDomain>,
+}
+
+/// A domain that was judged as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeDomain {
+    /// In lower case.
+    pub domain: String,
+    /// For how many milliseconds the verdict may be kept.
+    pub holds_ms: u32,
 }
 
 /// What router thinks of a recipient.

@@ -26,7 +26,9 @@ use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
 use job::requeue::{Requeue, RequeueRequest};
 use job::route::{Route, RouteFacts, RouteRequest};
 use job::strike::{Strike, StrikeAnswer, StrikeRequest};
-use job::verify::{Client, Verified, Verify, VerifyAnswer, VerifyReply, VerifyRequest};
+use job::verify::{
+    Client, Verified, Verify, VerifyAnswer, VerifyReply, VerifyRequest, WholeDomain,
+};
 use mail::{
     Address, BodyType, Delivered, Edit, Envelope, MessageId, Notify, Origin, Outcome, Recipient,
     Reply, Ret, StatusCode, SuccessReport, Timestamp,
@@ -89,6 +91,15 @@ fn verify() {
                     "aliases cannot be read now",
                 )),
             ],
+            domains: Vec::new(),
+        },
+    );
+    golden.answer(
+        "verify",
+        "domains",
+        VerifyAnswer {
+            recipients: vec![Verified::Deliverable],
+            domains: vec![WholeDomain { domain: "example.org".into(), holds_ms: 10_000 }],
         },
     );
     golden.finish();

@@ -46,6 +46,11 @@ fn finds_entries_whatever_their_case(make: Make<'_>) {
     ] {
         assert_eq!(shown(&*table, key), [expected], "{key}");
     }
+    for (domain, named) in
+        [("example.test", true), ("example.org", true), ("example.net", false), ("", false)]
+    {
+        assert_eq!(table.may_name(domain), named, "{domain:?}");
+    }
     for key in ["", "post", "postmaster ", "info", "@", "example.org", "f g"] {
         assert!(find(&*table, key).is_none(), "{key:?} must not be found");
     }

@@ -92,6 +92,10 @@ impl Table for FileTable {
         })
     }
 
+    fn may_name(&self, domain: &str) -> bool {
+        self.current().is_none_or(|content| content.domains.contains(domain))
+    }
+
     fn refresh(&self) -> Refreshed {
         let mut seen = lock(&self.seen);
         let stamp = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));

@@ -20,7 +20,10 @@ impl InlineTable {
     pub fn of_keys(keys: &[String]) -> Self {
         let entry = Arc::new(Entry { line: 0, targets: Vec::new() });
         let entries = keys.iter().map(|key| (canonical(key), Arc::clone(&entry))).collect();
-        Self { content: Content { entries, warnings: Vec::new() }, told: AtomicBool::new(false) }
+        let domain = |key: &String| Some(canonical(key).rsplit_once('@')?.1.to_owned());
+        let domains = keys.iter().filter_map(domain).collect();
+        let content = Content { entries, domains, warnings: Vec::new() };
+        Self { content, told: AtomicBool::new(false) }
     }
 
     /// A table of keys with values.
@@ -52,6 +55,10 @@ impl Table for InlineTable {
             Some(entry) => Some(Arc::clone(entry)),
             None => entries.get(&canonical(key)).cloned(),
         })
+    }
+
+    fn may_name(&self, domain: &str) -> bool {
+        self.content.domains.contains(domain)
     }
 
     fn refresh(&self) -> Refreshed {

@@ -39,6 +39,11 @@ pub trait Table: Send + Sync {
     /// Finds an entry, from memory. It fails while nothing good has been read yet.
     fn lookup(&self, key: &str) -> Result<Option<Arc<Entry>>, Unavailable>;
 
+    /// Whether a key may name this domain, in lower case: `@domain`, or an address of it. A table that cannot say says so.
+    fn may_name(&self, _domain: &str) -> bool {
+        true
+    }
+
     /// Looks whether the source has changed, and reads it again if it has. **Blocks.** The first call reads, or fails.
     fn refresh(&self) -> Refreshed;
 }

@@ -10,8 +10,8 @@
 //! anna                                  a key alone, in a list of keys
 //! ```
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::target::local_part;
@@ -22,6 +22,8 @@ use crate::{Entry, Kind, Target};
 pub struct Content {
     /// What it holds.
     pub entries: HashMap<String, Arc<Entry>>,
+    /// The domains that its keys name.
+    pub domains: HashSet<String>,
     /// What is legal but hardly meant: line, and what.
     pub warnings: Vec<(usize, String)>,
 }
@@ -68,6 +70,9 @@ impl Content {
                     .push((line, format!("{key} stands already on line {first}, which holds")));
             }
             Slot::Vacant(slot) => {
+                if let Some((_, domain)) = slot.key().rsplit_once('@') {
+                    self.domains.insert(domain.to_owned());
+                }
                 slot.insert(Arc::new(Entry { line, targets }));
             }
         }

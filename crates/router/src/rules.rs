@@ -10,7 +10,7 @@
 mod expand;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use job::verify::{Client, Verified, VerifyReply};
@@ -60,6 +60,8 @@ enum Destination {
 #[derive(Default)]
 struct Index {
     addresses: HashMap<String, usize>,
+    /// The domains of those.
+    addressed: HashSet<String>,
     domains: HashMap<String, usize>,
     below: HashMap<String, usize>,
     everything: Option<usize>,
@@ -187,6 +189,20 @@ impl Rules {
                 Ok(resolved) => verdict_of(&address, &resolved),
             },
         }
+    }
+
+    /// Whether a recipient that is deliverable is so by its domain alone, which is not ours: then every address of that is, for such
+    /// a client.
+    pub fn is_judged_by_domain(&self, recipient: &Address) -> bool {
+        let mailbox = Mailbox::of(recipient, &self.delimiters);
+        let domain = mailbox.domain.as_str();
+        // Its postmaster is judged as another address.
+        if domain.is_empty() || domain.eq_ignore_ascii_case(&self.hostname) {
+            return false;
+        }
+        self.find(&mailbox).is_some_and(|rule| !rule.is_local && rule.users.is_none())
+            && !self.index.addressed.contains(domain)
+            && !self.aliases.iter().any(|table| table.may_name(domain))
     }
 
     /// Decides for every recipient of an envelope: numbered from 0 in a stable order, each mailbox once. What cannot be
@@ -382,8 +398,9 @@ impl Index {
             let key = format!("router.routes[{position}].address");
             let address =
                 Address::parse(text).map_err(|source| LoadError::Address { key, source })?;
-            let key = Mailbox::of(&address, delimiters).key();
-            self.addresses.entry(key).or_insert(position);
+            let mailbox = Mailbox::of(&address, delimiters);
+            self.addresses.entry(mailbox.key()).or_insert(position);
+            self.addressed.insert(mailbox.domain);
             return Ok(());
         }
         let domain = route.subject().to_ascii_lowercase();

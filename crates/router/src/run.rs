@@ -16,7 +16,7 @@ use farm::{Worker, WorkerError};
 use job::enqueue::{Enqueue, EnqueueRequest};
 use job::route::{Route, RouteFacts, RouteRequest};
 use job::strike::Strike;
-use job::verify::{Verified, Verify, VerifyAnswer, VerifyRequest};
+use job::verify::{Verified, Verify, VerifyAnswer, VerifyRequest, WholeDomain};
 use job::{Acknowledged, PART_RECIPIENTS_MAX};
 use lookup::Unavailable;
 use mail::{Address, MessageId};
@@ -37,6 +37,9 @@ pub enum Error {
     #[error(transparent)]
     Worker(#[from] WorkerError),
 }
+
+/// For how long nobody need ask again about a domain that is judged as a whole, in milliseconds. A reload changes what holds sooner.
+const DOMAIN_HOLDS_MS: u32 = 10_000;
 
 /// Runs a worker of farm `router` until it has drained.
 pub async fn run(
@@ -130,7 +133,16 @@ impl Inner {
                 Verified::Tempfail(_) => self.worker.count(counter::VERIFY_TEMPFAIL, 1),
             }
         }
-        VerifyAnswer { recipients }
+        let judged = request.recipients.iter().zip(&recipients);
+        let mut domains: Vec<WholeDomain> = judged
+            .filter(|(address, verdict)| {
+                matches!(verdict, Verified::Deliverable) && self.rules.is_judged_by_domain(address)
+            })
+            .map(|(address, _)| address.domain().to_ascii_lowercase())
+            .map(|domain| WholeDomain { domain, holds_ms: DOMAIN_HOLDS_MS })
+            .collect();
+        domains.dedup();
+        VerifyAnswer { recipients, domains }
     }
 
     /// The way of nearly every message: everything is in memory.

@@ -470,6 +470,36 @@ fn postmaster_is_always_reachable() {
 }
 
 #[test]
+fn a_domain_is_judged_as_a_whole_when_nothing_else_decides() {
+    let rules = rules(EXAMPLE);
+    let judged = |text: &str| rules.is_judged_by_domain(&address(text));
+    for whole in
+        ["a@hooks.test", "a@partner.test", "a@PARTNER.test", "a@example.net", "a+b@x.example.net"]
+    {
+        assert!(judged(whole), "{whole}");
+    }
+    // Listed or ours; named by an alias; by a route for an address; without a domain; this system's own.
+    for not in [
+        "anna@example.test",
+        "a@sub.example.test",
+        "berta@example.org",
+        "boss@example.test",
+        "postmaster",
+        "postmaster@mta.example.test",
+        "a@MTA.example.test",
+    ] {
+        assert!(!judged(not), "{not}");
+    }
+    let unread = r#"aliases = ["file:/nonexistent/aliases"]
+                    routes = [{ domain = "*", channel = "smtp" }]"#;
+    let settings = toml::from_str(unread).expect("well-formed settings");
+    let channels = vec![Channel { name: "smtp".to_owned(), hosts: true }];
+    let assignment = Assignment { settings, hostname: "mta.example.test".to_owned(), channels };
+    let rules = Rules::new(&assignment).expect("nothing is read yet");
+    assert!(!rules.is_judged_by_domain(&address("a@example.net")));
+}
+
+#[test]
 fn a_table_that_cannot_be_read_is_no_verdict() {
     let settings = toml::from_str(
         "aliases = [\"file:/nonexistent/aliases\"]\nroutes = [{ domain = \"example.test\", channel = \"local\" }]",

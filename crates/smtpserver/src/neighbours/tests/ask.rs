@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use job::verify::Verified;
+use job::verify::{Verified, WholeDomain};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::*;
@@ -29,6 +29,8 @@ struct Scripted {
     started: Cell<u32>,
     /// Whether a worker finds nothing else in its hand, when it is asked to see to that.
     tells_alone: Cell<bool>,
+    /// A domain that it judges as a whole.
+    whole: RefCell<Vec<WholeDomain>>,
     script: Box<Script>,
 }
 
@@ -47,6 +49,7 @@ impl Scripted {
             workers,
             started: Cell::new(0),
             tells_alone: Cell::new(true),
+            whole: RefCell::default(),
             script: Box::new(script),
         });
         let farm = Rc::clone(&this);
@@ -123,10 +126,11 @@ impl Scripted {
         }
         let answers = hand.iter().filter(|frame| frame["id"].is_number()).map(|frame| {
             let result = match frame["method"].as_str() {
-                Some("verify") => {
-                    serde_json::to_value(VerifyAnswer { recipients: vec![Verified::Deliverable] })
-                        .expect("an answer is JSON")
-                }
+                Some("verify") => serde_json::to_value(VerifyAnswer {
+                    recipients: vec![Verified::Deliverable],
+                    domains: self.whole.borrow().clone(),
+                })
+                .expect("an answer is JSON"),
                 _ => serde_json::json!({}),
             };
             let answer =
@@ -140,6 +144,24 @@ impl Scripted {
 fn question(recipient: &str) -> VerifyRequest {
     let recipients = vec![recipient.parse().expect("an address")];
     VerifyRequest { sender: None, recipients, client: job::verify::Client::default() }
+}
+
+#[test]
+fn a_domain_that_was_judged_as_a_whole_is_asked_about_once() {
+    run(async {
+        let case = Case::new();
+        let farm = Scripted::start(&case, 1, |_, _, _| Act::Answer);
+        let whole = WholeDomain { domain: "whole.example".to_owned(), holds_ms: 60_000 };
+        farm.whole.borrow_mut().push(whole);
+        for recipient in
+            ["a@whole.example", "b@whole.example", "c@Whole.Example", "d@other.example"]
+        {
+            let answer = case.farms.verify(&question(recipient)).await.expect("an answer");
+            assert_eq!(answer.recipients, [Verified::Deliverable], "{recipient}");
+        }
+        let taken = farm.taken.borrow().iter().map(|(_, asked)| asked.concat()).collect::<Vec<_>>();
+        assert_eq!(taken, ["a@whole.example", "d@other.example"]);
+    });
 }
 
 const POISON: &str = "poison@example.test";

@@ -308,7 +308,10 @@ impl Neighbours for Others {
         };
         let answer = match self.silence.take() {
             Some(why) => Err(why),
-            None => Ok(VerifyAnswer { recipients: request.recipients.iter().map(judge).collect() }),
+            None => Ok(VerifyAnswer {
+                recipients: request.recipients.iter().map(judge).collect(),
+                domains: Vec::new(),
+            }),
         };
         Box::pin(async move {
             tokio::task::yield_now().await;
