@@ -5,6 +5,7 @@ mod beside;
 mod contender;
 mod counts;
 mod grange;
+pub(crate) mod instructions;
 mod journal;
 mod latency;
 mod load;
@@ -38,6 +39,7 @@ const BENCHMARKS: &[Benchmark] = &[
     ("backlog", beside::run_backlog),
     ("isolation", beside::run_isolation),
     ("start", start::run),
+    ("instructions", instructions::run),
 ];
 
 /// Runs the benchmark of that name.

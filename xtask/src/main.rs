@@ -23,8 +23,8 @@ The project's own commands.
 
 usage: cargo xtask test [--filter TEXT] [--fast]
            everything that a change must pass; ends with a line `N passed, N failed`
-             --filter TEXT   only the step of that name (fmt, clippy, tidy, unit, simulation, system, fuzz), or the tests whose name holds TEXT
-             --fast          without fmt and clippy, and with shorter fuzzing
+             --filter TEXT   only the step of that name (fmt, clippy, tidy, unit, simulation, system, fuzz, instructions), or the tests whose name holds TEXT
+             --fast          without fmt, clippy and instructions, and with shorter fuzzing
        cargo xtask tidy
            the rules of the tree that can be checked: arrows between crates, words, golden frames, links
        cargo xtask document
@@ -47,6 +47,8 @@ usage: cargo xtask test [--filter TEXT] [--fast]
        cargo xtask bench start [--messages N] [--recipients 1000000] [--lanes 10000] [--passed N] [--wait 14400]
            how long a start takes with a large queue, and what that takes of the scheduler's memory; by default with a recipient a
            message, with a hundred, and after ten times as many messages have passed
+       cargo xtask bench instructions
+           how many instructions each part of a message's path takes, as valgrind counts them; fails when one is over its limit
 ";
 
 fn main() -> ExitCode {

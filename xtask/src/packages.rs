@@ -5,8 +5,11 @@ use std::process::{Command, Stdio};
 use crate::Failure;
 use crate::process::{find, is_root, succeeds};
 
-/// A program the tests run, and the Debian package that brings it.
-const NEEDED: &[(&str, &str)] = &[
+/// A program that is run, and the Debian package that brings it.
+type Needed = (&'static str, &'static str);
+
+/// What the system tests and most benchmarks run.
+const NEEDED: &[Needed] = &[
     ("smtp-source", "postfix"),
     ("smtp-sink", "postfix"),
     ("swaks", "swaks"),
@@ -18,12 +21,24 @@ const NEEDED: &[(&str, &str)] = &[
     ("c++", "g++"),
 ];
 
+/// What counts instructions.
+const COUNTER: &[Needed] = &[("valgrind", "valgrind")];
+
 /// While this file says 101, Debian's packages start none of their services.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Sees to it that everything needed is there.
+/// Sees to it that everything is there that the system tests and most benchmarks need.
 pub(crate) fn provide() -> Result<(), Failure> {
-    let packages = missing();
+    see_to(NEEDED)
+}
+
+/// Sees to it that instructions can be counted.
+pub(crate) fn provide_counter() -> Result<(), Failure> {
+    see_to(COUNTER)
+}
+
+fn see_to(needed: &[Needed]) -> Result<(), Failure> {
+    let packages = missing(needed);
     if packages.is_empty() {
         return Ok(());
     }
@@ -42,14 +57,14 @@ pub(crate) fn provide() -> Result<(), Failure> {
         .into());
     }
     install(&packages)?;
-    match missing() {
+    match missing(needed) {
         rest if rest.is_empty() => Ok(()),
         rest => Err(format!("still missing after apt-get install: {}", rest.join(" ")).into()),
     }
 }
 
-fn missing() -> Vec<&'static str> {
-    let mut packages: Vec<&str> = NEEDED
+fn missing(needed: &[Needed]) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = needed
         .iter()
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| *package)

@@ -21,7 +21,8 @@ struct Bug {
 const SEEDS: &str = "1000";
 
 /// What of the tree the simulation is built from.
-const COPIED: &[&str] = &["Cargo.toml", "Cargo.lock", ".cargo", "crates", "sim", "xtask", "tests"];
+const COPIED: &[&str] =
+    &["Cargo.toml", "Cargo.lock", ".cargo", "bench", "crates", "sim", "xtask", "tests"];
 
 const BUGS: &[Bug] = &[
     Bug {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::bench::instructions;
 use crate::process::{cargo, is_root, lines, succeeds, target_dir};
 use crate::{Failure, fuzz, packages, tidy, usage};
 
@@ -49,7 +50,8 @@ impl Options {
 const PROFILE: &str = "faults";
 
 /// The steps, by name.
-const STEPS: &[&str] = &["fmt", "clippy", "tidy", "unit", "simulation", "system", "fuzz"];
+const STEPS: &[&str] =
+    &["fmt", "clippy", "tidy", "unit", "simulation", "system", "fuzz", "instructions"];
 
 /// How many crashes of the simulated disk a whole run makes, and a fast one.
 const CRASHES: (u64, u64) = (20_000, 2_000);
@@ -69,6 +71,11 @@ impl Count {
         Self { passed: u64::from(passed), failed: u64::from(!passed) }
     }
 
+    /// Whether nothing failed.
+    pub(crate) fn is_well(self) -> bool {
+        self.failed == 0
+    }
+
     /// Whether nothing was run.
     fn is_nothing(self) -> bool {
         self.passed + self.failed == 0
@@ -84,7 +91,7 @@ impl Count {
 /// Runs the steps, each whatever became of those before, and prints the count as the last line.
 pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
     let mut report = Report::default();
-    // Only the system tests run other people's programs; what else can run does so without them.
+    // The system tests run other people's programs; what can run without them does so.
     let provided = !options.wants("system") || report.step("packages", provide);
     if !options.fast && options.wants("fmt") {
         report.step("fmt", || one(succeeds(&mut cargo(&["fmt", "--all", "--check"]))));
@@ -112,6 +119,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
     if options.wants("fuzz") {
         let seconds = if options.fast { 2 } else { 8 };
         report.step("fuzz", || fuzz::run(Duration::from_secs(seconds)));
+    }
+    if !options.fast && options.wants("instructions") {
+        report.step("instructions", instructions::check);
     }
     report.print();
     let mut count = report.count;
@@ -227,13 +237,13 @@ impl Report {
         });
         self.count.add(count);
         self.steps.push((name, count, begun.elapsed()));
-        count.failed == 0
+        count.is_well()
     }
 
     fn print(&self) {
-        println!("\n{:<10} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
+        println!("\n{:<12} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
         for (name, count, took) in &self.steps {
-            println!("{name:<10} {:>7} {:>7} {:>8}", count.passed, count.failed, took.as_secs());
+            println!("{name:<12} {:>7} {:>7} {:>8}", count.passed, count.failed, took.as_secs());
         }
         println!();
     }
