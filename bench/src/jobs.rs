@@ -43,7 +43,7 @@ async fn exchange(folder: &Path, count: u32) {
     let route = example::route(handle.clone(), id);
     let enqueue = example::enqueue(handle.clone(), id);
     let deliver = example::deliver(handle, id);
-    let deliverable = VerifyAnswer { recipients: vec![Verified::Deliverable] };
+    let deliverable = VerifyAnswer { recipients: vec![Verified::Deliverable], domains: Vec::new() };
     let verifying = Line::<Verify>::connect(folder, deliverable).await;
     let routing = Line::<Route>::connect(folder, Acknowledged {}).await;
     let enqueuing = Line::<Enqueue>::connect(folder, Acknowledged {}).await;
