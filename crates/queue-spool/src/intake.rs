@@ -224,6 +224,7 @@ impl Inner {
     fn ask_to_commit(&self, id: MessageId, accept: Box<Accept>, body: CommitBody, waiter: Waiter) {
         let (committing, company) = (self.committing.get(), self.in_work.get());
         self.to_writer.push(writer::Event::Company(company), false);
+        // Those that are being synced are counted too: at worst the writer wakes, and finds that it is to wait on.
         let urgent = writer::is_joined(committing as usize, company);
         self.to_writer.push(writer::Event::Commit { id, accept, body, waiter }, urgent);
     }

@@ -16,7 +16,7 @@ pub struct Settings {
     /// Bodies larger than this go to a file of their own. Default 256 KiB.
     pub body_file_bytes_min: ByteSize,
     /// How long a commit waits at most for others to share its sync; it does not when more than half of the messages in work in its
-    /// process wait already. Counted from when the last sync began. Default 2 ms.
+    /// process wait already. Counted from when the last sync began. The ledger's syncs are never closer than this. Default 2 ms.
     pub sync_spacing: Span,
     /// A segment that gets no more mail is sealed after this. Default 1 m.
     pub seal_after: Span,

@@ -38,7 +38,8 @@ pub enum Error {
     Worker(#[from] WorkerError),
 }
 
-/// For how long nobody need ask again about a domain that is judged as a whole, in milliseconds. A reload changes what holds sooner.
+/// For how long nobody need ask again about a domain that is judged as a whole, in milliseconds: so late a route that has
+/// changed may be known at RCPT. What is accepted meanwhile is routed by the new one.
 const DOMAIN_HOLDS_MS: u32 = 10_000;
 
 /// Runs a worker of farm `router` until it has drained.

@@ -80,7 +80,7 @@ pub struct Health {
 pub struct Limits {
     /// A segment is closed when it has grown to this.
     pub segment_bytes: u64,
-    /// A sync begins no sooner than this after the last one began.
+    /// How long after the last sync began the next one does at the latest, when commits wait for it.
     pub sync_spacing: Duration,
     /// A segment that gets no more records is closed after this.
     pub seal_after: Duration,

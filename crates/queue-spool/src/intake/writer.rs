@@ -3,14 +3,15 @@
 //! ```text
 //!            Draft ─▶ batch ─ write at once ─▶ Drafted
 //!                                   (a sync that is due begins in the turn after these answers have left)
-//!           Commit ─▶ batch ─ write ─ sync, `sync_spacing` after the last began ─▶ Committed, all of the batch
+//!           Commit ─▶ batch ─ write ─ sync, when most who could share it have come, or
+//!                                     `sync_spacing` after the last began ─▶ Committed, all of the batch
 //!
 //!  none ── first record ──▶ growing ── full, or idle ──▶ closing ── no draft open ──▶ sealed (footer synced)
 //!                              └── a write or sync failed ──▶ given up; trouble until a new segment has synced ──▶ sealed as it was before
 //! ```
 //!
-//! What must hold: no commit is answered before a sync that began after its write has succeeded; after a failed write or
-//! sync no record is written to that file, and its footer lists only what had been synced before; an accept record and its
+//! What must hold: no commit is answered before a sync that began after its write has succeeded; after a failed sync, or a
+//! failed write of records, no record is written to that file, and its footer lists only what had been synced before; an accept record and its
 //! body stand in one segment, or the body in a file that was synced, with its directory, before.
 
 use std::collections::HashMap;
@@ -82,7 +83,7 @@ struct Growing {
     nonce: Nonce,
     /// Where the next record goes.
     end: u64,
-    /// Where the file ends: zeros stand between.
+    /// Where the file ends: zeros stand between. The largest number once they found no room: this file gets no more of them.
     filled: u64,
     /// Accept records that are synced.
     entries: Vec<Entry>,

@@ -8,17 +8,9 @@ use crate::disk::simulated::Fault;
 use crate::intake::writer::{Answer, CommitBody, Event};
 use crate::ledger::log;
 use crate::ledger::machine::Spare;
-use crate::place::{Layout, StripeFile, stripe_file_of};
+use crate::place::Layout;
 use crate::tests::world::{Acceptor, DIR, Pace, Scheduler, World};
 use crate::thread::{Machine, Next, lock};
-
-fn segments(world: &World) -> usize {
-    let is_segment = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        matches!(stripe_file_of(name), StripeFile::Segment(_))
-    };
-    world.disk.files().iter().filter(|(path, _)| is_segment(path)).count()
-}
 
 fn bodies(world: &World) -> usize {
     let is_body = |path: &Path| path.extension().is_some_and(|extension| extension == "body");
@@ -42,7 +34,7 @@ fn a_failed_sync_closes_the_segment_and_the_next_one_takes_mail() {
     world.wait(200);
     acceptor.commit_small(&mut world, 100);
     assert_eq!((world.accepted.len(), world.refused), (2, 2));
-    assert_eq!(segments(&world), 2);
+    assert_eq!(world.segments().len(), 2);
     world.disk.restart();
     let scheduler = world.scheduler().expect("it can be opened");
     world.check(&scheduler);
@@ -89,7 +81,7 @@ fn space_is_given_back_when_every_message_has_ended() {
     world.wait(3);
     acceptor.write(&mut world, Vec::new());
     assert_eq!(world.accepted.len(), 61);
-    assert!(segments(&world) > 3);
+    assert!(world.segments().len() > 3);
     assert_eq!(bodies(&world), 1);
     while world.retired.len() < 61 {
         scheduler.work(&mut world);
@@ -101,13 +93,13 @@ fn space_is_given_back_when_every_message_has_ended() {
     // The last segment is open until it has been idle for a minute.
     world.wait(4_000);
     scheduler.turn(&mut world, Vec::new());
-    assert_eq!(segments(&world), 1);
+    assert_eq!(world.segments().len(), 1);
     world.wait(61_000);
     acceptor.write(&mut world, Vec::new());
     scheduler.turn(&mut world, Vec::new());
     world.wait(4_000);
     scheduler.turn(&mut world, Vec::new());
-    assert_eq!(segments(&world), 0);
+    assert_eq!(world.segments().len(), 0);
     let gone = |scheduler: &Scheduler| lock(&scheduler.book.standings).gone().count();
     assert!(gone(&scheduler) > 3);
     acceptor.commit_small(&mut world, 10);
@@ -151,7 +143,7 @@ fn drafts_alone_fill_a_segment_too() {
         acceptor.end_draft(&mut world, false);
     }
     assert!(size(&world) < 20 << 10, "{}", size(&world));
-    assert!(segments(&world) <= 2, "what held nothing but dropped drafts is removed");
+    assert!(world.segments().len() <= 2, "what held nothing but dropped drafts is removed");
     // One that is still looked at keeps its segment.
     acceptor.draft(&mut world, 1900);
     for _ in 0..20 {
@@ -182,7 +174,7 @@ fn a_disk_that_goes_on_failing_is_asked_less_and_less_and_left_tidy() {
         }
         acceptor.commit_small(&mut world, 10);
         assert_eq!(world.refused, refused + 1);
-        assert!(segments(&world) <= 1, "what was given up holds nothing that was accepted");
+        assert!(world.segments().len() <= 1, "what was given up holds nothing that was accepted");
     }
     assert!((5..15).contains(&tries), "{tries} in half a minute");
     world.disk.kill();
@@ -430,7 +422,7 @@ fn a_message_that_the_scheduler_was_not_told_of_keeps_its_segment() {
         scheduler.sync(&mut world);
         scheduler.turn(&mut world, Vec::new());
     }
-    assert_eq!(segments(&world), 1);
+    assert_eq!(world.segments().len(), 1);
     world.check(&scheduler);
     // Told now.
     scheduler.work(&mut world);
@@ -438,7 +430,7 @@ fn a_message_that_the_scheduler_was_not_told_of_keeps_its_segment() {
     scheduler.sync(&mut world);
     world.wait(4_000);
     scheduler.turn(&mut world, Vec::new());
-    assert_eq!(segments(&world), 0);
+    assert_eq!(world.segments().len(), 0);
 }
 
 #[test]

@@ -1,26 +1,18 @@
 //! Segments that are filled with zeros ahead of their records, and syncs that do not wait for company.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mail::MessageId;
 
 use crate::codec::HEAD_BYTES;
-use crate::disk::simulated::SimulatedDisk;
+use crate::disk::Disk as _;
 use crate::intake::writer::{CommitBody, Event};
-use crate::place::{StripeFile, stripe_file_of};
+use crate::place::Layout;
 use crate::stripe::Adopted;
-use crate::tests::world::{Acceptor, World};
-
-fn segments(disk: &SimulatedDisk) -> Vec<(PathBuf, Vec<u8>)> {
-    let is_segment = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        matches!(stripe_file_of(name), StripeFile::Segment(_))
-    };
-    disk.files().into_iter().filter(|(path, _)| is_segment(path)).collect()
-}
+use crate::tests::world::{Acceptor, DIR, World};
 
 fn size(world: &World) -> usize {
-    match segments(&world.disk).as_slice() {
+    match world.segments().as_slice() {
         [(_, bytes)] => bytes.len(),
         others => panic!("{} segments", others.len()),
     }
@@ -53,7 +45,7 @@ fn a_segment_grows_by_leaps_and_is_cut_when_it_is_sealed() {
     assert!((2..8).contains(&grown), "{sizes:?}");
     let filled = size(&world);
     acceptor.close(&mut world);
-    let (_, sealed) = segments(&world.disk).pop().expect("it is there");
+    let (_, sealed) = world.segments().pop().expect("it is there");
     assert!(sealed.len() < filled, "{} of {filled}", sealed.len());
     let trailer = sealed.len() - HEAD_BYTES;
     assert_eq!(sealed.get(trailer..trailer + 8), Some(&b"GrSealed"[..]));
@@ -88,7 +80,7 @@ fn a_torn_record_in_what_was_filled_is_a_torn_end() {
     for _ in 0..9 {
         commit(&mut world, &mut acceptor, vec![b'x'; 500]);
     }
-    let (path, bytes) = segments(&world.disk).pop().expect("it is there");
+    let (path, bytes) = world.segments().pop().expect("it is there");
     let end = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
     let end = end.next_multiple_of(HEAD_BYTES);
     commit(&mut world, &mut acceptor, vec![b'x'; 500]);
@@ -100,9 +92,8 @@ fn a_torn_record_in_what_was_filled_is_a_torn_end() {
         .damage(&path, |bytes| bytes.iter_mut().skip(end + HEAD_BYTES).for_each(|it| *it = 0));
     let adopted = adopt(&world);
     assert_eq!((adopted.messages, adopted.damaged_bytes), (9, HEAD_BYTES as u64));
-    let aside =
-        world.disk.files().iter().filter(|(path, _)| path.starts_with("/spool/aside")).count();
-    assert_eq!(aside, 0, "nothing is set aside of what nobody was promised");
+    let aside = world.disk.list(&Layout::new(Path::new(DIR)).damaged()).unwrap_or_default();
+    assert!(aside.is_empty(), "nothing is set aside of what nobody was promised: {aside:?}");
     let scheduler = world.scheduler().expect("it can be opened");
     world.check(&scheduler);
 }

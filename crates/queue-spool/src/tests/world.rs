@@ -1,7 +1,7 @@
 //! A simulated machine on which acceptors and a scheduler live, die and live again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,9 @@ use crate::disk::{Disk, DiskFile, Held};
 use crate::intake::bodies::{self, Bodies};
 use crate::intake::writer::{self, CommitBody, Writer};
 use crate::ledger::machine::{self as ledger, Book, LedgerMachine};
-use crate::place::{BodyPlace, Layout, MessagePlace, Place, RecordPlace};
+use crate::place::{
+    BodyPlace, Layout, MessagePlace, Place, RecordPlace, StripeFile, stripe_file_of,
+};
 use crate::read::{
     BLOCK_BYTES, BlockReader, BodyAt, Fault, OpenFile, Pieces, accept_line, check_record,
     draft_bytes, home_of,
@@ -232,6 +234,15 @@ impl World {
             assert!(body == self.bodies[id], "{id} has its body");
             assert_eq!(accepted.id, *id);
         }
+    }
+
+    /// The segments there are, and what they hold.
+    pub(super) fn segments(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let is_segment = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            matches!(stripe_file_of(name), StripeFile::Segment(_))
+        };
+        self.disk.files().into_iter().filter(|(path, _)| is_segment(path)).collect()
     }
 
     /// What recovery lists, of all segments.
