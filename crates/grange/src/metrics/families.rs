@@ -39,7 +39,7 @@ pub(super) const COUNTED: &[Counted] = &[
     ("router", "route_failed", "Messages that could not be handed over, left to requeue"),
     ("router", "recipients", "Recipients routed, aliases expanded"),
     ("router", "recipients_failed", "Recipients for whom there is no way"),
-    ("router", "verified", "Recipients found right for smtpserver"),
+    ("router", "verified", "Recipients found right for smtpserver, as often as it asked"),
     ("router", "verify_unknown", "Recipients found unknown for smtpserver"),
     ("router", "verify_denied", "Recipients to whom the client may not send"),
     ("router", "verify_tempfail", "Recipients that could not be judged now"),
