@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use job::requeue::{Requeue, RequeueRequest};
-use queue::{Compaction, Handle, Intake, Ledger, Reader, Recovery, Standing};
+use queue::{Compaction, Handle, Intake, Ledger, Ownership, Reader, Recovery, Sole, Standing};
 use socket::ClientSettings;
 
 use crate::configuration::Configuration;
@@ -67,10 +67,13 @@ pub fn reader(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Rea
     Ok(reader)
 }
 
-/// Opens the scheduler's ledger.
-pub fn ledger(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Ledger>> {
-    let ledger = queue_spool::open_ledger(data_dir, settings).context("cannot open the ledger")?;
-    Ok(ledger)
+/// The way to the scheduler's ledger.
+pub fn ownership(data_dir: &Path, settings: &Settings) -> Rc<dyn Ownership> {
+    let (data_dir, settings) = (data_dir.to_owned(), settings.clone());
+    Rc::new(Sole(move || {
+        let ledger: Rc<dyn Ledger> = queue_spool::open_ledger(&data_dir, &settings)?;
+        Ok(ledger)
+    }))
 }
 
 /// Opens the queue for listing.

@@ -107,7 +107,7 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
             router::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
         }
         Role::Scheduler(assignment) => {
-            scheduler::run(worker, *assignment, stores::ledger(&data_dir, &queue)?).await?;
+            scheduler::run(worker, *assignment, stores::ownership(&data_dir, &queue)).await?;
         }
         Role::Requeue(assignment) => {
             requeue::run(worker, *assignment, stores::recovery(&data_dir)?).await?;

@@ -119,6 +119,7 @@ fn report(view: &View) -> FarmReport {
                     WorkerState::Starting => "starting",
                     WorkerState::Ready => "ready",
                     WorkerState::Draining => "draining",
+                    WorkerState::Standby => "standby",
                 },
                 jobs: line.jobs,
                 connections: line.connections,
