@@ -110,11 +110,12 @@ fn assignment(settings: Settings) -> Assignment {
     }
 }
 
-const SOCKETS: [&str; 5] = [
+const SOCKETS: [&str; 6] = [
     "scheduler.enqueue",
     "scheduler.known",
     "scheduler.home",
     "scheduler.strike",
+    "scheduler.outcome",
     "scheduler.admin",
 ];
 
