@@ -100,6 +100,13 @@ const SECTIONS: &[Section] = &[
         "External",
     ),
     section("`[queue]`", "", "crates/queue-spool/src/settings.rs", "Settings"),
+    section(
+        "`[cluster]`",
+        "For farms on several hosts: see [several-hosts.md](several-hosts.md).",
+        "crates/grange/src/cluster.rs",
+        "Settings",
+    ),
+    section("`[cluster]` `hosts = [{ … }]`", "", "crates/grange/src/cluster.rs", "Host"),
     section("`[dns]`", "", "crates/dns/src/settings.rs", "Settings"),
     section("`[log]`", "", "crates/grange/src/logging.rs", "Settings"),
     section("`[metrics]`", "", "crates/grange/src/metrics.rs", "Settings"),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use farm::Worker;
 use serde::{Deserialize, Serialize};
 
-use crate::{logging, metrics, stores};
+use crate::{logging, metrics, standing, stores};
 
 /// Everything a worker is handed, as a value; it never reads the configuration file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub enum Role {
     AgentError(Box<agent_error::Assignment>),
     /// Answers scrapes.
     Metrics(metrics::Assignment),
+    /// Tells other hosts how this one's farms stand.
+    Status(standing::Assignment),
 }
 
 /// The most blocking threads of a worker: they wait for disks, not for cores.
@@ -128,6 +130,7 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
             stores::leave_to_requeue(&worker, left).await;
         }
         Role::Metrics(assignment) => metrics::run(worker, assignment).await?,
+        Role::Status(assignment) => standing::run(worker, assignment).await?,
     }
     Ok(())
 }
