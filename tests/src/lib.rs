@@ -12,6 +12,7 @@
 )]
 
 mod client;
+mod cluster;
 mod faults;
 mod follow;
 mod http;
@@ -28,6 +29,7 @@ mod site;
 mod wait;
 
 pub use client::{Client, Reply};
+pub use cluster::{Cluster, Node};
 pub use faults::{Faults, Fired};
 pub use follow::Follow;
 pub use http::{HttpServer, Post};

@@ -13,7 +13,7 @@ pub use self::strict::{Load, Manner, Sessions};
 use crate::Client;
 
 /// How long a client goes on trying to reach a server that is away.
-const AWAY: Duration = Duration::from_secs(60);
+const AWAY: Duration = Duration::from_secs(120);
 
 /// What became of the messages of a burst. A token is the local part of the message's Message-ID.
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ const NEEDED: &[Needed] = &[
     ("ps", "procps"),
     ("setpriv", "util-linux"),
     ("faketime", "faketime"),
+    ("ip", "iproute2"),
     ("c++", "g++"),
 ];
 
