@@ -20,6 +20,9 @@ const NEEDED: &[Needed] = &[
     ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("c++", "g++"),
+    // Its cluster of its own is made, but not started, and not used: tests make servers of theirs.
+    ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
+    ("pgbouncer", "pgbouncer"),
 ];
 
 /// What counts instructions.

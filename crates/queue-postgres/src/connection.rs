@@ -1,0 +1,245 @@
+//! A connection to the host of the database that takes writes, checked before it is used.
+//!
+//! ```text
+//! host by host: connect ─▶ read-only? ─▶ durable? ─▶ schema? ─▶ Connection ── its driver, a task, ends with it
+//! ```
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_postgres::error::Severity;
+use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
+
+use crate::schema;
+use crate::{Cause, Database, Fault, MayLose};
+
+/// What must hold of a server before a connection to it is used. Each includes what stands before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Checks {
+    /// It takes writes.
+    Writable,
+    /// Its schema is the one that this program knows.
+    Schema,
+    /// It does not lose what it has committed.
+    Durable,
+}
+
+/// A connection that may be used by several tasks of one thread. Dropping it cuts it: what the server is doing then goes on.
+pub struct Connection {
+    client: Client,
+    database: Database,
+    driver: AbortHandle,
+    warnings: Rc<Cell<u64>>,
+    last_warning: Rc<Cell<Option<String>>>,
+}
+
+/// What the server says of itself: one row, in this order.
+const ASK_SERVER: &str = "SELECT current_setting('transaction_read_only'), \
+    current_setting('synchronous_commit', true), current_setting('fsync', true), \
+    current_setting('full_page_writes', true), current_setting('server_encoding')";
+
+impl Connection {
+    /// Connects to the first host that takes writes and passes `checks`; the settings' `connect_timeout` is each host's.
+    ///
+    /// When none does, the first answer that more waiting does not change counts, else the last one. Must be called on a local
+    /// runtime.
+    pub async fn open(database: &Database, checks: Checks) -> Result<Self, Fault> {
+        let limit = database.settings().connect_timeout.0;
+        let mut last = None;
+        for host in database.hosts()? {
+            let opened = timeout(limit, Self::open_host(database, &host, checks)).await;
+            match opened.unwrap_or_else(|_| Err(late(database, limit))) {
+                Ok(connection) => return Ok(connection),
+                Err(fault @ Fault::Away { .. }) => last = last.or(Some(fault)),
+                // A standby behind it would say the same, or would lead to where it should not.
+                Err(fault) => return Err(fault),
+            }
+        }
+        Err(last.unwrap_or_else(|| Fault::Away {
+            database: database.name().clone(),
+            cause: Cause::Other("it names no host".into()),
+        }))
+    }
+
+    async fn open_host(
+        database: &Database,
+        host: &tokio_postgres::Config,
+        checks: Checks,
+    ) -> Result<Self, Fault> {
+        let connected = host.connect(NoTls).await;
+        let (client, mut messages) =
+            connected.map_err(|error| Fault::of(database.name(), error))?;
+        let warnings = Rc::new(Cell::new(0));
+        let last_warning = Rc::new(Cell::new(None));
+        let (count, last) = (warnings.clone(), last_warning.clone());
+        let driver = tokio::task::spawn_local(async move {
+            // How it ends is told to whoever waits for an answer.
+            while let Some(Ok(message)) = poll_fn(|context| messages.poll_message(context)).await {
+                if let AsyncMessage::Notice(notice) = message
+                    && notice.parsed_severity() == Some(Severity::Warning)
+                {
+                    count.set(count.get() + 1);
+                    last.set(Some(notice.message().to_owned()));
+                }
+            }
+        });
+        let driver = driver.abort_handle();
+        let connection =
+            Self { client, database: database.clone(), driver, warnings, last_warning };
+        connection.check(checks).await?;
+        Ok(connection)
+    }
+
+    async fn check(&self, checks: Checks) -> Result<(), Fault> {
+        let found = async {
+            if checks >= Checks::Schema { schema::look(self).await.map(Some) } else { Ok(None) }
+        };
+        let (server, found) = in_order(self.ask(ASK_SERVER), found).await;
+        let server = server?.unwrap_or_default();
+        let value = |number: usize| server.get(number).and_then(Option::as_deref);
+        if value(0) != Some("off") {
+            return Err(Fault::Away {
+                database: self.database.name().clone(),
+                cause: Cause::ReadOnly,
+            });
+        }
+        if let Some(found) = found?
+            && !found.is_known()
+        {
+            return Err(Fault::Version { database: self.database.name().clone(), found });
+        }
+        if checks >= Checks::Durable {
+            self.check_durable(value(1), value(2), value(3))?;
+        }
+        Ok(())
+    }
+
+    /// A setting that the server does not have cannot be off: it is another engine than PostgreSQL, with rules of its own.
+    fn check_durable(
+        &self,
+        synchronous_commit: Option<&str>,
+        fsync: Option<&str>,
+        full_page_writes: Option<&str>,
+    ) -> Result<(), Fault> {
+        let unsafe_values = [
+            (MayLose::SynchronousCommit, synchronous_commit, &["off", "local"][..]),
+            (MayLose::Fsync, fsync, &["off"][..]),
+            (MayLose::FullPageWrites, full_page_writes, &["off"][..]),
+        ];
+        for (what, value, unsafe_values) in unsafe_values {
+            let Some(value) = value.filter(|value| unsafe_values.contains(value)) else { continue };
+            if !self.database.may_lose(what) {
+                return Err(Fault::NotDurable {
+                    database: self.database.name().clone(),
+                    setting: what.name(),
+                    value: value.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What statements are sent with; use typed queries, which name no prepared statement.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The database that it leads to.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Whether it has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// How many warnings have come. One that comes with a COMMIT means that the commit is not proven.
+    pub fn warnings(&self) -> u64 {
+        self.warnings.get()
+    }
+
+    /// The last warning's text.
+    pub fn last_warning(&self) -> Option<String> {
+        let last = self.last_warning.take();
+        self.last_warning.set(last.clone());
+        last
+    }
+
+    /// Sorts an error that was met anywhere but at a COMMIT.
+    pub fn fault(&self, error: tokio_postgres::Error) -> Fault {
+        Fault::of(self.database.name(), error)
+    }
+
+    /// Waits for what is no COMMIT, within the settings' `statement_timeout`.
+    pub async fn limited<T>(
+        &self,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Fault> {
+        let limit = self.database.settings().statement_timeout.0;
+        match timeout(limit, work).await {
+            Ok(result) => result.map_err(|error| self.fault(error)),
+            Err(_) => Err(late(&self.database, limit)),
+        }
+    }
+
+    /// The first row that a statement without parameters gives, as text.
+    pub(crate) async fn ask(&self, statement: &str) -> Result<Option<Vec<Option<String>>>, Fault> {
+        let rows = self.limited(self.client.simple_query(statement)).await?;
+        Ok(rows.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|number| row.get(number).map(str::to_owned)).collect())
+            }
+            _ => None,
+        }))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+fn late(database: &Database, limit: Duration) -> Fault {
+    Fault::Away { database: database.name().clone(), cause: Cause::Late(limit) }
+}
+
+/// Drives two futures together, the first one first in every turn: what they send goes out in this order, in one write.
+pub async fn in_order<A, B>(
+    first: impl Future<Output = A>,
+    second: impl Future<Output = B>,
+) -> (A, B) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let (mut first_output, mut second_output) = (None, None);
+    poll_fn(move |context| {
+        poll_once(first.as_mut(), &mut first_output, context);
+        poll_once(second.as_mut(), &mut second_output, context);
+        match (first_output.take(), second_output.take()) {
+            (Some(first), Some(second)) => Poll::Ready((first, second)),
+            (first, second) => {
+                (first_output, second_output) = (first, second);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+fn poll_once<F: Future>(
+    future: Pin<&mut F>,
+    output: &mut Option<F::Output>,
+    context: &mut std::task::Context<'_>,
+) {
+    if output.is_none()
+        && let Poll::Ready(value) = future.poll(context)
+    {
+        *output = Some(value);
+    }
+}

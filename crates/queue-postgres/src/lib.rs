@@ -1,0 +1,38 @@
+//! The queue in a PostgreSQL database, so that farms may run on several hosts.
+//!
+//! ```text
+//!  intake     collects what waits ─▶ one INSERT of many rows, one COMMIT ─▶ 250 to each      message, body, intake_batch
+//!  reader     reads by handle, checks every byte                                             message, body
+//!  recovery   lists what was accepted, by key, a part at a time                              message, routed
+//! ```
+//!
+//! Handles are `pg:m.ID` for a message and `pg:b.ID` for the body of a finished draft. What each table holds, who writes it and
+//! what an operator may ask it stands in `docs/database-format.md`.
+//!
+//! Each opened role has a thread of its own with its own runtime and connections ([`thread::StoreThread`]), as the spool has
+//! disk threads: opening is synchronous, and a worker's runtime never waits for the database.
+//!
+//! What must hold: a commit is answered only after the database has answered COMMIT without a warning · an unanswered COMMIT is
+//! unknown, never failed, and is done again as it was · no COMMIT is ever cancelled · a byte is handed out only after its checksum
+//! · nothing rests on what a connection remembers between transactions, so that a pooler may stand in between. Touches: the
+//! database. Never: the file system (but the files with password and authority), mail's content, passwords in texts.
+
+#![forbid(unsafe_code)]
+
+mod connection;
+mod database;
+mod fault;
+mod schema;
+mod settings;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod thread;
+
+pub use connection::{Checks, Connection, in_order};
+pub use database::Database;
+pub use fault::{Cause, Fault};
+pub use schema::{Found, VERSION, check, init, migrate};
+pub use settings::{MayLose, Settings};
+
+/// The store's name in handles.
+pub const STORE: &str = "pg";

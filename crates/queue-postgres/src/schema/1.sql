@@ -1,0 +1,75 @@
+-- Schema 1: everything. Explained in docs/database-format.md.
+CREATE TABLE grange_schema (version integer NOT NULL);
+
+-- Written by acceptors, never changed, deleted by the owner when the message is retired.
+CREATE TABLE message (
+    id text COLLATE "C" NOT NULL PRIMARY KEY,
+    created timestamptz NOT NULL DEFAULT clock_timestamp(),
+    accepted_at bigint NOT NULL,
+    accepted bytea NOT NULL,
+    size bigint NOT NULL,
+    crc bigint NOT NULL,
+    body bytea,
+    body_id text COLLATE "C"
+);
+
+-- Bodies over 256 KiB, and bodies of finished drafts, in pieces.
+CREATE TABLE body (
+    id text COLLATE "C" NOT NULL,
+    seq integer NOT NULL,
+    data bytea NOT NULL,
+    crc bigint NOT NULL,
+    PRIMARY KEY (id, seq)
+);
+
+-- One row for each accept transaction: what is there has been done.
+CREATE TABLE intake_batch (
+    id text COLLATE "C" NOT NULL PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Who owns the scheduler's rows: changed at a take-over only, and the lease that leads to it.
+CREATE TABLE shard_epoch (
+    shard smallint NOT NULL PRIMARY KEY,
+    epoch bigint NOT NULL,
+    owner text
+);
+CREATE TABLE shard_lease (
+    shard smallint NOT NULL PRIMARY KEY,
+    lease_until timestamptz NOT NULL,
+    clean boolean NOT NULL
+);
+INSERT INTO shard_epoch (shard, epoch) VALUES (0, 0);
+INSERT INTO shard_lease (shard, lease_until, clean) VALUES (0, '-infinity', true);
+
+-- The scheduler's rows.
+CREATE TABLE routed (
+    shard smallint NOT NULL,
+    message_id text COLLATE "C" NOT NULL,
+    facts bytea NOT NULL,
+    PRIMARY KEY (shard, message_id)
+);
+CREATE TABLE recipient (
+    shard smallint NOT NULL,
+    message_id text COLLATE "C" NOT NULL,
+    index integer NOT NULL,
+    channel text NOT NULL,
+    host text NOT NULL,
+    facts bytea NOT NULL,
+    state bytea NOT NULL,
+    PRIMARY KEY (shard, message_id, index)
+);
+CREATE TABLE suspended (
+    shard smallint NOT NULL,
+    channel text NOT NULL,
+    host text NOT NULL,
+    until bigint NOT NULL,
+    PRIMARY KEY (shard, channel, host)
+);
+CREATE TABLE strike (
+    shard smallint NOT NULL,
+    message_id text COLLATE "C" NOT NULL,
+    strikes integer NOT NULL,
+    hold text,
+    PRIMARY KEY (shard, message_id)
+);

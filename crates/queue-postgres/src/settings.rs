@@ -1,0 +1,111 @@
+//! The section `[queue.postgres]`: how the database is reached, and how much waits for it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::{ByteSize, Problem, Span};
+use serde::{Deserialize, Serialize};
+
+/// The section `[queue.postgres]`. Every setting has a default; where the database is stands in `queue.store`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// A file whose first line is the password, read at each connect. Default: the password in the URL, if there is one.
+    pub password_file: Option<PathBuf>,
+    /// What the server may have switched off although it can then lose accepted mail: `"synchronous_commit"`, `"fsync"`,
+    /// `"full_page_writes"`. Default: nothing, such a server is refused.
+    pub may_lose: Vec<MayLose>,
+    /// Transactions that one acceptor has under way at a time, each on a connection of its own. Default 2.
+    pub connections: u32,
+    /// How long one host of the database may take until a connection to it stands. Default 5 s.
+    pub connect_timeout: Span,
+    /// How long the database may take for a statement that is not a COMMIT. Default 30 s.
+    pub statement_timeout: Span,
+    /// How long an acceptor waits for a COMMIT, with all its repeats, before the client hears `451`. The message may then have
+    /// been accepted all the same, and come a second time. Default 2 m.
+    pub commit_timeout: Span,
+    /// What bodies may hold in one worker's memory, all together, until they are committed; more are refused with `451`.
+    /// Default 256 MiB.
+    pub draft_bytes_max: ByteSize,
+    /// Bodies over 256 KiB that one worker writes at a time; more are refused with `451`. Default 32.
+    pub large_bodies_max: u32,
+}
+
+/// What a server can have switched off, at the cost of accepted mail when it or its machine stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MayLose {
+    /// `synchronous_commit` is `off` or `local`: a COMMIT is answered before it is on a disk, or before it is on a standby.
+    SynchronousCommit,
+    /// `fsync` is `off`: nothing is ever known to be on a disk.
+    Fsync,
+    /// `full_page_writes` is `off`: a page that was half written when power failed cannot be mended.
+    FullPageWrites,
+}
+
+impl MayLose {
+    /// The server's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SynchronousCommit => "synchronous_commit",
+            Self::Fsync => "fsync",
+            Self::FullPageWrites => "full_page_writes",
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            password_file: None,
+            may_lose: Vec::new(),
+            connections: 2,
+            connect_timeout: Span::seconds(5),
+            statement_timeout: Span::seconds(30),
+            commit_timeout: Span::seconds(120),
+            draft_bytes_max: ByteSize(256 << 20),
+            large_bodies_max: 32,
+        }
+    }
+}
+
+impl Settings {
+    /// Looks for what cannot work.
+    pub fn check(&self) -> Result<(), Problem> {
+        let wrong = |key: &str, wrong: String, right: String| {
+            Err(Problem::new(format!("queue.postgres.{key}"), wrong, &right))
+        };
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        let spans = [
+            ("connect_timeout", self.connect_timeout, second / 10, minute),
+            ("statement_timeout", self.statement_timeout, second, 60 * minute),
+            ("commit_timeout", self.commit_timeout, second, 10 * minute),
+        ];
+        for (key, span, min, max) in spans {
+            if !(min..=max).contains(&span.0) {
+                let right = format!("from {} to {}", Span(min), Span(max));
+                return wrong(key, format!("{span} is out of range"), right);
+            }
+        }
+        let counts = [
+            ("connections", self.connections, 1, 64),
+            ("large_bodies_max", self.large_bodies_max, 1, 10_000),
+        ];
+        for (key, count, min, max) in counts {
+            if !(min..=max).contains(&count) {
+                return wrong(
+                    key,
+                    format!("{count} is out of range"),
+                    format!("from {min} to {max}"),
+                );
+            }
+        }
+        let (min, max) = (ByteSize(1 << 20), ByteSize(1 << 40));
+        if !(min..=max).contains(&self.draft_bytes_max) {
+            let size = self.draft_bytes_max;
+            let right = format!("from {min} to {max}");
+            return wrong("draft_bytes_max", format!("{size} is out of range"), right);
+        }
+        Ok(())
+    }
+}
