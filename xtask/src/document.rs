@@ -99,7 +99,19 @@ const SECTIONS: &[Section] = &[
         "crates/grange/src/configuration.rs",
         "External",
     ),
-    section("`[queue]`", "", "crates/queue-spool/src/settings.rs", "Settings"),
+    section("`[queue]`", "", "crates/grange/src/stores/settings.rs", "Place"),
+    section(
+        "`[queue]` with `store = \"spool\"`",
+        "",
+        "crates/queue-spool/src/settings.rs",
+        "Settings",
+    ),
+    section(
+        "`[queue.postgres]` with `store = \"postgres://…\"`",
+        "",
+        "crates/queue-postgres/src/settings.rs",
+        "Settings",
+    ),
     section(
         "`[cluster]`",
         "For farms on several hosts: see [several-hosts.md](several-hosts.md).",

@@ -92,6 +92,9 @@ pub enum Command {
     /// Look at the files of the embedded queue
     #[command(subcommand)]
     Spool(Spool),
+    /// Make and look at the tables of a queue that is in a database
+    #[command(subcommand)]
+    Store(Store),
     /// Print metrics in Prometheus' text format
     Metrics,
     /// Check the new binary, then let the running farms continue with it
@@ -112,6 +115,19 @@ pub enum Command {
         /// Where to
         directory: PathBuf,
     },
+}
+
+/// What to do with the tables.
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Make them, where there are none
+    Init,
+    /// Bring them up to date for this program: once, before the first host is upgraded
+    ///
+    /// A program refuses tables that are newer than it knows, and tables that are older.
+    Migrate,
+    /// Look whether they are there and whether the server keeps what it has committed; changes nothing
+    Check,
 }
 
 /// Options of `try`.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use config::{ConfigError, File, Problem, Span};
 use serde::{Deserialize, Serialize};
 
+use crate::stores::{self, Stores};
 use crate::{cluster, logging, metrics, privilege};
 
 /// The top level of the file.
@@ -115,7 +116,7 @@ pub struct Configuration {
     /// `[metrics]`.
     pub metrics: metrics::Settings,
     /// `[queue]`.
-    pub queue: queue_spool::Settings,
+    pub queue: stores::Settings,
     /// `[cluster]`.
     pub cluster: cluster::Settings,
     /// `[dns]`.
@@ -239,7 +240,7 @@ impl Configuration {
             top: file.section_without("", SECTIONS)?,
             log: file.section("log")?,
             metrics: file.section("metrics")?,
-            queue: file.section("queue")?,
+            queue: stores::Settings::of(file)?,
             cluster: file.section("cluster")?,
             dns: file.section("dns")?,
             smtpserver: file.section("smtpserver")?,
@@ -256,6 +257,11 @@ impl Configuration {
         let notices = across::notices(&configuration);
         configuration.notices = notices.iter().map(|notice| file.note(notice)).collect();
         Ok(configuration)
+    }
+
+    /// Where messages are kept.
+    pub fn stores(&self) -> Stores {
+        Stores { data_dir: self.top.data_dir.clone(), settings: self.queue.clone() }
     }
 
     /// Whether a contentfilter stands in the path.

@@ -5,8 +5,8 @@ use farm::Workers;
 use farm::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
 
 use crate::configuration::{Agent, Channel, Configuration};
-use crate::{cluster, metrics, standing};
 use crate::worker::{Handed, Role};
+use crate::{cluster, metrics, standing};
 
 /// What the table says of a farm; the rest is the same for all.
 struct Entry {
@@ -64,12 +64,8 @@ pub fn farm(configuration: &Configuration, name: &str) -> anyhow::Result<Farm> {
             format!("there is no farm {name}; there are {}", names(configuration).join(", "))
         })?;
     let top = &configuration.top;
-    let handed = Handed {
-        log: configuration.log.clone(),
-        data_dir: top.data_dir.clone(),
-        queue: configuration.queue.clone(),
-        role: entry.role,
-    };
+    let handed =
+        Handed { log: configuration.log.clone(), stores: configuration.stores(), role: entry.role };
     let mut sockets: Vec<NamedSocket> = entry
         .sockets
         .iter()
