@@ -4,6 +4,7 @@ mod ask;
 mod body;
 mod check;
 mod documents;
+mod keys;
 mod queue;
 mod route;
 mod run;
@@ -31,6 +32,9 @@ pub enum Failure {
     /// The configuration is wrong: 78, as for a queue that this program is too old for.
     #[error(transparent)]
     Configuration(#[from] config::ConfigError),
+    /// A directory of keys that no host could use: 78.
+    #[error("{0}")]
+    Keys(#[from] tls::KeysError),
     /// The command makes no sense as given: 64.
     #[error("{0}")]
     Usage(String),
@@ -61,7 +65,7 @@ impl Failure {
             Self::System(error) if stores::is_newer(error) => 78,
             Self::System(_) => 74,
             Self::Refused(_) => 75,
-            Self::Configuration(_) => 78,
+            Self::Configuration(_) | Self::Keys(_) => 78,
         }
     }
 }
@@ -112,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Compact => queue::compact(&Configuration::load_to_look(path)?),
         Command::Spool(command) => spool::run(&Configuration::load_to_look(path)?, command),
         Command::Store(command) => store::run(&Configuration::load(path)?, command),
+        Command::Keys(command) => keys::run(command),
         Command::Metrics => metrics::print(&Configuration::load_to_look(path)?),
         Command::Upgrade => upgrade::run(path),
         Command::Completions { shell } => documents::completions(shell),

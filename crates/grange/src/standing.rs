@@ -100,5 +100,6 @@ fn state(state: WorkerState) -> &'static str {
         WorkerState::Starting => "starting",
         WorkerState::Ready => "ready",
         WorkerState::Draining => "draining",
+        WorkerState::Standby => "standby",
     }
 }

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use job::requeue::{Requeue, RequeueRequest};
-use queue::{Compaction, Handle, Intake, Ledger, Reader, Recovery, Standing};
+use queue::{Compaction, Handle, Intake, Ledger, Ownership, Reader, Recovery, Sole, Standing};
 use queue_postgres::Database;
 use serde::{Deserialize, Serialize};
 use socket::ClientSettings;
 
 pub use self::settings::Settings;
+
+/// Says of a handle whether its message has ended.
+type IsRetired = Box<dyn Fn(&Handle) -> bool>;
 
 /// Where messages are kept: the spool in `data_dir`, or a database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,11 +60,13 @@ impl Stores {
         Ok(reader)
     }
 
-    /// Opens the scheduler's ledger.
-    pub fn ledger(&self) -> anyhow::Result<Rc<dyn Ledger>> {
-        let ledger = queue_spool::open_ledger(&self.data_dir, &self.settings.spool)
-            .context("cannot open the ledger")?;
-        Ok(ledger)
+    /// The way to the scheduler's ledger.
+    pub fn ownership(&self) -> Rc<dyn Ownership> {
+        let (data_dir, settings) = (self.data_dir.clone(), self.settings.spool.clone());
+        Rc::new(Sole(move || {
+            let ledger: Rc<dyn Ledger> = queue_spool::open_ledger(&data_dir, &settings)?;
+            Ok(ledger)
+        }))
     }
 
     /// Opens the queue for listing.
@@ -102,7 +107,7 @@ impl Stores {
     }
 
     /// Says of a handle whether its message has ended, by the ledger as it lies on disk: for a list while no scheduler runs.
-    pub fn retired(&self) -> anyhow::Result<Box<dyn Fn(&Handle) -> bool>> {
+    pub fn retired(&self) -> anyhow::Result<IsRetired> {
         if self.database()?.is_some() {
             // What has ended is not there any more.
             return Ok(Box::new(|_| false));

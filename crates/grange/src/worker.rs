@@ -107,7 +107,7 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
             router::run(worker, *assignment, stores.reader()?).await?;
         }
         Role::Scheduler(assignment) => {
-            scheduler::run(worker, *assignment, stores.ledger()?).await?;
+            scheduler::run(worker, *assignment, stores.ownership()).await?;
         }
         Role::Requeue(assignment) => {
             requeue::run(worker, *assignment, stores.recovery()?).await?;

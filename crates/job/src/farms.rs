@@ -65,7 +65,7 @@ pub struct WorkerStanding {
     pub pid: u32,
     /// Its generation: higher after each reload.
     pub generation: u32,
-    /// `starting`, `ready`, `draining`.
+    /// `starting`, `ready`, `draining`, `standby`.
     pub state: String,
     /// Jobs in hand.
     pub jobs: u32,

@@ -370,7 +370,11 @@ impl Turns {
         let waiting = answers_synced.into_iter();
         self.answers_synced.extend(waiting.map(|(token, answer)| (batch, token, answer)));
         for job in jobs {
-            around.hands.send(job);
+            if around.hands.may_send() {
+                around.hands.send(job);
+            } else {
+                around.hands.unsent(job.job);
+            }
         }
         reach(around, &connect, requeue);
         if !routes.is_empty() {

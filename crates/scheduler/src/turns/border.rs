@@ -112,6 +112,11 @@ pub trait Hands {
     /// Asks router to route messages anew, as many as it may be asked at once.
     fn hint(&mut self, routes: Vec<RouteRequest>);
 
+    /// Whether what is sent now may still be acted on: the ledger is surely this scheduler's.
+    fn may_send(&self) -> bool {
+        true
+    }
+
     /// Waits beside the turns; the result is to arrive as [`Arrival::Reached`].
     fn await_ledger(&mut self, awaited: Awaited, until: Local<'static, Result<(), LedgerError>>);
 }
