@@ -14,6 +14,7 @@
 //! | `home` | compact → scheduler | [`home`] |
 //! | `compact` | anyone → compact | [`compact`] |
 //! | `admin` | command line → scheduler | [`admin`] |
+//! | `farms` | command line → status | [`farms`] |
 //!
 //! Beside them stands [`hints`], how every acceptor sends `route`.
 //!
@@ -26,6 +27,7 @@ pub mod admin;
 pub mod compact;
 pub mod deliver;
 pub mod enqueue;
+pub mod farms;
 pub mod hints;
 pub mod home;
 pub mod inspect;

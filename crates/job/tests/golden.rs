@@ -4,7 +4,7 @@
 //! type shows there as a change of a file. Run with `GRANGE_GOLDEN=write` to write them anew, then look at the difference
 //! and bring `docs/job-sockets.md` up to date.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
 
@@ -18,6 +18,7 @@ use job::deliver::{
     Deliver, DeliverAnswer, DeliverRecipient, DeliverRequest, RecipientOutcome, Report,
 };
 use job::enqueue::{Enqueue, EnqueueRequest};
+use job::farms::{FarmStanding, Farms, FarmsAnswer, FarmsRequest, WorkerStanding};
 use job::home::{
     Here, Home, HomeAnswer, HomeRequest, Moved, MovedMessage, MovedRequest, WhereRequest,
 };
@@ -414,6 +415,35 @@ fn home() {
     golden.request("", 10_000, HomeRequest::Moved(told));
     let moved = vec![Moved { index: 0, handle: copy }];
     golden.answer("moved", "", HomeAnswer { moved, ended: vec![1], ..HomeAnswer::default() });
+    golden.finish();
+}
+
+#[test]
+fn farms() {
+    let mut golden = Golden::<Farms>::new();
+    golden.request("", 5000, FarmsRequest {});
+    let worker = WorkerStanding {
+        worker: "router/0".to_owned(),
+        pid: 4711,
+        generation: 1,
+        state: "ready".to_owned(),
+        jobs: 3,
+        connections: 0,
+        capacity: 1000,
+        jobs_done: 1234,
+        load: 250,
+    };
+    let router = FarmStanding {
+        farm: "router".to_owned(),
+        manager: Some(4700),
+        alive: true,
+        on_demand: false,
+        crashes: 0,
+        counters: BTreeMap::from([("routed_total".to_owned(), 1234)]),
+        workers: vec![worker],
+    };
+    let (host, version) = ("q1.example.test".to_owned(), "0.1.0".to_owned());
+    golden.answer("farms", "", FarmsAnswer { host, version, farms: vec![router] });
     golden.finish();
 }
 
