@@ -24,6 +24,14 @@ const RUN_EXAMPLES: &str = "Examples:
   grange run                                    every farm of the configuration
   grange run --only smtpserver,router           these two; others run elsewhere";
 
+const KEYS_EXAMPLES: &str = "Examples:
+  grange keys init authority                    once, on a machine that operators use
+  grange keys issue authority mx1.example --farms smtpserver,requeue
+                                                writes authority/mx1.example: copy it to mx1.example as it is
+  grange keys issue authority mx1.example --farms smtpserver,requeue --replace
+                                                a new certificate and key; copy host.pem and host.key
+  grange keys show authority/mx1.example        whom it names, and until when it holds";
+
 /// A mail transfer agent made of server farms.
 #[derive(Debug, Parser)]
 #[command(
@@ -92,6 +100,15 @@ pub enum Command {
     /// Look at the files of the embedded queue
     #[command(subcommand)]
     Spool(Spool),
+    /// Make and look at the tables of a queue that is in a database
+    #[command(subcommand)]
+    Store(Store),
+    /// Make the keys by which the hosts of a cluster know each other
+    ///
+    /// Farms on several hosts talk over TCP with TLS, and each end shows a certificate of a private authority: it names a host, and the
+    /// farms that the host may run. docs/job-sockets.md says how one authority follows another without a restart.
+    #[command(subcommand, after_help = KEYS_EXAMPLES)]
+    Keys(Keys),
     /// Print metrics in Prometheus' text format
     Metrics,
     /// Check the new binary, then let the running farms continue with it
@@ -112,6 +129,19 @@ pub enum Command {
         /// Where to
         directory: PathBuf,
     },
+}
+
+/// What to do with the tables.
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Make them, where there are none
+    Init,
+    /// Bring them up to date for this program: once, before the first host is upgraded
+    ///
+    /// A program refuses tables that are newer than it knows, and tables that are older.
+    Migrate,
+    /// Look whether they are there and whether the server keeps what it has committed; changes nothing
+    Check,
 }
 
 /// Options of `try`.
@@ -299,6 +329,51 @@ pub enum Spool {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// Commands on keys.
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make an authority: ca.pem, and ca.key, which stays where certificates are issued
+    ///
+    /// An authority that is there already is not touched.
+    Init {
+        /// The directory to make it in
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Issue a certificate and a key for a host: a directory with ca.pem, host.pem and host.key
+    Issue(IssueKeys),
+    /// Show which authorities a directory of keys believes, whom its certificate names, and until when
+    ///
+    /// Exits with 78 when a host could not use the directory as it is.
+    Show {
+        /// The directory of an authority or of a host's keys
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+}
+
+/// Options of `keys issue`.
+#[derive(Debug, Args)]
+pub struct IssueKeys {
+    /// The authority's directory
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The host's name by which others connect to it, or its address
+    pub host: String,
+    /// The farms that it may run; `admin` lets it ask as the command line does
+    #[arg(long, value_name = "FARM", value_delimiter = ',', required = true)]
+    pub farms: Vec<String>,
+    /// How many days the certificate holds
+    #[arg(long, value_name = "N", default_value_t = tls::HOST_DAYS, value_parser = clap::value_parser!(u32).range(1..=i64::from(tls::HOST_DAYS_MAX)))]
+    pub days: u32,
+    /// Where to; DIR/HOST if not given
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Replace a certificate and a key that are there already
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Parses this process's arguments; wrong usage ends it with 64.

@@ -4,11 +4,13 @@ mod ask;
 mod body;
 mod check;
 mod documents;
+mod keys;
 mod queue;
 mod route;
 mod run;
 mod spool;
 mod status;
+mod store;
 mod table;
 mod trial;
 mod upgrade;
@@ -30,6 +32,9 @@ pub enum Failure {
     /// The configuration is wrong: 78, as for a queue that this program is too old for.
     #[error(transparent)]
     Configuration(#[from] config::ConfigError),
+    /// A directory of keys that no host could use: 78.
+    #[error("{0}")]
+    Keys(#[from] tls::KeysError),
     /// The command makes no sense as given: 64.
     #[error("{0}")]
     Usage(String),
@@ -60,7 +65,7 @@ impl Failure {
             Self::System(error) if stores::is_newer(error) => 78,
             Self::System(_) => 74,
             Self::Refused(_) => 75,
-            Self::Configuration(_) => 78,
+            Self::Configuration(_) | Self::Keys(_) => 78,
         }
     }
 }
@@ -110,6 +115,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Requeue => queue::requeue(&Configuration::load_to_look(path)?),
         Command::Compact => queue::compact(&Configuration::load_to_look(path)?),
         Command::Spool(command) => spool::run(&Configuration::load_to_look(path)?, command),
+        Command::Store(command) => store::run(&Configuration::load(path)?, command),
+        Command::Keys(command) => keys::run(command),
         Command::Metrics => metrics::print(&Configuration::load_to_look(path)?),
         Command::Upgrade => upgrade::run(path),
         Command::Completions { shell } => documents::completions(shell),
@@ -123,14 +130,17 @@ type Store = (Rc<dyn Reader>, Rc<dyn Recovery>);
 /// The store, for a command that looks into it; a place where there has never been one is no empty queue.
 fn store(configuration: &Configuration) -> Result<Store, Failure> {
     stored_somewhere(configuration)?;
-    stores::check_version(configuration)?;
-    Ok(stores::read_only(configuration)?)
+    let stores = configuration.stores();
+    stores.check_version()?;
+    Ok(stores.read_only()?)
 }
 
 /// Says that there is no queue where the configuration has it, which may be a slip in its path.
 fn stored_somewhere(configuration: &Configuration) -> Result<(), Failure> {
     let data_dir = &configuration.top.data_dir;
-    let there = stores::is_there(data_dir)
+    let there = configuration
+        .stores()
+        .is_there()
         .with_context(|| format!("cannot look into {}", data_dir.display()))?;
     match there {
         true => Ok(()),

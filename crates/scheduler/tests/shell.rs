@@ -21,8 +21,8 @@ use mail::{
     Timestamp,
 };
 use queue::{
-    Accept, Handle, Ledger, LedgerError, Local, Mark, Record, RoutedRecipient, SizeHint, Standing,
-    State,
+    Accept, Handle, Ledger, LedgerError, Local, Mark, Record, RoutedRecipient, SizeHint, Sole,
+    Standing, State,
 };
 use queue_memory::Memory;
 use scheduler::{Assignment, ChannelFacts, Settings};
@@ -110,11 +110,12 @@ fn assignment(settings: Settings) -> Assignment {
     }
 }
 
-const SOCKETS: [&str; 5] = [
+const SOCKETS: [&str; 6] = [
     "scheduler.enqueue",
     "scheduler.known",
     "scheduler.home",
     "scheduler.strike",
+    "scheduler.outcome",
     "scheduler.admin",
 ];
 
@@ -129,7 +130,8 @@ impl Running {
     fn start(run_dir: &Path, settings: Settings, ledger: Rc<dyn Ledger>) -> Self {
         let (worker, alone) =
             Worker::alone(&farm(run_dir, "scheduler", &SOCKETS)).expect("a worker");
-        let running = scheduler::run(worker.clone(), assignment(settings), ledger);
+        let ownership = Rc::new(Sole(move || Ok(Rc::clone(&ledger))));
+        let running = scheduler::run(worker.clone(), assignment(settings), ownership);
         Self { worker, alone, ended: tokio::task::spawn_local(running) }
     }
 

@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("queue-spool", QUEUE),
     ("queue-memory", QUEUE),
     ("queue-postgres", QUEUE),
-    ("socket", &["sys"]),
+    ("socket", &["sys", "tls"]),
     ("farm", &["socket", "sys", "config"]),
     ("lookup", &["config", "mail"]),
     ("dns", &["config", "mail"]),
