@@ -1,11 +1,14 @@
 //! A small SMTP client that does what it is told, also what no client should do.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long the client waits for a reply.
 const REPLY: Duration = Duration::from_secs(60);
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A connection to an SMTP server.
 #[derive(Debug)]
@@ -47,7 +50,12 @@ impl Client {
 
     /// Connects without waiting for the greeting.
     pub fn open(port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        Self::open_at((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// Connects to a server elsewhere, without waiting for the greeting.
+    pub fn open_at(server: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&server, CONNECT)?;
         stream.set_read_timeout(Some(REPLY))?;
         stream.set_write_timeout(Some(REPLY))?;
         stream.set_nodelay(true)?;

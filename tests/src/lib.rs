@@ -12,13 +12,16 @@
 )]
 
 mod client;
+mod cluster;
 mod faults;
 mod follow;
 mod http;
 mod load;
 mod mount;
+mod network;
 mod ports;
 mod postfix;
+mod postgres;
 mod process;
 mod program;
 mod sink;
@@ -26,13 +29,16 @@ mod site;
 mod wait;
 
 pub use client::{Client, Reply};
+pub use cluster::{Cluster, Node};
 pub use faults::{Faults, Fired};
 pub use follow::Follow;
 pub use http::{HttpServer, Post};
 pub use load::{Burst, Load, Mail, Manner, Sessions, Traffic, burst};
 pub use mount::Mount;
+pub use network::{Host, Network};
 pub use ports::{Port, free_port};
 pub use postfix::Postfix;
+pub use postgres::Postgres;
 pub use process::{
     Process, cpu_ticks, descendants, descriptors, executable, own_kib, rss_kib, state_of, threads,
     title,

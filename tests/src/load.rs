@@ -3,6 +3,7 @@
 mod strict;
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -12,7 +13,7 @@ pub use self::strict::{Load, Manner, Sessions};
 use crate::Client;
 
 /// How long a client goes on trying to reach a server that is away.
-const AWAY: Duration = Duration::from_secs(60);
+const AWAY: Duration = Duration::from_secs(120);
 
 /// What became of the messages of a burst. A token is the local part of the message's Message-ID.
 #[derive(Debug, Default)]
@@ -45,13 +46,14 @@ impl Mail {
 
 /// Sends messages in several sessions until so many were accepted. What is lost or refused for now is sent again under a new token.
 pub fn burst(port: u16, count: usize, sessions: usize, recipient: &str) -> Burst {
+    let server = (Ipv4Addr::LOCALHOST, port).into();
     let left = AtomicUsize::new(count);
     let result = Mutex::new(Burst::default());
     std::thread::scope(|scope| {
-        for session in 0..sessions {
+        for _ in 0..sessions {
             let (left, result) = (&left, &result);
             scope.spawn(move || {
-                let mut sender = Sender::new(port, session, |_| Mail::to(recipient));
+                let mut sender = Sender::new(server, |_| Mail::to(recipient));
                 while left
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                     .is_ok()
@@ -79,11 +81,21 @@ impl Traffic {
         pause: Duration,
         mix: impl Fn(usize) -> Mail + Clone + Send + 'static,
     ) -> Self {
+        Self::start_at((Ipv4Addr::LOCALHOST, port).into(), sessions, pause, mix)
+    }
+
+    /// Does the same to a server on another host, from the network that this thread is in.
+    pub fn start_at(
+        server: SocketAddr,
+        sessions: usize,
+        pause: Duration,
+        mix: impl Fn(usize) -> Mail + Clone + Send + 'static,
+    ) -> Self {
         let (stopped, sent) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let begin = |session| {
+        let begin = |_| {
             let (stopped, sent, mix) = (Arc::clone(&stopped), Arc::clone(&sent), mix.clone());
             std::thread::spawn(move || {
-                let mut sender = Sender::new(port, session, mix);
+                let mut sender = Sender::new(server, mix);
                 while !stopped.load(Ordering::Relaxed) {
                     sender.one(&sent);
                     std::thread::sleep(pause);
@@ -116,7 +128,7 @@ impl Traffic {
 }
 
 struct Sender<M> {
-    port: u16,
+    server: SocketAddr,
     session: usize,
     sent: usize,
     mix: M,
@@ -124,8 +136,10 @@ struct Sender<M> {
 }
 
 impl<M: Fn(usize) -> Mail> Sender<M> {
-    fn new(port: u16, session: usize, mix: M) -> Self {
-        Self { port, session, sent: 0, mix, client: None }
+    fn new(server: SocketAddr, mix: M) -> Self {
+        static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+        let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
+        Self { server, session, sent: 0, mix, client: None }
     }
 
     /// Sends until one message was accepted.
@@ -157,7 +171,7 @@ impl<M: Fn(usize) -> Mail> Sender<M> {
     fn attempt(&mut self, token: &str) -> Result<bool, Lost> {
         let mut client = match self.client.take() {
             Some(client) => client,
-            None => greeted(self.port).map_err(|_| Lost::Before)?,
+            None => greeted(self.server).map_err(|_| Lost::Before)?,
         };
         let mail = (self.mix)(self.sent);
         let before = |_| Lost::Before;
@@ -191,8 +205,8 @@ enum Lost {
     AfterData,
 }
 
-fn greeted(port: u16) -> std::io::Result<Client> {
-    let mut client = Client::open(port)?;
+fn greeted(server: SocketAddr) -> std::io::Result<Client> {
+    let mut client = Client::open_at(server)?;
     let greeting = client.reply()?;
     let hello = client.command("EHLO client.example")?;
     match (greeting.code, hello.code) {

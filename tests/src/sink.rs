@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -74,7 +74,7 @@ type Script = dyn Fn(Event<'_>) -> Answer + Send + Sync;
 /// An SMTP server that keeps what it takes. Dropped, it stops listening and ends its connections.
 pub struct Sink {
     shared: Arc<Shared>,
-    port: u16,
+    socket: Arc<TcpListener>,
     listener: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -107,7 +107,15 @@ impl Sink {
         extensions: &[&str],
         script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::begin(port, extensions, usize::MAX, script)
+        Self::begin(loopback(port), extensions, usize::MAX, script)
+    }
+
+    /// Listens on an address of the network that this thread is in, and answers as the script says.
+    pub fn at(
+        address: SocketAddr,
+        script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::begin(address, USUAL, usize::MAX, script)
     }
 
     /// Listens on a port, answers as the script says, and keeps only the beginning of each message.
@@ -116,11 +124,11 @@ impl Sink {
         bytes: usize,
         script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::begin(port, USUAL, bytes, script)
+        Self::begin(loopback(port), USUAL, bytes, script)
     }
 
     fn begin(
-        port: u16,
+        address: SocketAddr,
         extensions: &[&str],
         keeps_bytes: usize,
         script: impl Fn(Event<'_>) -> Answer + Send + Sync + 'static,
@@ -132,14 +140,14 @@ impl Sink {
             received: Mutex::default(),
             ended: AtomicBool::new(false),
         });
-        let socket =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the sink's port is free");
-        let listening = Arc::clone(&shared);
+        let socket = Arc::new(TcpListener::bind(address).expect("the sink's port is free"));
+        let (listening, accepting) = (Arc::clone(&shared), Arc::clone(&socket));
         let listener = std::thread::spawn(move || {
-            for stream in socket.incoming().flatten() {
+            for stream in accepting.incoming() {
                 if listening.ended.load(Ordering::Acquire) {
                     return;
                 }
+                let Ok(stream) = stream else { continue };
                 let shared = Arc::clone(&listening);
                 std::thread::spawn(move || {
                     // What a client does to its connection is no concern of the sink's.
@@ -147,7 +155,7 @@ impl Sink {
                 });
             }
         });
-        Self { shared, port, listener: Some(listener) }
+        Self { shared, socket, listener: Some(listener) }
     }
 
     /// What was taken so far.
@@ -172,11 +180,15 @@ impl Drop for Sink {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
         // Wakes the listener, which then lets go of the port.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
         }
     }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 struct Session {

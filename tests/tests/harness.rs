@@ -1,13 +1,13 @@
 //! The harness against itself: its client, its sinks and Postfix, without Grange between them.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
 use tests::{
-    Answer, Burst, Client, Event, HttpServer, Postfix, Sink, SmtpSink, burst, find, free_port, run,
-    until,
+    Answer, Burst, Client, Event, HttpServer, Network, Postfix, Postgres, Sink, SmtpSink, burst,
+    find, free_port, run, until,
 };
 
 #[test]
@@ -92,4 +92,44 @@ fn a_post_that_ends_early_was_not_made() {
     }
     assert!(post(whole).starts_with("HTTP/1.1 200"));
     assert_eq!(web.posts().len(), 1);
+}
+
+#[test]
+fn hosts_reach_each_other_until_they_are_cut() {
+    let mut network = Network::new();
+    let (one, two) = (network.host("one"), network.host("two"));
+    let server = SocketAddr::from((two.address, 2525));
+    let sink = two.within(|| Sink::at(server, |_| Answer::Usual));
+    let greeted = || one.within(|| Client::open_at(server).and_then(|mut client| client.reply()));
+    assert_eq!(greeted().expect("it is reached").code, 220);
+    two.cut();
+    assert!(greeted().is_err());
+    two.mend();
+    one.part(&two);
+    assert!(greeted().is_err());
+    one.rejoin(&two);
+    assert_eq!(greeted().expect("it is reached again").code, 220);
+    drop(sink);
+}
+
+#[test]
+fn a_standby_has_what_was_committed_and_can_be_promoted() {
+    let folder = tempfile::tempdir().expect("a scratch directory");
+    open_to_all(folder.path());
+    let mut network = Network::new();
+    let (one, two) = (network.host("one"), network.host("two"));
+    let mut first = Postgres::primary(&one, &folder.path().join("one"), "ANY 1 (two)");
+    let second = Postgres::standby(&two, &folder.path().join("two"), one.address, "two");
+    first.sql("CREATE TABLE t (n int)");
+    first.sql("INSERT INTO t VALUES (7)");
+    first.kill();
+    second.promote();
+    assert_eq!(second.sql("SELECT n FROM t"), "7");
+    second.sql("INSERT INTO t VALUES (8)");
+}
+
+fn open_to_all(folder: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder, mode).expect("our own directory");
 }

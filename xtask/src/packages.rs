@@ -18,6 +18,7 @@ const NEEDED: &[Needed] = &[
     ("ps", "procps"),
     ("setpriv", "util-linux"),
     ("faketime", "faketime"),
+    ("ip", "iproute2"),
     ("c++", "g++"),
     // Its cluster of its own is made, but not started, and not used: tests make servers of theirs.
     ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),

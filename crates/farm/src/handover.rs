@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! manager ── Workers, Drain, Settings (+ memfd) ─▶ worker
-//! manager ◀─ Ready, Busy, Worn, Draining, ComeAgain ── worker
+//! manager ◀─ Ready, Standby, Busy, Worn, Draining, ComeAgain ── worker
 //!
 //! supervisor ── Reload (+ TCP listeners), Upgrade (+ program, TCP listeners) ─▶ manager
 //! supervisor ◀─ Ready ───────────────────── manager
@@ -103,6 +103,8 @@ pub(crate) enum ToWorker {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ToManager {
     Ready,
+    /// It waits until another process elsewhere ends, and is ready only then.
+    Standby,
     Busy(bool),
     /// The answer to `Probe`.
     Here,

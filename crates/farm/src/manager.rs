@@ -3,6 +3,7 @@
 //! ```text
 //!            started          Ready               Drain, or its own SIGTERM
 //!   (slot) ─────────▶ Starting ─────▶ Ready ──────────────────────▶ Draining ──▶ (ended; killed when over time)
+//!                        │ (Standby, in between, when another host does its work)
 //!                        │              │ superseded: reload, jobs_max; serves on until its
 //!                        ▼              ▼ successors are ready
 //!                     crashed        crashed ─▶ replaced after the farm's back-off
@@ -386,7 +387,7 @@ impl<'a> Manager<'a> {
         self.inherited.clear();
     }
 
-    /// Tells the supervisor, once, that the farm has the workers it starts with.
+    /// Tells the supervisor, once, that the farm has the workers it starts with, ready or standing by.
     fn tell_ready(&mut self) {
         let needed = match self.farm.mode {
             Mode::Elastic => self.farm.workers.start,

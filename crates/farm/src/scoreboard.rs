@@ -58,6 +58,15 @@ pub enum WorkerState {
     Ready,
     /// Finishes what it has.
     Draining,
+    /// Waits, perhaps for ever, until another process elsewhere ends that does what it would do. Its farm counts as started.
+    Standby,
+}
+
+impl WorkerState {
+    /// Whether it has come as far as it can by itself: it takes jobs, or stands by.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Ready | Self::Standby)
+    }
 }
 
 /// A farm's scoreboard as a reader sees it.

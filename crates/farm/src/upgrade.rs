@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sys::Signal;
 
-use crate::scoreboard::{self, View, WorkerState};
+use crate::scoreboard::{self, View};
 use crate::{setup, succession};
 
 /// How often it is looked whether all have gone on.
@@ -144,13 +144,13 @@ fn missing(supervisors: &[u32], before: &[View], now: &[View], program: &Path) -
             continue;
         }
         let upgraded = report(view, before);
-        let ready = |view: &View| view.workers.iter().any(|line| line.state == WorkerState::Ready);
+        let ready = |view: &View| view.workers.iter().any(|line| line.state.is_up());
         let lost = ready(was) && upgraded.ready == 0 && upgraded.draining == 0;
         // Of the old program, some still take new jobs: the new ones are not ready.
         let old = view
             .workers
             .iter()
-            .any(|line| line.state == WorkerState::Ready && line.generation != view.generation);
+            .any(|line| line.state.is_up() && line.generation != view.generation);
         if lost || old {
             missing.push(format!("farm {name}: the workers of the new program are not ready"));
         }
@@ -162,7 +162,7 @@ fn report(view: &View, before: &[View]) -> Upgraded {
     let was = before.iter().find(|was| was.farm == view.farm);
     let (new, old): (Vec<_>, Vec<_>) =
         view.workers.iter().partition(|line| line.generation == view.generation);
-    let ready = new.iter().filter(|line| line.state == WorkerState::Ready);
+    let ready = new.iter().filter(|line| line.state.is_up());
     Upgraded {
         farm: view.farm.clone(),
         manager: view.manager,

@@ -26,6 +26,9 @@ pub use inner::{Connection, Job};
 use crate::handover::{DrainReason, ToManager, WORKER_VARIABLE, WorkerHandover};
 use crate::scoreboard::{Board, TCP_GAUGE, WorkerState};
 
+/// A worker that resigned is to end at once; the time in which a manager would kill it is that of a stop.
+const RESIGNED: Duration = Duration::from_secs(10);
+
 /// This process as a worker of its farm. Cheap to clone.
 #[derive(Clone)]
 pub struct Worker {
@@ -190,9 +193,7 @@ impl Worker {
     /// Tells the manager that this worker is ready, and begins to accept. Call it within the runtime, once.
     pub fn ready(&self) {
         assert!(!self.inner.is_ready.replace(true), "a worker becomes ready once");
-        if !self.is_draining() {
-            self.inner.slot().set_state(WorkerState::Ready);
-        }
+        self.set_state(WorkerState::Ready);
         self.hear();
         self.inner.tell(&ToManager::Ready);
         self.inner.workers_changed(self.inner.ready_workers(), &self.inner.board.recent_crashes());
@@ -206,6 +207,34 @@ impl Worker {
     pub fn hear(&self) {
         if !self.inner.hears.replace(true) {
             control::spawn(&self.inner);
+        }
+    }
+
+    /// Tells the manager that this worker does nothing until another process, on another host perhaps, has ended: its farm counts as
+    /// started. It hears the manager, and accepts nothing: who connects waits in the listeners' queues, until [`Worker::ready`] or
+    /// for ever.
+    pub fn stand_by(&self) {
+        self.hear();
+        self.set_state(WorkerState::Standby);
+        self.inner.tell(&ToManager::Standby);
+    }
+
+    /// Shows that this worker stands by no longer and is about to be ready.
+    pub fn take_over(&self) {
+        self.set_state(WorkerState::Starting);
+    }
+
+    /// This worker may do its work no longer and is about to end, through no fault of its own: the manager is told to start another,
+    /// which is no crash. Peers are told to send nothing more.
+    pub fn resign(&self) {
+        self.hear();
+        self.inner.tell(&ToManager::Draining);
+        self.inner.begin_drain(DrainReason::Stop, RESIGNED);
+    }
+
+    fn set_state(&self, state: WorkerState) {
+        if !self.is_draining() {
+            self.inner.slot().set_state(state);
         }
     }
 

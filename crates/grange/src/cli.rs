@@ -100,6 +100,9 @@ pub enum Command {
     /// Look at the files of the embedded queue
     #[command(subcommand)]
     Spool(Spool),
+    /// Make and look at the tables of a queue that is in a database
+    #[command(subcommand)]
+    Store(Store),
     /// Make the keys by which the hosts of a cluster know each other
     ///
     /// Farms on several hosts talk over TCP with TLS, and each end shows a certificate of a private authority: it names a host, and the
@@ -126,6 +129,19 @@ pub enum Command {
         /// Where to
         directory: PathBuf,
     },
+}
+
+/// What to do with the tables.
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Make them, where there are none
+    Init,
+    /// Bring them up to date for this program: once, before the first host is upgraded
+    ///
+    /// A program refuses tables that are newer than it knows, and tables that are older.
+    Migrate,
+    /// Look whether they are there and whether the server keeps what it has committed; changes nothing
+    Check,
 }
 
 /// Options of `try`.

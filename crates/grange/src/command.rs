@@ -10,6 +10,7 @@ mod route;
 mod run;
 mod spool;
 mod status;
+mod store;
 mod table;
 mod trial;
 mod upgrade;
@@ -114,6 +115,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Requeue => queue::requeue(&Configuration::load_to_look(path)?),
         Command::Compact => queue::compact(&Configuration::load_to_look(path)?),
         Command::Spool(command) => spool::run(&Configuration::load_to_look(path)?, command),
+        Command::Store(command) => store::run(&Configuration::load(path)?, command),
         Command::Keys(command) => keys::run(command),
         Command::Metrics => metrics::print(&Configuration::load_to_look(path)?),
         Command::Upgrade => upgrade::run(path),
@@ -128,14 +130,17 @@ type Store = (Rc<dyn Reader>, Rc<dyn Recovery>);
 /// The store, for a command that looks into it; a place where there has never been one is no empty queue.
 fn store(configuration: &Configuration) -> Result<Store, Failure> {
     stored_somewhere(configuration)?;
-    stores::check_version(configuration)?;
-    Ok(stores::read_only(configuration)?)
+    let stores = configuration.stores();
+    stores.check_version()?;
+    Ok(stores.read_only()?)
 }
 
 /// Says that there is no queue where the configuration has it, which may be a slip in its path.
 fn stored_somewhere(configuration: &Configuration) -> Result<(), Failure> {
     let data_dir = &configuration.top.data_dir;
-    let there = stores::is_there(data_dir)
+    let there = configuration
+        .stores()
+        .is_there()
         .with_context(|| format!("cannot look into {}", data_dir.display()))?;
     match there {
         true => Ok(()),

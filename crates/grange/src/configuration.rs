@@ -2,12 +2,15 @@
 
 mod across;
 
+pub(crate) use across::is_host_name;
+
 use std::path::{Path, PathBuf};
 
 use config::{ConfigError, File, Problem, Span};
 use serde::{Deserialize, Serialize};
 
-use crate::{logging, metrics, privilege};
+use crate::stores::{self, Stores};
+use crate::{cluster, logging, metrics, privilege};
 
 /// The top level of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,7 @@ const SECTIONS: &[&str] = &[
     "log",
     "metrics",
     "queue",
+    "cluster",
     "dns",
     "smtpserver",
     "contentfilter",
@@ -112,7 +116,9 @@ pub struct Configuration {
     /// `[metrics]`.
     pub metrics: metrics::Settings,
     /// `[queue]`.
-    pub queue: queue_spool::Settings,
+    pub queue: stores::Settings,
+    /// `[cluster]`.
+    pub cluster: cluster::Settings,
     /// `[dns]`.
     pub dns: dns::Settings,
     /// `[smtpserver]`.
@@ -188,6 +194,7 @@ impl Configuration {
             log: Default::default(),
             metrics: Default::default(),
             queue: Default::default(),
+            cluster: Default::default(),
             dns: Default::default(),
             smtpserver: Default::default(),
             contentfilter: Default::default(),
@@ -233,7 +240,8 @@ impl Configuration {
             top: file.section_without("", SECTIONS)?,
             log: file.section("log")?,
             metrics: file.section("metrics")?,
-            queue: file.section("queue")?,
+            queue: stores::Settings::of(file)?,
+            cluster: file.section("cluster")?,
             dns: file.section("dns")?,
             smtpserver: file.section("smtpserver")?,
             contentfilter: file.section("contentfilter")?,
@@ -249,6 +257,11 @@ impl Configuration {
         let notices = across::notices(&configuration);
         configuration.notices = notices.iter().map(|notice| file.note(notice)).collect();
         Ok(configuration)
+    }
+
+    /// Where messages are kept.
+    pub fn stores(&self) -> Stores {
+        Stores { data_dir: self.top.data_dir.clone(), settings: self.queue.clone() }
     }
 
     /// Whether a contentfilter stands in the path.
@@ -269,6 +282,19 @@ impl Configuration {
                 },
             })
             .collect()
+    }
+
+    /// The names of the farms that mail passes through, wherever they run.
+    fn farms_of_mail(&self) -> Vec<String> {
+        let channels =
+            self.channels.iter().filter(|channel| !matches!(channel.agent, Agent::Socket(_)));
+        let mut names: Vec<String> = channels.map(|channel| channel.name.clone()).collect();
+        names.extend(["scheduler", "router", "requeue"].map(str::to_owned));
+        if self.inspects() {
+            names.push("contentfilter".to_owned());
+        }
+        names.push("smtpserver".to_owned());
+        names
     }
 
     /// The socket of a channel.
@@ -344,7 +370,7 @@ fn channels(file: &File) -> Result<Vec<Channel>, ConfigError> {
 fn channel(file: &File, name: String) -> Result<Channel, ConfigError> {
     let section = format!("channel.{name}");
     let wrong = |what: String, right: &str| Err(file.locate(Problem::new(&section, what, right)));
-    if SECTIONS.contains(&name.as_str()) {
+    if SECTIONS.contains(&name.as_str()) || name == cluster::STATUS {
         return wrong(format!("{name} is the name of a stage"), "another name");
     }
     let plain = !name.is_empty()

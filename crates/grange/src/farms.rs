@@ -5,8 +5,8 @@ use farm::Workers;
 use farm::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
 
 use crate::configuration::{Agent, Channel, Configuration};
-use crate::metrics;
 use crate::worker::{Handed, Role};
+use crate::{cluster, metrics, standing};
 
 /// What the table says of a farm; the rest is the same for all.
 struct Entry {
@@ -42,7 +42,7 @@ impl Entry {
     }
 }
 
-/// Names of the farms of this configuration, in the order in which they start: who is asked comes before who asks.
+/// Names of the farms that this host runs, in the order in which they start: who is asked comes before who asks.
 pub fn names(configuration: &Configuration) -> Vec<String> {
     entries(configuration).into_iter().map(|entry| entry.name).collect()
 }
@@ -64,12 +64,8 @@ pub fn farm(configuration: &Configuration, name: &str) -> anyhow::Result<Farm> {
             format!("there is no farm {name}; there are {}", names(configuration).join(", "))
         })?;
     let top = &configuration.top;
-    let handed = Handed {
-        log: configuration.log.clone(),
-        data_dir: top.data_dir.clone(),
-        queue: configuration.queue.clone(),
-        role: entry.role,
-    };
+    let handed =
+        Handed { log: configuration.log.clone(), stores: configuration.stores(), role: entry.role };
     let mut sockets: Vec<NamedSocket> = entry
         .sockets
         .iter()
@@ -104,7 +100,18 @@ pub fn router_assignment(configuration: &Configuration) -> router::Assignment {
     }
 }
 
+/// The farms that this host runs.
 fn entries(configuration: &Configuration) -> Vec<Entry> {
+    let hostname = &configuration.top.hostname;
+    let mut entries = entries_anywhere(configuration);
+    entries.retain(|entry| configuration.cluster.runs_here(hostname, &entry.name));
+    entries.extend(metrics_farm(configuration));
+    let names = entries.iter().map(|entry| entry.name.clone()).collect();
+    entries.extend(status(configuration, names));
+    entries
+}
+
+fn entries_anywhere(configuration: &Configuration) -> Vec<Entry> {
     let mut entries = Vec::new();
     entries.extend(configuration.channels.iter().filter_map(|one| channel(configuration, one)));
     entries.push(scheduler(configuration));
@@ -115,7 +122,6 @@ fn entries(configuration: &Configuration) -> Vec<Entry> {
         entries.push(contentfilter(configuration));
     }
     entries.push(smtpserver(configuration));
-    entries.extend(metrics_farm(configuration));
     entries
 }
 
@@ -187,6 +193,7 @@ fn scheduler(configuration: &Configuration) -> Entry {
         "scheduler.known",
         "scheduler.home",
         "scheduler.strike",
+        "scheduler.outcome",
         "scheduler.admin",
     ];
     entry
@@ -243,6 +250,20 @@ fn channel(configuration: &Configuration, channel: &Channel) -> Option<Entry> {
     };
     let mut entry = Entry::elastic(&channel.name, role, &workers, counters);
     entry.channel_socket = Some(Configuration::channel_socket(channel));
+    Some(entry)
+}
+
+/// The farm that other hosts ask; there is none without a cluster.
+fn status(configuration: &Configuration, farms: Vec<String>) -> Option<Entry> {
+    let (top, cluster) = (&configuration.top, &configuration.cluster);
+    if !cluster.is_on() {
+        return None;
+    }
+    let host = cluster.here(&top.hostname).to_owned();
+    let assignment = standing::Assignment { host, run_dir: top.run_dir.clone(), farms };
+    let workers = Workers { max: 1, concurrency: 100, ..Workers::default() };
+    let mut entry = Entry::elastic(cluster::STATUS, Role::Status(assignment), &workers, &[]);
+    entry.sockets = vec![standing::SOCKET];
     Some(entry)
 }
 

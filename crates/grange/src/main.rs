@@ -9,12 +9,14 @@
 mod print;
 
 mod cli;
+mod cluster;
 mod command;
 mod configuration;
 mod farms;
 mod logging;
 mod metrics;
 mod privilege;
+mod standing;
 mod stores;
 mod worker;
 

@@ -1,34 +1,121 @@
 //! The stores a role may use: the only place that names a concrete `queue-*`.
 
-use std::path::Path;
+mod settings;
+
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
 use job::requeue::{Requeue, RequeueRequest};
-use queue::{Compaction, Handle, Intake, Ledger, Reader, Recovery, Standing};
+use queue::{Compaction, Handle, Intake, Ledger, Ownership, Reader, Recovery, Sole, Standing};
+use queue_postgres::Database;
+use serde::{Deserialize, Serialize};
 use socket::ClientSettings;
 
-use crate::configuration::Configuration;
-use queue_spool::Settings;
+pub use self::settings::Settings;
 
-/// Opens the queue for an acceptor. What a dead one left is adopted first; then requeue is asked for a pass.
-pub async fn intake(
-    data_dir: &Path,
-    settings: &Settings,
-    worker: &farm::Worker,
-) -> anyhow::Result<Rc<dyn Intake>> {
-    let (intake, adopted) = queue_spool::open_intake(data_dir, settings)
-        .context("cannot open the queue for writing")?;
-    if adopted.segments > 0 {
-        let queue_spool::Adopted { segments, messages, bodies_removed, damaged_bytes } = adopted;
-        tracing::info!(segments, messages, bodies_removed, damaged_bytes, "adopted");
+/// Says of a handle whether its message has ended.
+type IsRetired = Box<dyn Fn(&Handle) -> bool>;
+
+/// Where messages are kept: the spool in `data_dir`, or a database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stores {
+    /// Spool, and mail for the local channel.
+    pub data_dir: PathBuf,
+    /// The `[queue]` section.
+    pub settings: Settings,
+}
+
+impl Stores {
+    /// The database, if messages are kept in one.
+    pub fn database(&self) -> anyhow::Result<Option<Database>> {
+        self.settings
+            .database()
+            .map_err(|problem| anyhow::anyhow!("{}: {}", problem.key, problem.wrong))
     }
-    if adopted.needs_requeue() {
-        let reason = format!("{} adopted a stripe", worker.name());
-        tokio::task::spawn_local(ask_for_requeue(worker, reason, ADOPTED_DEADLINE));
+
+    /// Opens the queue for an acceptor. What a dead one left in the spool is adopted first; then requeue is asked for a pass.
+    pub async fn intake(&self, worker: &farm::Worker) -> anyhow::Result<Rc<dyn Intake>> {
+        let opening = "cannot open the queue for writing";
+        let (intake, adopted) =
+            queue_spool::open_intake(&self.data_dir, &self.settings.spool).context(opening)?;
+        if adopted.segments > 0 {
+            let queue_spool::Adopted { segments, messages, bodies_removed, damaged_bytes } =
+                adopted;
+            tracing::info!(segments, messages, bodies_removed, damaged_bytes, "adopted");
+        }
+        if adopted.needs_requeue() {
+            let reason = format!("{} adopted a stripe", worker.name());
+            tokio::task::spawn_local(ask_for_requeue(worker, reason, ADOPTED_DEADLINE));
+        }
+        Ok(intake)
     }
-    Ok(intake)
+
+    /// Opens the queue for reading.
+    pub fn reader(&self) -> anyhow::Result<Rc<dyn Reader>> {
+        let opening = "cannot open the queue for reading";
+        let reader =
+            queue_spool::open_reader(&self.data_dir, &self.settings.spool).context(opening)?;
+        Ok(reader)
+    }
+
+    /// The way to the scheduler's ledger.
+    pub fn ownership(&self) -> Rc<dyn Ownership> {
+        let (data_dir, settings) = (self.data_dir.clone(), self.settings.spool.clone());
+        Rc::new(Sole(move || {
+            let ledger: Rc<dyn Ledger> = queue_spool::open_ledger(&data_dir, &settings)?;
+            Ok(ledger)
+        }))
+    }
+
+    /// Opens the queue for listing.
+    pub fn recovery(&self) -> anyhow::Result<Rc<dyn Recovery>> {
+        let opening = "cannot open the queue for listing";
+        let recovery = queue_spool::open_recovery(&self.data_dir).context(opening)?;
+        Ok(recovery)
+    }
+
+    /// Opens the queue for compacting it.
+    pub fn compaction(&self) -> anyhow::Result<Rc<dyn Compaction>> {
+        let opening = "cannot open the queue for compacting";
+        let compaction =
+            queue_spool::open_compaction(&self.data_dir, &self.settings.spool).context(opening)?;
+        Ok(compaction)
+    }
+
+    /// What a command may do to the store: look.
+    pub fn read_only(&self) -> anyhow::Result<(Rc<dyn Reader>, Rc<dyn Recovery>)> {
+        Ok((self.reader()?, self.recovery()?))
+    }
+
+    /// Whether a queue was ever kept there, as far as can be told without asking a database.
+    pub fn is_there(&self) -> std::io::Result<bool> {
+        if self.settings.is_database() {
+            return Ok(true);
+        }
+        self.data_dir.join("spool").try_exists()
+    }
+
+    /// Refuses a queue that a newer program wrote, before anything in it is touched.
+    pub fn check_version(&self) -> anyhow::Result<()> {
+        // A database is looked at by whoever opens it, before it uses it.
+        if self.settings.is_database() {
+            return Ok(());
+        }
+        Ok(queue_spool::check_version(&self.data_dir)?)
+    }
+
+    /// Says of a handle whether its message has ended, by the ledger as it lies on disk: for a list while no scheduler runs.
+    pub fn retired(&self) -> anyhow::Result<IsRetired> {
+        if self.database()?.is_some() {
+            // What has ended is not there any more.
+            return Ok(Box::new(|_| false));
+        }
+        let standings =
+            queue_spool::read_standings(&self.data_dir).context("cannot read the ledger")?;
+        Ok(Box::new(move |handle| standings.standing(handle) == Standing::Retired))
+    }
 }
 
 /// How long requeue may take to hear of an adopted stripe.
@@ -60,62 +147,11 @@ fn ask_for_requeue(
     }
 }
 
-/// Opens the queue for reading.
-pub fn reader(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Reader>> {
-    let reader = queue_spool::open_reader(data_dir, settings)
-        .context("cannot open the queue for reading")?;
-    Ok(reader)
-}
-
-/// Opens the scheduler's ledger.
-pub fn ledger(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Ledger>> {
-    let ledger = queue_spool::open_ledger(data_dir, settings).context("cannot open the ledger")?;
-    Ok(ledger)
-}
-
-/// Opens the queue for listing.
-pub fn recovery(data_dir: &Path) -> anyhow::Result<Rc<dyn Recovery>> {
-    let recovery =
-        queue_spool::open_recovery(data_dir).context("cannot open the queue for listing")?;
-    Ok(recovery)
-}
-
-/// Opens the queue for compacting it.
-pub fn compaction(data_dir: &Path, settings: &Settings) -> anyhow::Result<Rc<dyn Compaction>> {
-    let compaction = queue_spool::open_compaction(data_dir, settings)
-        .context("cannot open the queue for compacting")?;
-    Ok(compaction)
-}
-
-/// Whether a queue was ever kept there.
-pub fn is_there(data_dir: &Path) -> std::io::Result<bool> {
-    data_dir.join("spool").try_exists()
-}
-
-/// Refuses a queue that a newer program wrote, before anything in it is touched.
-pub fn check_version(configuration: &Configuration) -> anyhow::Result<()> {
-    Ok(queue_spool::check_version(&configuration.top.data_dir)?)
-}
-
-/// Whether an error says that a newer program is needed.
+/// Whether an error says that this program does not know the queue's format.
 pub fn is_newer(error: &anyhow::Error) -> bool {
     let newer = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref(), Some(queue_spool::OpenError::Newer { .. }))
+            || matches!(cause.downcast_ref(), Some(queue_postgres::Fault::Version { .. }))
     };
     error.chain().any(newer)
-}
-
-/// What a command may do to the store: look.
-pub fn read_only(
-    configuration: &Configuration,
-) -> anyhow::Result<(Rc<dyn Reader>, Rc<dyn Recovery>)> {
-    let data_dir = &configuration.top.data_dir;
-    Ok((reader(data_dir, &configuration.queue)?, recovery(data_dir)?))
-}
-
-/// Says of a handle whether its message has ended, by the ledger as it lies on disk: for a list while no scheduler runs.
-pub fn retired(configuration: &Configuration) -> anyhow::Result<impl Fn(&Handle) -> bool> {
-    let standings = queue_spool::read_standings(&configuration.top.data_dir)
-        .context("cannot read the ledger")?;
-    Ok(move |handle: &Handle| standings.standing(handle) == Standing::Retired)
 }

@@ -1,22 +1,20 @@
 //! A worker process: takes up the role its manager handed it, opens the stores that role may use, and runs the stage.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use farm::Worker;
 use serde::{Deserialize, Serialize};
 
-use crate::{logging, metrics, stores};
+use crate::stores::{self, Stores};
+use crate::{logging, metrics, standing};
 
 /// Everything a worker is handed, as a value; it never reads the configuration file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handed {
     /// How to log.
     pub log: logging::Settings,
-    /// Where spool and mail are.
-    pub data_dir: PathBuf,
-    /// How mail is kept.
-    pub queue: queue_spool::Settings,
+    /// Where messages are kept.
+    pub stores: Stores,
     /// What to be.
     pub role: Role,
 }
@@ -45,6 +43,8 @@ pub enum Role {
     AgentError(Box<agent_error::Assignment>),
     /// Answers scrapes.
     Metrics(metrics::Assignment),
+    /// Tells other hosts how this one's farms stand.
+    Status(standing::Assignment),
 }
 
 /// The most blocking threads of a worker: they wait for disks, not for cores.
@@ -93,41 +93,42 @@ pub fn main() -> ExitCode {
 }
 
 async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
-    let Handed { data_dir, queue, role, .. } = handed;
+    let Handed { stores, role, .. } = handed;
     match role {
         Role::Smtpserver(assignment) => {
-            let intake = stores::intake(&data_dir, &queue, &worker).await?;
+            let intake = stores.intake(&worker).await?;
             let left = smtpserver::run(worker.clone(), *assignment, intake).await?;
             stores::leave_to_requeue(&worker, left).await;
         }
         Role::Contentfilter(assignment) => {
-            contentfilter::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+            contentfilter::run(worker, *assignment, stores.reader()?).await?;
         }
         Role::Router(assignment) => {
-            router::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+            router::run(worker, *assignment, stores.reader()?).await?;
         }
         Role::Scheduler(assignment) => {
-            scheduler::run(worker, *assignment, stores::ledger(&data_dir, &queue)?).await?;
+            scheduler::run(worker, *assignment, stores.ownership()).await?;
         }
         Role::Requeue(assignment) => {
-            requeue::run(worker, *assignment, stores::recovery(&data_dir)?).await?;
+            requeue::run(worker, *assignment, stores.recovery()?).await?;
         }
         Role::Compact(assignment) => {
-            compact::run(worker, assignment, stores::compaction(&data_dir, &queue)?).await?;
+            compact::run(worker, assignment, stores.compaction()?).await?;
         }
         Role::AgentSmtp(assignment) => {
-            agent_smtp::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+            agent_smtp::run(worker, *assignment, stores.reader()?).await?;
         }
         Role::AgentLocal(assignment) => {
-            agent_local::run(worker, *assignment, stores::reader(&data_dir, &queue)?).await?;
+            agent_local::run(worker, *assignment, stores.reader()?).await?;
         }
         Role::AgentError(assignment) => {
-            let intake = stores::intake(&data_dir, &queue, &worker).await?;
-            let reader = stores::reader(&data_dir, &queue)?;
+            let intake = stores.intake(&worker).await?;
+            let reader = stores.reader()?;
             let left = agent_error::run(worker.clone(), *assignment, reader, intake).await?;
             stores::leave_to_requeue(&worker, left).await;
         }
         Role::Metrics(assignment) => metrics::run(worker, assignment).await?,
+        Role::Status(assignment) => standing::run(worker, assignment).await?,
     }
     Ok(())
 }

@@ -7,12 +7,14 @@
 //! | `route` | acceptors, requeue → router | [`route`] |
 //! | `enqueue` | router → scheduler | [`enqueue`] |
 //! | `deliver` | scheduler → agents | [`deliver`] |
+//! | `outcome` | agents → scheduler | [`outcome`] |
 //! | `known` | requeue → scheduler | [`known`] |
 //! | `strike` | any sender → scheduler | [`strike`] |
 //! | `requeue` | anyone → requeue | [`requeue`] |
 //! | `home` | compact → scheduler | [`home`] |
 //! | `compact` | anyone → compact | [`compact`] |
 //! | `admin` | command line → scheduler | [`admin`] |
+//! | `farms` | command line → status | [`farms`] |
 //!
 //! Beside them stands [`hints`], how every acceptor sends `route`.
 //!
@@ -25,10 +27,12 @@ pub mod admin;
 pub mod compact;
 pub mod deliver;
 pub mod enqueue;
+pub mod farms;
 pub mod hints;
 pub mod home;
 pub mod inspect;
 pub mod known;
+pub mod outcome;
 pub mod requeue;
 pub mod route;
 pub mod strike;

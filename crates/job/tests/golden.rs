@@ -4,7 +4,7 @@
 //! type shows there as a change of a file. Run with `GRANGE_GOLDEN=write` to write them anew, then look at the difference
 //! and bring `docs/job-sockets.md` up to date.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
 
@@ -18,11 +18,13 @@ use job::deliver::{
     Deliver, DeliverAnswer, DeliverRecipient, DeliverRequest, RecipientOutcome, Report,
 };
 use job::enqueue::{Enqueue, EnqueueRequest};
+use job::farms::{FarmStanding, Farms, FarmsAnswer, FarmsRequest, WorkerStanding};
 use job::home::{
     Here, Home, HomeAnswer, HomeRequest, Moved, MovedMessage, MovedRequest, WhereRequest,
 };
 use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
+use job::outcome::{LateOutcome, OutcomeRequest};
 use job::requeue::{Requeue, RequeueRequest};
 use job::route::{Route, RouteFacts, RouteRequest};
 use job::strike::{Strike, StrikeAnswer, StrikeRequest};
@@ -245,6 +247,7 @@ fn deliver() {
         envid: None,
         host: "[127.0.0.1]:2526".to_owned(),
         attempt: 1,
+        settled: None,
         recipients: vec![recipient(0, address("one@example.org"))],
         report: None,
     };
@@ -259,6 +262,7 @@ fn deliver() {
             ret: Some(Ret::Hdrs),
             envid: Some("QQ314159".to_owned()),
             attempt: 3,
+            settled: Some(17),
             recipients: vec![DeliverRecipient {
                 original: Some(address("list@example.test")),
                 notify: Some(Notify { success: true, failure: true, delay: false }),
@@ -360,6 +364,27 @@ fn deliver() {
 }
 
 #[test]
+fn outcome() {
+    let mut golden = Golden::<LateOutcome>::new();
+    let one = |index, outcome| RecipientOutcome { index, outcome };
+    let request = OutcomeRequest {
+        handle: handle(),
+        id: id(),
+        attempt: 2,
+        report: None,
+        outcomes: vec![one(0, Outcome::Failed(refused())), one(4, Outcome::Deferred(busy()))],
+    };
+    golden.request("", 10_000, request.clone());
+    let reply = Reply::ours(StatusCode::new(2, 0, 0), "committed");
+    let written = Outcome::Delivered(Delivered { reply, report: SuccessReport::PassedOn });
+    let report = Some(ReportKind::Failure);
+    let outcomes = vec![one(0, written)];
+    golden.request("report", 10_000, OutcomeRequest { attempt: 1, report, outcomes, ..request });
+    golden.answer("outcome", "", Acknowledged {});
+    golden.finish();
+}
+
+#[test]
 fn known() {
     let mut golden = Golden::<Known>::new();
     let message = KnownMessage { handle: handle(), id: id() };
@@ -390,6 +415,35 @@ fn home() {
     golden.request("", 10_000, HomeRequest::Moved(told));
     let moved = vec![Moved { index: 0, handle: copy }];
     golden.answer("moved", "", HomeAnswer { moved, ended: vec![1], ..HomeAnswer::default() });
+    golden.finish();
+}
+
+#[test]
+fn farms() {
+    let mut golden = Golden::<Farms>::new();
+    golden.request("", 5000, FarmsRequest {});
+    let worker = WorkerStanding {
+        worker: "router/0".to_owned(),
+        pid: 4711,
+        generation: 1,
+        state: "ready".to_owned(),
+        jobs: 3,
+        connections: 0,
+        capacity: 1000,
+        jobs_done: 1234,
+        load: 250,
+    };
+    let router = FarmStanding {
+        farm: "router".to_owned(),
+        manager: Some(4700),
+        alive: true,
+        on_demand: false,
+        crashes: 0,
+        counters: BTreeMap::from([("routed_total".to_owned(), 1234)]),
+        workers: vec![worker],
+    };
+    let (host, version) = ("q1.example.test".to_owned(), "0.1.0".to_owned());
+    golden.answer("farms", "", FarmsAnswer { host, version, farms: vec![router] });
     golden.finish();
 }
 

@@ -1,16 +1,14 @@
-//! The `[queue]` section as this store takes it.
+//! What the `[queue]` section says of the spool.
 
 use std::time::Duration;
 
 use config::{ByteSize, Problem, Span};
 use serde::{Deserialize, Serialize};
 
-/// The `[queue]` section. Every setting has a default; a file need not name any.
+/// What the `[queue]` section says of the spool. Every setting has a default; a file need not name any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Which store: `"spool"`, this one, in `data_dir`. Default `"spool"`.
-    pub store: String,
     /// A segment is sealed when it has grown to this. Default 64 MiB.
     pub segment_bytes: ByteSize,
     /// Bodies larger than this go to a file of their own. Default 256 KiB.
@@ -38,7 +36,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            store: "spool".into(),
             segment_bytes: ByteSize(64 << 20),
             body_file_bytes_min: ByteSize(256 << 10),
             sync_spacing: Span::millis(2),
@@ -62,9 +59,6 @@ impl Settings {
         let wrong = |key: &str, wrong: String, right: &str| {
             Err(Problem::new(format!("queue.{key}"), wrong, right))
         };
-        if self.store != "spool" {
-            return wrong("store", format!("there is no store {:?}", self.store), "\"spool\"");
-        }
         let sizes = [
             ("segment_bytes", self.segment_bytes, 64 << 10, 1 << 30),
             ("body_file_bytes_min", self.body_file_bytes_min, 0, 16 << 20),

@@ -63,6 +63,10 @@ pub enum LedgerError {
         #[source]
         source: Arc<std::io::Error>,
     },
+    /// Another owns the ledger by now, or this holder's time with it has passed. Nothing of what was asked was done, and nothing
+    /// will be: whoever still needs it stands in line again.
+    #[error("the ledger is no longer this process's: {0}")]
+    Fenced(String),
     /// The ledger's files do not fit together or are from a newer version.
     #[error("the ledger cannot be read: {0}")]
     Damaged(String),

@@ -1,8 +1,10 @@
 //! The scheduler's own record.
 
+use std::time::Instant;
+
 use crate::{Handle, LedgerError, Local, Record};
 
-/// The right to say what became of messages. Held by the scheduler alone; a second holder is refused when opening.
+/// The right to say what became of messages. Held by the scheduler alone: [`Ownership`](crate::Ownership) gives it to one at a time.
 ///
 /// Acknowledgements and `deliver` jobs wait for [`Ledger::written`]; reports, admin answers and the
 /// giving back of space wait for [`Ledger::synced`]. The store gives back the space of retired messages by itself.
@@ -43,6 +45,31 @@ pub trait Ledger {
     /// Ends the checkpoint: once this has synced, what came before it is forgotten. After a failed sync, resolving is
     /// the leave to dispatch again.
     fn end_checkpoint(&self) -> Local<'static, Result<(), LedgerError>>;
+
+    /// Until when the ledger is surely this holder's, on the monotonic clock; it moves on while all is well. Later, another may own
+    /// it, whatever this holder knows: nothing is to be sent any more, and what is appended is refused as
+    /// [`LedgerError::Fenced`] and changes nothing. Nothing: it is this holder's for as long as it lives.
+    fn owned_until(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Looks up what [`Ledger::standing`] cannot tell of these messages; nothing is done before the future is polled. When it has
+    /// resolved well, that tells the truth of them until the next look-up has. Nothing: it tells the truth now.
+    fn settle(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
+        let _ = handles;
+        None
+    }
+
+    /// Gives the ledger up, at an orderly end, after the last sync and when nothing is sent any more: another may own it at once.
+    /// `is_clean` says that no job is in hand anywhere. Nothing can be appended afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be given up: it is another's once this holder's time has passed.
+    fn release(&self, is_clean: bool) -> Local<'static, Result<(), LedgerError>> {
+        let _ = is_clean;
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// A place in the ledger's order.

@@ -7,7 +7,7 @@
 //!
 //! - [`Intake`]: acceptors write messages. `250` may be said when [`Draft::commit`] has resolved, not before.
 //! - [`Reader`]: anyone who holds a [`Handle`] reads envelope and body.
-//! - [`Ledger`]: the scheduler's own record of what was routed, tried and ended.
+//! - [`Ledger`]: the scheduler's own record of what was routed, tried and ended; [`Ownership`] is the way to it.
 //! - [`Recovery`]: requeue lists what was accepted, segment by segment.
 //! - [`Compaction`]: compact copies what still lives out of segments that are otherwise dead.
 //!
@@ -23,6 +23,7 @@ mod error;
 mod handle;
 mod intake;
 mod ledger;
+mod ownership;
 mod reader;
 mod record;
 mod recovery;
@@ -32,6 +33,7 @@ pub use error::{IntakeError, LedgerError, ReadError};
 pub use handle::{Handle, HandleError};
 pub use intake::{Accept, Draft, Intake, SizeHint};
 pub use ledger::{Ledger, Mark, Standing};
+pub use ownership::{Ownership, Sole, Tenure};
 pub use reader::{Accepted, Body, Reader, Stored};
 pub use record::{Attempt, Owed, Record, ReportKind, Routed, RoutedRecipient, State};
 pub use recovery::{Listed, Recovery, Segment};

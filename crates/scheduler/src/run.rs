@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use job::deliver::{Deliver, DeliverAnswer};
 use job::route::{Route, RouteRequest};
-use queue::{Ledger, LedgerError, Local};
+use queue::{Ledger, LedgerError, Local, Ownership, Tenure};
 use socket::{CallError, Client, ClientSettings, STANDSTILL, SendError, SendOptions, codes};
 
 use self::asker::RequeueAsker;
@@ -34,6 +34,9 @@ pub enum Error {
     /// The worker could not take up its role.
     #[error(transparent)]
     Worker(#[from] farm::WorkerError),
+    /// The ledger could not be opened.
+    #[error("cannot open the ledger")]
+    Ledger(#[source] LedgerError),
     /// The ledger could not be read.
     #[error("cannot replay the ledger")]
     Replay(#[source] LedgerError),
@@ -41,6 +44,8 @@ pub enum Error {
 
 /// What is left of a drain for the last checkpoint and its sync.
 const LAST_SYNC: Duration = Duration::from_secs(2);
+/// No job is sent when the ledger's time ends so soon: nobody could do anything with it.
+const SEND_MARGIN: Duration = Duration::from_millis(500);
 /// The socket that is asked to route messages anew.
 const ROUTER: &str = "router.route";
 /// The most messages of one turn that router is asked for directly.
@@ -53,32 +58,68 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 /// killed it may be among the first that come.
 const STRIKES_FIRST: Duration = Duration::from_millis(250);
 
-/// Runs the scheduler in this worker until it is drained: replays the ledger, then serves `scheduler.enqueue`,
-/// `scheduler.known`, `scheduler.home`, `scheduler.strike` and `scheduler.admin`, and sends to the channels' sockets.
+/// Runs the scheduler in this worker until it is drained or the ledger is its own no longer: waits for the ledger, replays it, then serves `scheduler.enqueue`,
+/// `scheduler.known`, `scheduler.home`, `scheduler.strike`, `scheduler.outcome` and `scheduler.admin`, and sends to the channels' sockets.
 pub async fn run(
     worker: farm::Worker,
     assignment: Assignment,
-    ledger: Rc<dyn Ledger>,
+    ownership: Rc<dyn Ownership>,
 ) -> Result<(), Error> {
-    let mut scheduler = Scheduler::new(assignment.settings.clone(), &assignment.channels);
-    if !load::replay(&worker, &*ledger, &mut scheduler).await.map_err(Error::Replay)? {
+    let tenure = load::acquire(&worker, &*ownership).await.map_err(Error::Ledger)?;
+    let Some(Tenure { ledger, is_clean }) = tenure else {
         return Ok(());
+    };
+    let mut scheduler = Scheduler::new(assignment.settings.clone(), &assignment.channels);
+    match load::replay(&worker, &*ledger, &mut scheduler).await {
+        Ok(true) => {}
+        Ok(false) => {
+            give_up(&*ledger, true).await;
+            return Ok(());
+        }
+        Err(error @ LedgerError::Fenced(_)) => {
+            lost(&worker, &error);
+            return Ok(());
+        }
+        Err(error) => return Err(Error::Replay(error)),
     }
     let inbox = Rc::new(Inbox::default());
     inbox::serve(&worker, &inbox)?;
     let mut shell = Shell::new(worker.clone(), assignment, Rc::clone(&inbox), ledger, scheduler);
-    shell.begin();
+    shell.begin(is_clean);
     watch(&worker, &inbox);
     worker.ready();
     loop {
         let incoming = shell.wait().await;
+        if let Some(error) = shell.loss(&incoming) {
+            lost(&worker, &error);
+            return Ok(());
+        }
         shell.turn(incoming);
+        if let Some(error) = shell.loss(&[]) {
+            lost(&worker, &error);
+            return Ok(());
+        }
         if shell.is_done() {
             break;
         }
     }
     shell.end().await;
     Ok(())
+}
+
+/// The ledger is another's, or may be: this worker ends at once, and with it its connections, so that agents go on with nothing that
+/// it sent. The next one stands by.
+fn lost(worker: &farm::Worker, error: &LedgerError) {
+    tracing::error!(%error, "the ledger is lost to this worker: it sends nothing more and ends");
+    worker.resign();
+}
+
+/// Gives the ledger up, so that whoever stands by need not wait.
+async fn give_up(ledger: &dyn Ledger, is_clean: bool) {
+    let released = tokio::time::timeout(LAST_SYNC, ledger.release(is_clean)).await;
+    if let Err(error) = released.unwrap_or_else(|_late| Err(late("the release of the ledger"))) {
+        tracing::warn!(%error, "the ledger could not be given up: whoever stands by waits until its time has passed");
+    }
 }
 
 /// Turns what the manager says into things that arrive.
@@ -119,11 +160,16 @@ struct Role {
     assignment: Box<Assignment>,
 }
 
+/// Says for how long what was sent may still be acted on, by what is known now.
+type LeaseLeft = Rc<dyn Fn() -> Option<Duration>>;
+
 struct Shell {
     worker: farm::Worker,
     assignment: Assignment,
     inbox: Rc<Inbox>,
     ledger: Rc<dyn Ledger>,
+    /// For how long what is sent now may be acted on; nothing: for as long as its connection is up.
+    lease_left: LeaseLeft,
     turns: Turns,
     doors: Doors,
     token_next: u64,
@@ -135,6 +181,7 @@ struct Shell {
 /// The ways out.
 struct Doors {
     worker: farm::Worker,
+    lease_left: LeaseLeft,
     inbox: Rc<Inbox>,
     clients: HashMap<ChannelId, Client<Deliver>, ByNumber>,
     requeue: Option<Rc<RequeueAsker>>,
@@ -153,8 +200,10 @@ impl Shell {
     ) -> Self {
         let requeue = (!assignment.requeue.is_empty())
             .then(|| Rc::new(RequeueAsker::new(worker.clone(), assignment.requeue.clone())));
+        let lease_left = lease_left(&ledger);
         let doors = Doors {
             worker: worker.clone(),
+            lease_left: Rc::clone(&lease_left),
             inbox: Rc::clone(&inbox),
             clients: HashMap::default(),
             requeue,
@@ -167,6 +216,7 @@ impl Shell {
             assignment,
             inbox,
             ledger: Rc::clone(&ledger),
+            lease_left,
             turns: Turns::new(scheduler, ledger),
             doors,
             token_next: 0,
@@ -211,8 +261,16 @@ impl Shell {
         }
     }
 
-    /// The first turn.
-    fn begin(&mut self) {
+    /// The first turn. Where the owner before did not give the ledger up, what it sent may be under way.
+    fn begin(&mut self, is_clean: bool) {
+        if !is_clean {
+            let grace = self.assignment.settings.takeover_grace.0;
+            tracing::warn!(
+                grace_s = grace.as_secs(),
+                "the ledger was not given up in order: what was replayed waits for late outcomes"
+            );
+            self.turns.wait_for_late_outcomes(self.now().mono.saturating_add(millis(grace)));
+        }
         if self.worker.has_crashed_lately() {
             self.turns.put_enqueues_aside(self.now().mono.saturating_add(millis(STRIKES_FIRST)));
         }
@@ -222,12 +280,13 @@ impl Shell {
         self.count();
     }
 
-    /// Waits until something arrives or is due.
+    /// Waits until something arrives or is due, or the ledger's time has passed.
     async fn wait(&mut self) -> Vec<Incoming> {
         // What is ready to run may have more for this turn: batches are the budget.
         tokio::task::yield_now().await;
         if !self.turns.goes_on() && self.inbox.is_empty() {
-            match self.turns.due().map(|due| self.begun + Duration::from_millis(due)) {
+            let due = self.turns.due().map(|due| self.begun + Duration::from_millis(due));
+            match [due, self.ledger.owned_until()].into_iter().flatten().min() {
                 Some(at) => {
                     let arrival = self.inbox.arrival();
                     // Passing the time is what is wanted as much as an arrival.
@@ -241,6 +300,19 @@ impl Shell {
             }
         }
         self.inbox.take()
+    }
+
+    /// Why the ledger is this worker's no longer, if so.
+    fn loss(&self, incoming: &[Incoming]) -> Option<LedgerError> {
+        let is_loss = |error: &LedgerError| matches!(error, LedgerError::Fenced(_));
+        let told = incoming.iter().find_map(|one| match one {
+            Incoming::Reached(_, Err(error)) if is_loss(error) => Some(error.clone()),
+            _ => None,
+        });
+        told.or_else(|| self.ledger.failure().filter(is_loss)).or_else(|| {
+            let is_over = (self.lease_left)().is_some_and(|left| left.is_zero());
+            is_over.then(|| LedgerError::Fenced("its time with it has passed".to_owned()))
+        })
     }
 
     fn turn(&mut self, incoming: Vec<Incoming>) {
@@ -272,7 +344,10 @@ impl Shell {
             Incoming::Admin(request, responder) => {
                 Arrival::Admin(self.token(AnyResponder::Admin(responder)), request)
             }
-            Incoming::Answered { job, result } => Arrival::Answered { job, result },
+            Incoming::LateOutcome(request, responder) => {
+                Arrival::LateOutcome(self.token(AnyResponder::LateOutcome(responder)), request)
+            }
+            Incoming::Answered { job, result, from } => Arrival::Answered { job, result, from },
             Incoming::Peers(channel) => Arrival::Peers(channel, self.doors.peers(channel)),
             Incoming::Crashed { channel, pid } => Arrival::Crashed { channel, pid },
             Incoming::Reached(awaited, result) => Arrival::Reached(awaited, result),
@@ -316,15 +391,16 @@ impl Shell {
         collected || self.turns.drain_is_over(self.now())
     }
 
-    /// Leaves the ledger synced, and short if that is cheap.
+    /// Leaves the ledger synced, and short if that is cheap, and gives it up.
     async fn end(mut self) {
         let synced = tokio::time::timeout(LAST_SYNC, self.sync_last()).await;
-        match synced.unwrap_or_else(|_late| Err(late())) {
+        match synced.unwrap_or_else(|_late| Err(late("the last sync"))) {
             Ok(()) => {
                 let (messages, in_hand) =
                     (self.turns.scheduler().messages(), self.turns.scheduler().in_hand());
                 tracing::info!(messages, in_hand, "ledger synced");
                 self.turns.close(&mut self.doors);
+                give_up(&*self.ledger, in_hand == 0).await;
             }
             Err(error) => tracing::error!(%error, "the ledger could not be synced at the end"),
         }
@@ -361,10 +437,12 @@ impl Hands for Doors {
     }
 
     fn send(&mut self, send: Send) {
-        let job = send.job;
+        let (job, connection) = (send.job, (send.channel, send.peer));
         let inbox = Rc::clone(&self.inbox);
         let on_answer = move |result: Result<DeliverAnswer, CallError>| {
-            inbox.push(Incoming::Answered { job, result: result.map_err(unanswered) });
+            let has_come = matches!(result, Ok(_) | Err(CallError::Refused(_)));
+            let (result, from) = (result.map_err(unanswered), has_come.then_some(connection));
+            inbox.push(Incoming::Answered { job, result, from });
         };
         let options = SendOptions {
             deadline: Some(send.deadline),
@@ -376,13 +454,15 @@ impl Hands for Doors {
             None => Err(SendError::Disconnected),
         };
         if let Err(error) = sent {
-            self.inbox.push(Incoming::Answered { job, result: Err(not_sent(error)) });
+            let result = Err(not_sent(error));
+            self.inbox.push(Incoming::Answered { job, result, from: None });
             self.inbox.push_peers(send.channel);
         }
     }
 
     fn unsent(&mut self, job: u64) {
-        self.inbox.push(Incoming::Answered { job, result: Err(Unanswered::NotSent) });
+        let result = Err(Unanswered::NotSent);
+        self.inbox.push(Incoming::Answered { job, result, from: None });
     }
 
     fn connect(&mut self, channel: ChannelId) {
@@ -413,6 +493,10 @@ impl Hands for Doors {
         }
     }
 
+    fn may_send(&self) -> bool {
+        (self.lease_left)().is_none_or(|left| left > SEND_MARGIN)
+    }
+
     fn await_ledger(&mut self, awaited: Awaited, until: Local<'static, Result<(), LedgerError>>) {
         let inbox = Rc::clone(&self.inbox);
         tokio::task::spawn_local(async move {
@@ -426,9 +510,17 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn late() -> LedgerError {
+fn late(context: &str) -> LedgerError {
     let source = Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut));
-    LedgerError::Io { context: "the last sync".to_owned(), source }
+    LedgerError::Io { context: context.to_owned(), source }
+}
+
+fn lease_left(ledger: &Rc<dyn Ledger>) -> LeaseLeft {
+    let ledger = Rc::clone(ledger);
+    Rc::new(move || {
+        let until = ledger.owned_until()?;
+        Some(until.saturating_duration_since(Instant::now()))
+    })
 }
 
 fn unanswered(error: CallError) -> Unanswered {

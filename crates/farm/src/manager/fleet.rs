@@ -68,9 +68,9 @@ impl Child {
         self.board.slot(self.slot).jobs().load(Relaxed)
     }
 
-    /// Takes jobs, and is to go on doing so.
+    /// Takes jobs or stands by, and is to go on doing so.
     pub(super) fn serves(&self) -> bool {
-        self.is_current() && self.state == WorkerState::Ready
+        self.is_current() && self.state.is_up()
     }
 }
 
@@ -428,10 +428,16 @@ impl Manager<'_> {
             ToManager::Here => {}
             ToManager::Ready => {
                 child.was_ready = true;
-                if child.state == WorkerState::Starting {
+                if matches!(child.state, WorkerState::Starting | WorkerState::Standby) {
                     child.state = WorkerState::Ready;
                 }
                 tracing::info!(worker = %child.name(), pid, "ready");
+            }
+            ToManager::Standby => {
+                if child.state == WorkerState::Starting {
+                    child.state = WorkerState::Standby;
+                }
+                tracing::info!(worker = %child.name(), pid, "stands by");
             }
             ToManager::Busy(busy) => child.busy = busy,
             ToManager::Worn => {

@@ -333,6 +333,7 @@ impl Slot<'_> {
             WorkerState::Starting => 1,
             WorkerState::Ready => 2,
             WorkerState::Draining => 3,
+            WorkerState::Standby => 4,
         };
         self.half(SLOT_STATE).store(number, Relaxed);
     }
@@ -417,6 +418,7 @@ fn state(number: u32) -> Option<WorkerState> {
         1 => Some(WorkerState::Starting),
         2 => Some(WorkerState::Ready),
         3 => Some(WorkerState::Draining),
+        4 => Some(WorkerState::Standby),
         _ => None,
     }
 }

@@ -87,6 +87,7 @@ fn hindrance(run_dir: &Path, socket: &str) -> String {
         (None | Some('Z' | 'X'), _) => "has ended".to_owned(),
         (_, WorkerState::Starting) => "is starting".to_owned(),
         (_, WorkerState::Draining) => "finishes what it has in hand".to_owned(),
+        (_, WorkerState::Standby) => "stands by: another host does its work".to_owned(),
         (_, WorkerState::Ready) => format!("was at work {}% of the last second", worker.load / 10),
     };
     format!("{name}, process {pid}, {state}")

@@ -6,7 +6,7 @@ use agent::Outgoing;
 
 use super::{Failure, block_on, stored_somewhere, unreadable};
 use crate::configuration::Configuration;
-use crate::{print, stores};
+use crate::print;
 
 /// Prints the message with its edits applied.
 pub(super) fn run(
@@ -14,7 +14,7 @@ pub(super) fn run(
     handle: &queue::Handle,
 ) -> Result<ExitCode, Failure> {
     stored_somewhere(configuration)?;
-    let reader = stores::reader(&configuration.top.data_dir, &configuration.queue)?;
+    let reader = configuration.stores().reader()?;
     block_on(async {
         let mut message = Outgoing::open(&*reader, handle).await.map_err(unreadable)?;
         while let Some(piece) = message.next().await.map_err(anyhow::Error::from)? {

@@ -12,10 +12,11 @@ use crate::stores;
 pub(super) fn run(path: &Path, options: &cli::Check) -> Result<ExitCode, Failure> {
     let configuration = Configuration::load_with_tables(path)?;
     if options.print {
-        table::json(&configuration)?;
+        let queue = configuration.queue.clone().without_secrets();
+        table::json(&Configuration { queue, ..configuration })?;
         return Ok(ExitCode::SUCCESS);
     }
-    match stores::check_version(&configuration) {
+    match configuration.stores().check_version() {
         Err(error) if stores::is_newer(&error) => return Err(error.into()),
         Err(error) => println!("note: whether this program knows the queue's format: {error:#}"),
         Ok(()) => {}

@@ -10,12 +10,12 @@ use farm::supervisor::{self, Plan};
 use super::{Failure, chain};
 use crate::cli;
 use crate::configuration::Configuration;
-use crate::{farms, logging, privilege, stores};
+use crate::{farms, logging, privilege};
 
 /// Supervises the managers of this host's farms.
 pub(super) fn run(path: &Path, options: cli::Run) -> Result<ExitCode, Failure> {
     let configuration = Configuration::load_here(path)?;
-    stores::check_version(&configuration)?;
+    configuration.stores().check_version()?;
     let only = options.only;
     let first = plan(&configuration, &only)?;
     privilege::prepare(&configuration)?;
@@ -66,7 +66,7 @@ fn text_of(path: &Path) -> Result<String, Failure> {
 /// Manages one farm.
 pub(super) fn farm(path: &Path, name: &str) -> Result<ExitCode, Failure> {
     let configuration = Configuration::load_here(path)?;
-    stores::check_version(&configuration)?;
+    configuration.stores().check_version()?;
     let first = load(&configuration, name)?;
     let mut reload = || {
         let configuration = Configuration::load_with_tables(path).map_err(Failure::from);

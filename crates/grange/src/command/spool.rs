@@ -8,15 +8,18 @@ use queue_spool::{Finding, RepairError, RepairMode, Repaired, Report};
 use super::{Failure, stored_somewhere, table};
 use crate::cli;
 use crate::configuration::Configuration;
-use crate::stores;
 
 /// Runs a command on the spool.
 pub(super) fn run(configuration: &Configuration, command: cli::Spool) -> Result<ExitCode, Failure> {
+    if configuration.queue.is_database() {
+        let text = "the queue is in a database, not in a spool: see grange store check";
+        return Err(Failure::Usage(text.to_owned()));
+    }
     match command {
         cli::Spool::Repair { dry_run, output } => repair(configuration, dry_run, output.json),
         cli::Spool::Check(output) => {
             stored_somewhere(configuration)?;
-            stores::check_version(configuration)?;
+            configuration.stores().check_version()?;
             let report =
                 queue_spool::check(&configuration.top.data_dir).map_err(anyhow::Error::from)?;
             if output.json {

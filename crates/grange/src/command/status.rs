@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use farm::scoreboard::{self, View, WorkerState};
+use farm::scoreboard;
 use job::admin::{Admin, AdminAnswer, AdminRequest, Nothing, Status};
+use job::farms::FarmStanding;
 use serde::Serialize;
 
 use super::{Failure, ask_within, block_on, table};
 use crate::configuration::Configuration;
-use crate::{cli, farms};
+use crate::{cli, farms, standing};
 
 /// A scheduler that does not answer so soon keeps nobody from seeing how the farms stand.
 const SOON: Duration = Duration::from_secs(3);
@@ -17,34 +18,8 @@ const SOON: Duration = Duration::from_secs(3);
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
-    farms: Vec<FarmReport>,
+    farms: Vec<FarmStanding>,
     queue: Option<Status>,
-}
-
-#[derive(Serialize)]
-struct FarmReport {
-    farm: String,
-    /// Its manager's process id; none while it has no manager.
-    manager: Option<u32>,
-    alive: bool,
-    /// Its workers are started for one pass each, when somebody asks or it is time.
-    on_demand: bool,
-    crashes: u64,
-    counters: serde_json::Map<String, serde_json::Value>,
-    workers: Vec<WorkerReport>,
-}
-
-#[derive(Serialize)]
-struct WorkerReport {
-    worker: String,
-    pid: u32,
-    generation: u32,
-    state: &'static str,
-    jobs: u32,
-    connections: u32,
-    capacity: u32,
-    jobs_done: u64,
-    load: u32,
 }
 
 /// Shows how it stands.
@@ -62,7 +37,7 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
         };
     // A file that is wrong names no farm: what runs is shown.
     let names = if configuration.is_whole { farms::names(configuration) } else { Vec::new() };
-    let farms = reports(&names, &views);
+    let farms = standing::of(&names, &views);
     let running = farms.iter().any(|farm| farm.alive);
     if output.json {
         table::json(&Report { farms, queue })?;
@@ -77,60 +52,7 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
     Ok(if running { ExitCode::SUCCESS } else { ExitCode::from(69) })
 }
 
-/// What there is to say of every farm that the configuration names, also of those that do not run, and of any other that does.
-fn reports(names: &[String], views: &[View]) -> Vec<FarmReport> {
-    let others = views.iter().map(|view| &view.farm).filter(|farm| !names.contains(farm));
-    let all = names.iter().chain(others);
-    all.map(|name| match views.iter().find(|view| view.farm == *name) {
-        Some(view) => report(view),
-        None => FarmReport {
-            farm: name.clone(),
-            manager: None,
-            alive: false,
-            on_demand: false,
-            crashes: 0,
-            counters: serde_json::Map::new(),
-            workers: Vec::new(),
-        },
-    })
-    .collect()
-}
-
-fn report(view: &View) -> FarmReport {
-    let counters = view.counters.iter().enumerate().map(|(index, name)| {
-        (name.clone(), serde_json::Value::from(crate::metrics::total(view, index)))
-    });
-    FarmReport {
-        farm: view.farm.clone(),
-        manager: Some(view.manager),
-        // A dead manager's scoreboard is not read at all.
-        alive: true,
-        on_demand: view.on_demand,
-        crashes: view.crashes,
-        counters: counters.collect(),
-        workers: view
-            .workers
-            .iter()
-            .map(|line| WorkerReport {
-                worker: line.worker.clone(),
-                pid: line.pid,
-                generation: line.generation,
-                state: match line.state {
-                    WorkerState::Starting => "starting",
-                    WorkerState::Ready => "ready",
-                    WorkerState::Draining => "draining",
-                },
-                jobs: line.jobs,
-                connections: line.connections,
-                capacity: line.capacity,
-                jobs_done: line.jobs_done,
-                load: line.load,
-            })
-            .collect(),
-    }
-}
-
-fn print_farms(farms: &[FarmReport]) -> std::io::Result<()> {
+fn print_farms(farms: &[FarmStanding]) -> std::io::Result<()> {
     let mut rows = Vec::new();
     for farm in farms {
         let state = if farm.alive { "running" } else { "stopped" };
@@ -146,7 +68,7 @@ fn print_farms(farms: &[FarmReport]) -> std::io::Result<()> {
         for worker in &farm.workers {
             rows.push(vec![
                 format!("  {}", worker.worker),
-                worker.state.to_owned(),
+                worker.state.clone(),
                 worker.pid.to_string(),
                 format!("{}/{}", worker.jobs, worker.capacity),
                 worker.connections.to_string(),

@@ -9,7 +9,7 @@ use farm::upgrade::{self, Report, UpgradeError};
 
 use super::Failure;
 use crate::configuration::Configuration;
-use crate::{farms, stores};
+use crate::farms;
 
 /// How long to wait for new workers to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Checks the configuration with this program, then has the running farms go on as it.
 pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
     let configuration = Configuration::load(path)?;
-    stores::check_version(&configuration)?;
+    configuration.stores().check_version()?;
     let names = farms::names(&configuration);
     for name in &names {
         farms::farm(&configuration, name)?;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use config::{Notice, Problem};
 
+use crate::cluster;
+
 use super::{Agent, CHANNELS_DEFAULT, Channel, Configuration, External, SECTIONS, Top};
 
 /// The longest path of a socket, in bytes, while it is bound under its temporary name, `.NAME.new`.
@@ -14,6 +16,7 @@ const LONGEST_SOCKET: &str = "sockets/admin/scheduler.admin";
 /// Finds what contradicts itself between sections.
 pub(super) fn check(configuration: &Configuration) -> Result<(), Problem> {
     check_listeners(configuration)?;
+    check_cluster(configuration)?;
     for (index, channel) in configuration.channels.iter().enumerate() {
         let key = |name: &str| format!("channel.{}.{name}", channel.name);
         match &channel.agent {
@@ -44,6 +47,14 @@ pub(super) fn check(configuration: &Configuration) -> Result<(), Problem> {
         )?;
     }
     check_path(&configuration.top, LONGEST_SOCKET)
+}
+
+fn check_cluster(configuration: &Configuration) -> Result<(), Problem> {
+    let farms = configuration.farms_of_mail();
+    let mut jobs: Vec<String> =
+        farms.iter().filter(|farm| *farm != "smtpserver").cloned().collect();
+    jobs.push(cluster::STATUS.to_owned());
+    configuration.cluster.check(&configuration.top.hostname, &farms, &jobs)
 }
 
 fn check_listeners(configuration: &Configuration) -> Result<(), Problem> {
@@ -90,7 +101,7 @@ fn check_path(top: &Top, socket: &str) -> Result<(), Problem> {
 }
 
 /// Whether a text is a host's name: labels of letters, digits and hyphens, with dots between them.
-pub(super) fn is_host_name(name: &str) -> bool {
+pub(crate) fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -111,6 +122,7 @@ pub(super) fn notices(configuration: &Configuration) -> Vec<Notice> {
         );
         notices.push(Notice::new("scheduler.expire", what));
     }
+    notices.extend(configuration.cluster.notices());
     notices.extend(configuration.channels.iter().flat_map(channel_notices));
     notices
 }

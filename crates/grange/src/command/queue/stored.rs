@@ -9,7 +9,6 @@ use queue::{Listed, ReadError, Reader, State};
 
 use crate::command::{Failure, ask, store, table};
 use crate::configuration::Configuration;
-use crate::stores;
 
 /// The state of a message that is not routed and whose record fails its checks.
 const DAMAGED: &str = "damaged";
@@ -127,7 +126,7 @@ pub(super) async fn whole_store(
     };
     let (reader, recovery) = store(configuration)?;
     let mut listed = listed(&*recovery, after).await?;
-    let retired = stores::retired(configuration)?;
+    let retired = configuration.stores().retired()?;
     listed.retain(|one| !retired(&one.handle));
     // One that was moved, and whose segment is there still, is listed twice.
     listed.dedup_by_key(|one| one.id);
@@ -150,7 +149,7 @@ pub(super) async fn find(
     if scheduler {
         listed = unknown(configuration, &listed).await?;
     } else {
-        let retired = stores::retired(configuration)?;
+        let retired = configuration.stores().retired()?;
         listed.retain(|one| !retired(&one.handle));
     }
     let mut found = Vec::new();

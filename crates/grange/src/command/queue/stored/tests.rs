@@ -19,7 +19,7 @@ fn pages_of_the_store_hold_every_message_once_and_end() {
     let configuration = Configuration::from_file(&file).unwrap();
     crate::command::block_on(async {
         let (intake, _) =
-            queue_spool::open_intake(folder.path(), &configuration.queue).expect("an intake");
+            queue_spool::open_intake(folder.path(), &configuration.queue.spool).expect("an intake");
         let mut ids = Vec::new();
         for number in 0..7 {
             let sender = if number == 3 { "berta@example.test" } else { "anna@example.test" };

@@ -1,0 +1,45 @@
+//! `grange store …`: the tables of a queue that is in a database.
+
+use std::process::ExitCode;
+
+use queue_postgres::{Fault, Found, VERSION};
+
+use super::{Failure, block_on};
+use crate::cli;
+use crate::configuration::Configuration;
+
+/// Runs a command on the database.
+pub(super) fn run(configuration: &Configuration, command: cli::Store) -> Result<ExitCode, Failure> {
+    let Some(database) = configuration.stores().database()? else {
+        let text = "the queue is in the spool: queue.store names no database";
+        return Err(Failure::Usage(text.to_owned()));
+    };
+    let name = database.name();
+    match command {
+        cli::Store::Init => match block_on(queue_postgres::init(&database))?.map_err(failed)? {
+            Found::Nothing => println!("{name}: made, schema version {VERSION}"),
+            Found::Version(version) => println!("{name}: there already, schema version {version}"),
+        },
+        cli::Store::Migrate => {
+            match block_on(queue_postgres::migrate(&database))?.map_err(failed)? {
+                Found::Version(VERSION) => println!("{name}: has schema version {VERSION} already"),
+                Found::Version(before) => {
+                    println!("{name}: from schema version {before} to {VERSION}");
+                }
+                Found::Nothing => println!("{name}: made, schema version {VERSION}"),
+            }
+        }
+        cli::Store::Check => {
+            block_on(queue_postgres::check(&database))?.map_err(failed)?;
+            println!("{name}: schema version {VERSION}, and it keeps what it has committed");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn failed(fault: Fault) -> Failure {
+    match fault {
+        Fault::Version { .. } => Failure::System(fault.into()),
+        fault => Failure::Unavailable(format!("{:#}", anyhow::Error::from(fault))),
+    }
+}
