@@ -18,7 +18,7 @@ mod place;
 mod pool;
 
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -235,10 +235,43 @@ impl<C: Conversation> Client<C> {
         self.pool.outstanding()
     }
 
-    /// Says the same for one who shall not keep the connections up: 0 once the last clone is dropped.
-    pub fn watch_outstanding(&self) -> impl Fn() -> usize + 'static {
-        let pool = Rc::downgrade(&self.pool);
-        move || pool.upgrade().map_or(0, |pool| pool.outstanding())
+    /// Lets somebody look at it, and move it, who shall not keep its connections up.
+    pub fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Watched(Rc::downgrade(&self.pool)))
+    }
+}
+
+/// A client of whatever conversation, for one who does not ask with it.
+pub trait Watch {
+    /// As [`Client::outstanding`] says; 0 once the last clone is dropped.
+    fn outstanding(&self) -> usize;
+    /// As [`Client::move_to`] does.
+    fn move_to(&self, places: Places);
+    /// Whether the last clone is dropped.
+    fn is_over(&self) -> bool;
+    /// Tells clients apart while they live.
+    fn id(&self) -> usize;
+}
+
+struct Watched<C: Conversation>(Weak<Pool<C>>);
+
+impl<C: Conversation> Watch for Watched<C> {
+    fn outstanding(&self) -> usize {
+        self.0.upgrade().map_or(0, |pool| pool.outstanding())
+    }
+
+    fn move_to(&self, places: Places) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.move_to(&places);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    fn id(&self) -> usize {
+        self.0.as_ptr().addr()
     }
 }
 

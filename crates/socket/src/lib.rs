@@ -38,7 +38,7 @@ pub const STANDSTILL: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub use address::{Address, AddressError};
 pub use client::{
-    CallError, Client, ClientSettings, Peer, PeerId, Places, Remote, SendError, SendOptions,
+    CallError, Client, ClientSettings, Peer, PeerId, Places, Remote, SendError, SendOptions, Watch,
 };
 pub use conversation::{
     Conversation, ErrorObject, Request, RequestError, codes, read_text, write_json,

@@ -172,8 +172,9 @@ async fn greet<C: Conversation>(place: &Place) -> Result<Greeted, DialError> {
     let (mut stream, faith) = match (&place.address, &place.remote) {
         (Address::Path(path), _) => (Stream::Unix(connect(path).await?), None),
         (Address::Tcp { .. }, None) => return Err(DialError::NoKeys),
-        (Address::Tcp { host, port }, Some(remote)) => {
-            let (stream, faith) = connect_tls(host, *port, remote).await?;
+        (Address::Tcp { host, at, port }, Some(remote)) => {
+            let at = (at.as_deref().unwrap_or(host), *port);
+            let (stream, faith) = connect_tls(host, at, remote).await?;
             (Stream::Tls(Box::new(stream)), Some(faith))
         }
     };
@@ -207,10 +208,10 @@ async fn connect(path: &Path) -> Result<UnixStream, DialError> {
 /// Connects to another host, whose name is looked up now, and sees to it that it is that host, and may run that farm.
 async fn connect_tls(
     host: &str,
-    port: u16,
+    at: (&str, u16),
     remote: &Remote,
 ) -> Result<(TlsStream, Faith), DialError> {
-    let addresses = lookup_host((host, port)).await.map_err(DialError::Name)?;
+    let addresses = lookup_host(at).await.map_err(DialError::Name)?;
     let mut failed = DialError::Name(io::ErrorKind::NotFound.into());
     for address in addresses.take(ADDRESSES_MAX) {
         let connected = match tokio::time::timeout(CONNECT_WAIT, TcpStream::connect(address)).await

@@ -82,7 +82,7 @@ impl Port {
     }
 
     pub(crate) fn place(&self) -> Address {
-        Address::Tcp { host: HOST.to_owned(), port: self.address.port() }
+        Address::Tcp { host: HOST.to_owned(), at: None, port: self.address.port() }
     }
 
     /// A client that wants the farm `test` there.
