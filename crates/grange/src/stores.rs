@@ -76,6 +76,14 @@ impl Stores {
         Ok(recovery)
     }
 
+    /// Opens the queue for messages of another store.
+    pub fn for_import(&self) -> anyhow::Result<(Rc<dyn Intake>, Rc<dyn Recovery>)> {
+        let opening = "cannot open the queue for writing";
+        let (intake, _) =
+            queue_spool::open_intake(&self.data_dir, &self.settings.spool).context(opening)?;
+        Ok((intake, self.recovery()?))
+    }
+
     /// Opens the queue for compacting it.
     pub fn compaction(&self) -> anyhow::Result<Rc<dyn Compaction>> {
         let opening = "cannot open the queue for compacting";
