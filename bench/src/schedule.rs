@@ -138,6 +138,7 @@ impl Process {
             self.arrivals.extend(sent.into_iter().map(|send| Arrival::Answered {
                 job: black_box(send).job,
                 result: Ok(example::delivered()),
+                from: None,
             }));
             if self.arrivals.is_empty() && !self.ledger.is_asked() {
                 assert_eq!(self.turns.scheduler().messages(), 0, "every message has ended");

@@ -212,7 +212,11 @@ impl World {
         }
         self.witness.touch(job.request.id, self.clock.mono);
         if key.0 == self.life {
-            self.arrive(Arrival::Answered { job: key.1, result: Err(Unanswered::Lost) });
+            self.arrive(Arrival::Answered {
+                job: key.1,
+                result: Err(Unanswered::Lost),
+                from: None,
+            });
         }
     }
 
@@ -237,8 +241,11 @@ impl World {
         self.witness.sent(&self.clock, &send.request);
         let is_there = self.agents.workers.iter().any(|it| it.peer == send.peer.0);
         if !is_there || self.chance.percent(u64::from(!self.is_calm)) {
-            return self
-                .arrive(Arrival::Answered { job: send.job, result: Err(Unanswered::NotSent) });
+            return self.arrive(Arrival::Answered {
+                job: send.job,
+                result: Err(Unanswered::NotSent),
+                from: None,
+            });
         }
         self.agents.check_limits(channel, &send.request, self.clock.mono);
         let key = (self.life, send.job);
@@ -393,7 +400,7 @@ impl World {
         if job.channel != ERROR {
             self.witness.tried(job.request.id, &job.answer, &job.request, job.sent_wall);
         }
-        self.arrive(Arrival::Answered { job: key.1, result: Ok(job.answer) });
+        self.arrive(Arrival::Answered { job: key.1, result: Ok(job.answer), from: None });
     }
 }
 

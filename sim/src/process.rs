@@ -247,7 +247,7 @@ impl World {
         let lives: Vec<u64> = self.acceptors.iter().map(|it| it.life).collect();
         self.witness.appended(&self.clock, records, &lives);
         for job in unsent {
-            self.arrive(Arrival::Answered { job, result: Err(Unanswered::NotSent) });
+            self.arrive(Arrival::Answered { job, result: Err(Unanswered::NotSent), from: None });
         }
         done.into_iter().for_each(|done| self.done(done));
         self.come_again();

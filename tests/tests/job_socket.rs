@@ -19,6 +19,7 @@ const SOCKETS: &[(&str, &str)] = &[
     ("scheduler.enqueue", "enqueue"),
     ("scheduler.known", "known"),
     ("scheduler.strike", "strike"),
+    ("scheduler.outcome", "outcome"),
     ("admin/scheduler.admin", "admin"),
     ("smtp.deliver", "deliver"),
     ("local.deliver", "deliver"),

@@ -91,8 +91,9 @@ impl Count {
 /// Runs the steps, each whatever became of those before, and prints the count as the last line.
 pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
     let mut report = Report::default();
-    // The system tests run other people's programs; what can run without them does so.
-    let provided = !options.wants("system") || report.step("packages", provide);
+    // The system tests, and a few unit tests, run other people's programs; what can run without them does so.
+    let needed = options.wants("system") || options.wants("unit");
+    let provided = !needed || report.step("packages", provide);
     if !options.fast && options.wants("fmt") {
         report.step("fmt", || one(succeeds(&mut cargo(&["fmt", "--all", "--check"]))));
     }

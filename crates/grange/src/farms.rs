@@ -199,6 +199,7 @@ fn scheduler(configuration: &Configuration) -> Entry {
         "scheduler.known",
         "scheduler.home",
         "scheduler.strike",
+        "scheduler.outcome",
         "scheduler.admin",
     ];
     entry

@@ -7,6 +7,7 @@
 //! | `route` | acceptors, requeue → router | [`route`] |
 //! | `enqueue` | router → scheduler | [`enqueue`] |
 //! | `deliver` | scheduler → agents | [`deliver`] |
+//! | `outcome` | agents → scheduler | [`outcome`] |
 //! | `known` | requeue → scheduler | [`known`] |
 //! | `strike` | any sender → scheduler | [`strike`] |
 //! | `requeue` | anyone → requeue | [`requeue`] |
@@ -31,6 +32,7 @@ pub mod hints;
 pub mod home;
 pub mod inspect;
 pub mod known;
+pub mod outcome;
 pub mod requeue;
 pub mod route;
 pub mod strike;

@@ -24,6 +24,7 @@ use job::home::{
 };
 use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
+use job::outcome::{LateOutcome, OutcomeRequest};
 use job::requeue::{Requeue, RequeueRequest};
 use job::route::{Route, RouteFacts, RouteRequest};
 use job::strike::{Strike, StrikeAnswer, StrikeRequest};
@@ -246,6 +247,7 @@ fn deliver() {
         envid: None,
         host: "[127.0.0.1]:2526".to_owned(),
         attempt: 1,
+        settled: None,
         recipients: vec![recipient(0, address("one@example.org"))],
         report: None,
     };
@@ -260,6 +262,7 @@ fn deliver() {
             ret: Some(Ret::Hdrs),
             envid: Some("QQ314159".to_owned()),
             attempt: 3,
+            settled: Some(17),
             recipients: vec![DeliverRecipient {
                 original: Some(address("list@example.test")),
                 notify: Some(Notify { success: true, failure: true, delay: false }),
@@ -357,6 +360,27 @@ fn deliver() {
         "deadline",
         ErrorObject::new(codes::DEADLINE, "the deadline has passed"),
     );
+    golden.finish();
+}
+
+#[test]
+fn outcome() {
+    let mut golden = Golden::<LateOutcome>::new();
+    let one = |index, outcome| RecipientOutcome { index, outcome };
+    let request = OutcomeRequest {
+        handle: handle(),
+        id: id(),
+        attempt: 2,
+        report: None,
+        outcomes: vec![one(0, Outcome::Failed(refused())), one(4, Outcome::Deferred(busy()))],
+    };
+    golden.request("", 10_000, request.clone());
+    let reply = Reply::ours(StatusCode::new(2, 0, 0), "committed");
+    let written = Outcome::Delivered(Delivered { reply, report: SuccessReport::PassedOn });
+    let report = Some(ReportKind::Failure);
+    let outcomes = vec![one(0, written)];
+    golden.request("report", 10_000, OutcomeRequest { attempt: 1, report, outcomes, ..request });
+    golden.answer("outcome", "", Acknowledged {});
     golden.finish();
 }
 

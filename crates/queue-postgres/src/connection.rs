@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::Severity;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 use crate::schema;
@@ -38,6 +39,9 @@ pub struct Connection {
     warnings: Rc<Cell<u64>>,
     last_warning: Rc<Cell<Option<String>>>,
 }
+
+/// A parameter of a typed statement.
+pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// What the server says of itself: one row, in this order.
 const ASK_SERVER: &str = "SELECT current_setting('transaction_read_only'), \
@@ -207,7 +211,8 @@ impl Drop for Connection {
     }
 }
 
-fn late(database: &Database, limit: Duration) -> Fault {
+/// Nothing came in time.
+pub(crate) fn late(database: &Database, limit: Duration) -> Fault {
     Fault::Away { database: database.name().clone(), cause: Cause::Late(limit) }
 }
 

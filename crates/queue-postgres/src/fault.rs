@@ -152,9 +152,37 @@ impl Fault {
         }
     }
 
+    /// Whether waiting may end it.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Away { .. } | Self::Again { .. } | Self::Unknown { .. } | Self::Full { .. }
+        )
+    }
+
     /// Whether the server said this.
     pub fn is_code(&self, code: &SqlState) -> bool {
         self.cause().is_some_and(|cause| cause.is_code(code))
+    }
+
+    /// Its text and that of what stands behind it, on one line.
+    pub fn whole(&self) -> String {
+        match self.cause() {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+
+    /// What stands behind it, or its own text.
+    pub(crate) fn into_cause(self) -> Cause {
+        match self {
+            Self::Away { cause, .. }
+            | Self::Again { cause, .. }
+            | Self::Unknown { cause, .. }
+            | Self::Full { cause, .. }
+            | Self::Refused { cause, .. } => cause,
+            other => Cause::Other(other.to_string()),
+        }
     }
 
     /// What stands behind it, if anything does.

@@ -19,20 +19,56 @@
 
 #![forbid(unsafe_code)]
 
+mod ask;
+mod checksum;
+mod compaction;
 mod connection;
 mod database;
 mod fault;
+mod intake;
+mod link;
+mod name;
+mod random;
+mod reader;
+mod recovery;
 mod schema;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod thread;
 
+use std::rc::Rc;
+
+pub use compaction::PostgresCompaction;
 pub use connection::{Checks, Connection, in_order};
 pub use database::Database;
 pub use fault::{Cause, Fault};
+pub use intake::{PIECE_BYTES, PostgresIntake};
+pub use name::{Name, STORE};
+pub use reader::PostgresReader;
+pub use recovery::PostgresRecovery;
 pub use schema::{Found, VERSION, check, init, migrate};
 pub use settings::{MayLose, Settings};
 
-/// The store's name in handles.
-pub const STORE: &str = "pg";
+/// Opens the queue for accepting messages. Must be called on a tokio `LocalRuntime`.
+///
+/// Connects once before it returns. A database that is away then is no error, no draft begins until it is back; one that has
+/// another schema, refuses, or may lose what it has committed is.
+pub fn open_intake(database: &Database) -> Result<Rc<PostgresIntake>, Fault> {
+    PostgresIntake::open(database).map(Rc::new)
+}
+
+/// Opens the queue for reading messages by handle; connects as [`open_intake`] does.
+pub fn open_reader(database: &Database) -> Result<Rc<PostgresReader>, Fault> {
+    PostgresReader::open(database).map(Rc::new)
+}
+
+/// Opens the queue for listing what was accepted; connects as [`open_intake`] does.
+pub fn open_recovery(database: &Database) -> Result<Rc<PostgresRecovery>, Fault> {
+    PostgresRecovery::open(database).map(Rc::new)
+}
+
+/// Opens the queue for compacting it: there is never anything to do.
+pub fn open_compaction() -> Rc<PostgresCompaction> {
+    Rc::new(PostgresCompaction)
+}

@@ -1,7 +1,10 @@
 //! The thread of an opened role: a runtime of its own for its connections, which outlives the caller's futures.
 
 use std::io;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
+
+use crate::{Checks, Connection, Database, Fault};
 
 /// A thread that runs one future on its own runtime. Dropping it waits until that future has ended: whoever holds it closes
 /// first what the future reads from, and the future bounds what it still waits for.
@@ -22,6 +25,40 @@ impl StoreThread {
             }
         })?;
         Ok(Self(Some(thread)))
+    }
+
+    /// Starts a thread that connects before anything else. `work` is then given the connection, or nothing when the database
+    /// is away, which it may outlive.
+    ///
+    /// Waits for that first connection, at most `connect_timeout` for each host. Whatever more waiting would not change is an
+    /// error: another schema, a wrong password, a server that may lose what it has.
+    pub fn open<F>(
+        name: &str,
+        database: &Database,
+        checks: Checks,
+        work: impl FnOnce(Result<Connection, Fault>) -> F + Send + 'static,
+    ) -> Result<Self, Fault>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let (opened, first) = mpsc::channel();
+        let its_database = database.clone();
+        let thread = Self::start(name, move || async move {
+            let connection = Connection::open(&its_database, checks).await;
+            let lasting = connection.as_ref().err().filter(|fault| !fault.may_pass()).cloned();
+            let is_lasting = lasting.is_some();
+            let _ = opened.send(lasting.map_or(Ok(()), Err));
+            if !is_lasting {
+                work(connection).await;
+            }
+        });
+        let failed = |error: io::Error| Fault::Refused {
+            database: database.name().clone(),
+            cause: error.into(),
+        };
+        let thread = thread.map_err(failed)?;
+        first.recv().map_err(|error| failed(io::Error::other(error)))??;
+        Ok(thread)
     }
 
     /// Waits until the future has ended.

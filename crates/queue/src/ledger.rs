@@ -53,8 +53,8 @@ pub trait Ledger {
         None
     }
 
-    /// Looks up what [`Ledger::standing`] cannot tell of these messages. Once it has resolved well, that tells the truth of them, for
-    /// as long as this holder writes no other. Nothing: it tells the truth now.
+    /// Looks up what [`Ledger::standing`] cannot tell of these messages; nothing is done before the future is polled. When it has
+    /// resolved well, that tells the truth of them until the next look-up has. Nothing: it tells the truth now.
     fn settle(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
         let _ = handles;
         None

@@ -9,7 +9,8 @@ use crate::{Handle, Local, ReadError};
 pub trait Recovery {
     /// The segments that no living acceptor writes to, oldest first; with `all`, the others too.
     ///
-    /// Messages that were moved out of theirs are listed too, in parts of the store that are named as segments are.
+    /// Messages that were moved out of theirs are listed too, in parts of the store that are named as segments are. A store
+    /// that can tell may leave out, but not with `all`, what the scheduler has written down as routed.
     fn segments(&self, all: bool) -> Local<'_, Result<Vec<Segment>, ReadError>>;
 
     /// The accept records of a segment, in its order. A segment that has gone meanwhile is empty.

@@ -4,6 +4,7 @@
 //!  router ── enqueue ─▶ ┌───────────┐ ── deliver ─▶ agents, by channel
 //! requeue ── known ───▶ │ scheduler │
 //! compact ── home ────▶ │           │
+//!  agents ── outcome ─▶ │           │     (what could not be answered)
 //! senders ── strike ──▶ │  machine  │ ── records ─▶ ledger (written before anything is answered or sent)
 //! grange ─── admin ───▶ └───────────┘ ── requeue ─▶ once after its start
 //! ```

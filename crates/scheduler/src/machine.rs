@@ -19,6 +19,7 @@ mod dispatch;
 mod enqueue;
 mod home;
 mod lane;
+mod late;
 mod place;
 mod report;
 mod retry;
@@ -35,6 +36,7 @@ use job::deliver::{DeliverAnswer, DeliverRequest};
 use job::enqueue::EnqueueRequest;
 use job::home::{HomeAnswer, HomeRequest};
 use job::known::{KnownAnswer, KnownRequest};
+use job::outcome::OutcomeRequest;
 use job::route::RouteRequest;
 use job::strike::{StrikeAnswer, StrikeRequest};
 use mail::{MessageId, Timestamp};
@@ -105,6 +107,13 @@ pub enum Event {
         request: StrikeRequest,
         /// What the ledger knows of it.
         standing: Standing,
+    },
+    /// An agent tells what became of recipients that it could not answer for.
+    LateOutcome {
+        /// To answer, once synced.
+        token: Token,
+        /// What.
+        request: OutcomeRequest,
     },
     /// The command line asks.
     Admin {
@@ -183,6 +192,8 @@ pub enum Answer {
     Known(KnownAnswer),
     /// To `home`.
     Home(HomeAnswer),
+    /// To `outcome`.
+    Noted,
     /// To `strike`.
     Struck(StrikeAnswer),
     /// To `admin`.
@@ -318,7 +329,17 @@ pub struct Scheduler {
     sweeps: VecDeque<Sweep>,
     strays: Strays,
     checkpoint: Option<Walk>,
+    grace: Option<Grace>,
     counts: Counts,
+}
+
+/// What another scheduler may have in hand yet is not sent before its agents had time to tell what they did.
+#[derive(Debug, Clone, Copy)]
+struct Grace {
+    /// On the monotonic clock.
+    until: u64,
+    /// The last message that was replayed: what was accepted before may have been in hand too, and its record be lost.
+    through: MessageId,
 }
 
 /// How far a checkpoint has come. What is routed after its beginning is in its file already.
@@ -370,6 +391,7 @@ impl Scheduler {
             sweeps: VecDeque::new(),
             strays: Strays::default(),
             checkpoint: None,
+            grace: None,
             counts: Counts::default(),
         };
         scheduler.take_channels(channels);
@@ -395,6 +417,17 @@ impl Scheduler {
     pub fn replay(&mut self, record: &Record) {
         self.backlog.apply(record, &mut self.lanes);
         self.backlog.pack_many();
+    }
+
+    /// What is replayed, and what was accepted before the newest of it, is not sent before `until`, on the monotonic clock: the
+    /// scheduler that owned the ledger before may have it in hand. Called after the last replay.
+    pub fn wait_for_late_outcomes(&mut self, until: u64) {
+        self.grace = self.backlog.last().map(|through| Grace { until, through });
+    }
+
+    /// Before when a message is not to be sent, because another scheduler's agents may have it in hand.
+    fn not_before(&self, id: &MessageId) -> u64 {
+        self.grace.filter(|grace| *id <= grace.through).map_or(0, |grace| grace.until)
     }
 
     /// Puts everything that was replayed into its lane.
@@ -423,7 +456,8 @@ impl Scheduler {
             && let Event::Enqueue { token, .. }
             | Event::Known { token, .. }
             | Event::Home { token, .. }
-            | Event::Strike { token, .. } = &event
+            | Event::Strike { token, .. }
+            | Event::LateOutcome { token, .. } = &event
         {
             let error = ErrorObject::new(codes::INTERNAL, "the ledger cannot be written now");
             turn.actions.answers.push((*token, Answer::Refused(error)));
@@ -449,6 +483,11 @@ impl Scheduler {
             Event::Strike { token, request, standing } => {
                 let answer = self.struck(turn, &request, standing);
                 turn.actions.answers.push((token, Answer::Struck(answer)));
+            }
+            Event::LateOutcome { token, request } => {
+                self.take_late_outcomes(turn, request);
+                // It may have been written before, and not be synced yet.
+                turn.actions.answers_synced.push((token, Answer::Noted));
             }
             Event::Admin { token, request } => self.admin(turn, token, request),
             Event::Answered { job, result } => self.answered(turn, job, result),

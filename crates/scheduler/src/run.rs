@@ -59,14 +59,14 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 const STRIKES_FIRST: Duration = Duration::from_millis(250);
 
 /// Runs the scheduler in this worker until it is drained or the ledger is its own no longer: waits for the ledger, replays it, then serves `scheduler.enqueue`,
-/// `scheduler.known`, `scheduler.home`, `scheduler.strike` and `scheduler.admin`, and sends to the channels' sockets.
+/// `scheduler.known`, `scheduler.home`, `scheduler.strike`, `scheduler.outcome` and `scheduler.admin`, and sends to the channels' sockets.
 pub async fn run(
     worker: farm::Worker,
     assignment: Assignment,
     ownership: Rc<dyn Ownership>,
 ) -> Result<(), Error> {
     let tenure = load::acquire(&worker, &*ownership).await.map_err(Error::Ledger)?;
-    let Some(Tenure { ledger, .. }) = tenure else {
+    let Some(Tenure { ledger, is_clean }) = tenure else {
         return Ok(());
     };
     let mut scheduler = Scheduler::new(assignment.settings.clone(), &assignment.channels);
@@ -85,7 +85,7 @@ pub async fn run(
     let inbox = Rc::new(Inbox::default());
     inbox::serve(&worker, &inbox)?;
     let mut shell = Shell::new(worker.clone(), assignment, Rc::clone(&inbox), ledger, scheduler);
-    shell.begin();
+    shell.begin(is_clean);
     watch(&worker, &inbox);
     worker.ready();
     loop {
@@ -261,8 +261,16 @@ impl Shell {
         }
     }
 
-    /// The first turn.
-    fn begin(&mut self) {
+    /// The first turn. Where the owner before did not give the ledger up, what it sent may be under way.
+    fn begin(&mut self, is_clean: bool) {
+        if !is_clean {
+            let grace = self.assignment.settings.takeover_grace.0;
+            tracing::warn!(
+                grace_s = grace.as_secs(),
+                "the ledger was not given up in order: what was replayed waits for late outcomes"
+            );
+            self.turns.wait_for_late_outcomes(self.now().mono.saturating_add(millis(grace)));
+        }
         if self.worker.has_crashed_lately() {
             self.turns.put_enqueues_aside(self.now().mono.saturating_add(millis(STRIKES_FIRST)));
         }
@@ -336,7 +344,10 @@ impl Shell {
             Incoming::Admin(request, responder) => {
                 Arrival::Admin(self.token(AnyResponder::Admin(responder)), request)
             }
-            Incoming::Answered { job, result } => Arrival::Answered { job, result },
+            Incoming::LateOutcome(request, responder) => {
+                Arrival::LateOutcome(self.token(AnyResponder::LateOutcome(responder)), request)
+            }
+            Incoming::Answered { job, result, from } => Arrival::Answered { job, result, from },
             Incoming::Peers(channel) => Arrival::Peers(channel, self.doors.peers(channel)),
             Incoming::Crashed { channel, pid } => Arrival::Crashed { channel, pid },
             Incoming::Reached(awaited, result) => Arrival::Reached(awaited, result),
@@ -426,10 +437,12 @@ impl Hands for Doors {
     }
 
     fn send(&mut self, send: Send) {
-        let job = send.job;
+        let (job, connection) = (send.job, (send.channel, send.peer));
         let inbox = Rc::clone(&self.inbox);
         let on_answer = move |result: Result<DeliverAnswer, CallError>| {
-            inbox.push(Incoming::Answered { job, result: result.map_err(unanswered) });
+            let has_come = matches!(result, Ok(_) | Err(CallError::Refused(_)));
+            let (result, from) = (result.map_err(unanswered), has_come.then_some(connection));
+            inbox.push(Incoming::Answered { job, result, from });
         };
         let options = SendOptions {
             deadline: Some(send.deadline),
@@ -441,13 +454,15 @@ impl Hands for Doors {
             None => Err(SendError::Disconnected),
         };
         if let Err(error) = sent {
-            self.inbox.push(Incoming::Answered { job, result: Err(not_sent(error)) });
+            let result = Err(not_sent(error));
+            self.inbox.push(Incoming::Answered { job, result, from: None });
             self.inbox.push_peers(send.channel);
         }
     }
 
     fn unsent(&mut self, job: u64) {
-        self.inbox.push(Incoming::Answered { job, result: Err(Unanswered::NotSent) });
+        let result = Err(Unanswered::NotSent);
+        self.inbox.push(Incoming::Answered { job, result, from: None });
     }
 
     fn connect(&mut self, channel: ChannelId) {

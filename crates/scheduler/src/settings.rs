@@ -37,6 +37,9 @@ pub struct Settings {
     pub deadline_rate: ByteSize,
     /// How long the answers of jobs in hand are waited for when the scheduler is asked to end. Default: `"8s"`.
     pub drain: Span,
+    /// How long what was queued before waits when another host's scheduler has gone without handing over, so that agents can tell
+    /// what they did for that one; new mail goes at once. Default: `"15s"`.
+    pub takeover_grace: Span,
     /// The farm: always one worker, whatever `start` and `max` say; `concurrency` is how many requests it takes at once.
     /// Default: 10000.
     #[serde(deserialize_with = "workers_over_default")]
@@ -58,6 +61,7 @@ impl Default for Settings {
             deadline: Span::seconds(20 * 60),
             deadline_rate: ByteSize(8 << 10),
             drain: Span::seconds(8),
+            takeover_grace: Span::seconds(15),
             workers: workers_default(),
         }
     }
@@ -73,6 +77,8 @@ fn workers_over_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Wo
 
 /// The most steps of a retry schedule.
 const RETRY_STEPS_MAX: usize = 100;
+/// The longest grace after a take-over: mail waits for it.
+const TAKEOVER_GRACE_MAX: Duration = Duration::from_secs(3600);
 /// The most jobs that one lane may have in hand.
 const LANE_JOBS_MAX: u32 = 10_000;
 
@@ -122,6 +128,9 @@ impl Settings {
         }
         if self.deadline_rate.0 == 0 {
             return wrong("deadline_rate", "0".to_owned(), "bytes a second, such as \"8KiB\"");
+        }
+        if self.takeover_grace.0 > TAKEOVER_GRACE_MAX {
+            return wrong("takeover_grace", self.takeover_grace.to_string(), "at most \"1h\"");
         }
         self.workers.check("scheduler.workers")
     }

@@ -15,6 +15,8 @@
 
 mod border;
 mod records;
+mod settled;
+mod unsettled;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -23,10 +25,12 @@ use farm::fault;
 use job::home::HomeRequest;
 use mail::{Address, MessageId};
 use queue::{Ledger, LedgerError, Mark};
-use socket::{ErrorObject, codes};
+use socket::{ErrorObject, PeerId, codes};
 
 pub use self::border::{Around, Arrival, Awaited, Hands, Progress};
 use self::records::Records;
+use self::settled::Settled;
+use self::unsettled::Unsettled;
 use crate::machine::{Actions, Answer, ChannelId, Event, Now, Scheduler, Token};
 
 /// Messages snapshotted in one turn of a checkpoint.
@@ -39,6 +43,8 @@ const LAST_CHECKPOINT_MAX: u64 = 20_000;
 struct Pending {
     actions: Actions,
     has_records: bool,
+    /// The answers to jobs that it took.
+    answered: Vec<(ChannelId, PeerId)>,
 }
 
 /// The scheduler with its ledger.
@@ -54,6 +60,8 @@ pub struct Turns {
     /// Messages that are taken over later, and when.
     aside: Vec<Arrival>,
     aside_until: Option<u64>,
+    settled: Settled,
+    unsettled: Unsettled,
     wake: Option<u64>,
     drain_until: Option<u64>,
 }
@@ -61,6 +69,7 @@ pub struct Turns {
 impl Turns {
     /// Turns of a scheduler into which the ledger has been replayed.
     pub fn new(scheduler: Scheduler, ledger: Rc<dyn Ledger>) -> Self {
+        let settled = Settled::new(ledger.owned_until().is_some());
         Self {
             scheduler,
             records: Records::new(ledger),
@@ -69,9 +78,16 @@ impl Turns {
             answers_synced: Vec::new(),
             aside: Vec::new(),
             aside_until: None,
+            settled,
+            unsettled: Unsettled::default(),
             wake: None,
             drain_until: None,
         }
+    }
+
+    /// What is replayed is not sent before then, on the monotonic clock: the scheduler that owned the ledger before may have it in hand.
+    pub fn wait_for_late_outcomes(&mut self, until: u64) {
+        self.scheduler.wait_for_late_outcomes(until);
     }
 
     /// The first turn: what was replayed is put into its lanes.
@@ -92,7 +108,7 @@ impl Turns {
             arrivals.sort_by_key(Arrival::rank);
         }
         let mut actions = Actions::default();
-        for arrival in arrivals {
+        for arrival in self.settle(around, arrivals) {
             if let Some(event) = self.event(around, arrival) {
                 self.scheduler.handle(now, around.chance, event, &mut actions);
             }
@@ -120,7 +136,8 @@ impl Turns {
     pub fn is_collected(&self) -> bool {
         let in_hand = self.scheduler.in_hand() > 0 || self.scheduler.is_changing();
         let waits = !self.answers_synced.is_empty() || !self.pending.is_empty();
-        self.drain_until.is_some() && !in_hand && !waits && self.aside.is_empty()
+        let asks = !self.aside.is_empty() || !self.unsettled.is_empty();
+        self.drain_until.is_some() && !in_hand && !waits && !asks
     }
 
     /// Whether the time is over in which answers are waited for.
@@ -164,6 +181,29 @@ impl Turns {
 
 /// Arrivals as the machine takes them.
 impl Turns {
+    /// Lets those wait whose messages the ledger has to look up, and adds those that it has looked up.
+    fn settle(&mut self, around: &mut Around<'_>, arrivals: Vec<Arrival>) -> Vec<Arrival> {
+        let ledger = Rc::clone(self.records.ledger());
+        let mut taken = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            match arrival {
+                Arrival::Reached(Awaited { what: Progress::Settled, .. }, result) => {
+                    let looked_up = self.unsettled.take();
+                    match result {
+                        Ok(()) => taken.extend(looked_up),
+                        Err(error) => refuse_unsettled(around, &looked_up, &error),
+                    }
+                }
+                arrival => taken.extend(self.unsettled.admit(&*ledger, arrival)),
+            }
+        }
+        if let Some(looked_up) = self.unsettled.look_up(&*ledger) {
+            let awaited = Awaited { batch: 0, what: Progress::Settled };
+            around.hands.await_ledger(awaited, looked_up);
+        }
+        taken
+    }
+
     /// Nothing when it is no event for the machine, or not now.
     fn event(&mut self, around: &mut Around<'_>, arrival: Arrival) -> Option<Event> {
         Some(match arrival {
@@ -194,8 +234,21 @@ impl Turns {
                 Event::Strike { token, request, standing }
             }
             Arrival::Admin(token, request) => Event::Admin { token, request },
-            Arrival::Answered { job, result } => Event::Answered { job, result },
-            Arrival::Peers(channel, peers) => Event::Peers { channel, peers },
+            Arrival::LateOutcome(token, request) => {
+                let outcomes = request.outcomes.len();
+                if too_many(around, token, outcomes, job::PART_RECIPIENTS_MAX) {
+                    return None;
+                }
+                Event::LateOutcome { token, request }
+            }
+            Arrival::Answered { job, result, from } => {
+                self.settled.came(from);
+                Event::Answered { job, result }
+            }
+            Arrival::Peers(channel, peers) => {
+                self.settled.keep(channel, &peers);
+                Event::Peers { channel, peers }
+            }
             Arrival::Crashed { channel, pid } => Event::Crashed { channel, pid },
             Arrival::Reached(awaited, result) => return self.reached(around, awaited, result),
             Arrival::Draining { until } => {
@@ -251,6 +304,7 @@ impl Turns {
     ) -> Option<Event> {
         let batch = awaited.batch;
         let result = match awaited.what {
+            Progress::Settled => return None,
             Progress::Written => {
                 let result = self.records.written(around.now, result);
                 if result.is_err() {
@@ -267,7 +321,7 @@ impl Turns {
         }
         self.perform_written(around, batch);
         let event = match awaited.what {
-            Progress::Written => return None,
+            Progress::Settled | Progress::Written => return None,
             Progress::Synced => Event::Synced { batch },
             Progress::Checkpointed => Event::Checkpointed { batch },
         };
@@ -276,11 +330,20 @@ impl Turns {
     }
 }
 
-/// Refuses a request that asks about more messages than one may.
+/// Whoever asked about messages that could not be looked up asks again.
+fn refuse_unsettled(around: &mut Around<'_>, arrivals: &[Arrival], error: &LedgerError) {
+    tracing::warn!(%error, requests = arrivals.len(), "cannot look up whether messages are known");
+    let refused = ErrorObject::new(codes::INTERNAL, "the ledger cannot be asked now");
+    for token in arrivals.iter().filter_map(unsettled::token) {
+        around.hands.answer(token, Answer::Refused(refused.clone()));
+    }
+}
+
+/// Refuses a request that asks about more messages or recipients than one may.
 fn too_many(around: &mut Around<'_>, token: Token, messages: usize, messages_max: usize) -> bool {
     let refused = messages > messages_max;
     if refused {
-        let error = ErrorObject::new(codes::PARAMS, "too many messages");
+        let error = ErrorObject::new(codes::PARAMS, "too many at once");
         around.hands.answer(token, Answer::Refused(error));
     }
     refused
@@ -295,6 +358,7 @@ impl Turns {
             self.ledger_failed(around, &error);
             self.scheduler.handle(now, around.chance, Event::LedgerFailed, &mut actions);
         }
+        let answered = self.settled.take();
         let slice = self.checkpoint(now, &mut actions);
         self.scheduler.finish(now, around.chance, &mut actions);
         self.wake = actions.wake;
@@ -305,10 +369,10 @@ impl Turns {
                 if has_records || !self.pending.is_empty() {
                     // What is answered may say that an earlier turn's record is there.
                     actions.records.retain(records::is_end);
-                    self.pending.push_back(Pending { actions, has_records });
+                    self.pending.push_back(Pending { actions, has_records, answered });
                     self.records.await_written(around);
                 } else {
-                    self.perform(around, actions);
+                    self.perform(around, actions, &answered);
                 }
             }
             Err(error) => self.abandon(around, actions, &error),
@@ -322,7 +386,7 @@ impl Turns {
             && (first.actions.batch <= batch || !first.has_records)
             && let Some(pending) = self.pending.pop_front()
         {
-            self.perform(around, pending.actions);
+            self.perform(around, pending.actions, &pending.answered);
         }
         if !self.pending.is_empty() {
             self.records.await_written(around);
@@ -360,7 +424,13 @@ impl Turns {
         true
     }
 
-    fn perform(&mut self, around: &mut Around<'_>, actions: Actions) {
+    fn perform(
+        &mut self,
+        around: &mut Around<'_>,
+        actions: Actions,
+        answered: &[(ChannelId, PeerId)],
+    ) {
+        self.settled.settle(answered);
         fault::point("scheduler.answer.before");
         let Actions { batch, answers, answers_synced, jobs, connect, requeue, routes, .. } =
             actions;
@@ -369,7 +439,8 @@ impl Turns {
         }
         let waiting = answers_synced.into_iter();
         self.answers_synced.extend(waiting.map(|(token, answer)| (batch, token, answer)));
-        for job in jobs {
+        for mut job in jobs {
+            job.request.settled = self.settled.of((job.channel, job.peer));
             if around.hands.may_send() {
                 around.hands.send(job);
             } else {
@@ -393,6 +464,7 @@ impl Turns {
     }
 
     fn ledger_failed(&mut self, around: &mut Around<'_>, error: &LedgerError) {
+        self.settled.end();
         tracing::error!(%error, "nothing is dispatched until a checkpoint of the ledger has synced");
         let refused = ErrorObject::new(codes::INTERNAL, "the ledger could not be synced");
         for (_, token, _) in std::mem::take(&mut self.answers_synced) {

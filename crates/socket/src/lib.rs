@@ -20,12 +20,15 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod client;
 mod conversation;
 mod frame;
 mod link;
 mod listener;
+mod peer;
 mod server;
+mod stream;
 #[cfg(test)]
 mod testing;
 
@@ -33,15 +36,18 @@ mod testing;
 /// nobody listened.
 pub const STANDSTILL: std::time::Duration = std::time::Duration::from_secs(1);
 
-pub use client::{CallError, Client, ClientSettings, Peer, PeerId, SendError, SendOptions};
+pub use address::{Address, AddressError};
+pub use client::{
+    CallError, Client, ClientSettings, Peer, PeerId, Places, Remote, SendError, SendOptions,
+};
 pub use conversation::{
     Conversation, ErrorObject, Request, RequestError, codes, read_text, write_json,
 };
 pub use frame::LINE_BYTES_MAX;
 pub use listener::{Access, BindError, Ownership, bind, serve_listener};
 pub use server::{
-    Caller, Gate, Gauge, Hand, Responder, Server, ServerSettings, Service, Serving, WINDOW,
-    WINDOW_BYTES,
+    Caller, Door, Gate, Gauge, Hand, Responder, Server, ServerSettings, Service, Serving, WINDOW,
+    WINDOW_BYTES, Who,
 };
 
 #[doc(hidden)]

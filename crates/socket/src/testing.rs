@@ -1,5 +1,7 @@
 //! A conversation for tests: texts are echoed, at once or when the test says so.
 
+pub(crate) mod hosts;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::path::PathBuf;

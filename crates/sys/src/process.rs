@@ -219,6 +219,28 @@ pub fn send_at_once(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_nodelay(socket, true)?)
 }
 
+/// How a TCP connection notices that its peer has gone without a word. Whole seconds count.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerWatch {
+    /// The peer is asked for a sign of life after so long without one (TCP_KEEPIDLE) …
+    pub after: Duration,
+    /// … and again so often (TCP_KEEPINTVL).
+    pub every: Duration,
+    /// The connection ends when what was sent, or asked so, is unanswered for so long (TCP_USER_TIMEOUT, RFC 5482).
+    pub dead_after: Duration,
+}
+
+/// Sets how a TCP connection notices that its peer has gone.
+pub fn watch_peer(socket: impl AsFd, watch: &PeerWatch) -> io::Result<()> {
+    use rustix::net::sockopt;
+    let socket = socket.as_fd();
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, watch.after)?;
+    sockopt::set_tcp_keepintvl(socket, watch.every)?;
+    let dead_after = u32::try_from(watch.dead_after.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(socket, dead_after)?)
+}
+
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 4096;
 

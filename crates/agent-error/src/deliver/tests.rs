@@ -151,6 +151,7 @@ fn request(kind: ReportKind) -> DeliverRequest {
         envid: None,
         host: String::new(),
         attempt: 1,
+        settled: None,
         recipients: vec![DeliverRecipient {
             index: 3,
             address: "brian@example.org".parse().unwrap(),

@@ -110,6 +110,7 @@ fn request(recipients: usize) -> DeliverRequest {
         envid: None,
         host: String::new(),
         attempt: 1,
+        settled: None,
         recipients: (0..).map(recipient).take(recipients).collect(),
         report: None,
     }

@@ -165,6 +165,21 @@ async fn serve(worker: Worker) -> Result<(), WorkerError> {
             });
         })?;
     }
+    if let Some(path) = &settings.stands_by
+        && !path.try_exists().unwrap()
+    {
+        worker.stand_by();
+        let appears = async {
+            while !path.try_exists().unwrap() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        worker.until_draining(appears).await;
+        if worker.is_draining() {
+            return Ok(());
+        }
+        worker.take_over();
+    }
     worker.ready();
     if let Some(passes) = settings.passes {
         one_pass(&worker, &passes, settings.come_again_ms).await;

@@ -204,6 +204,7 @@ pub(crate) fn farm(name: &str, workers: u32) -> FarmConfig {
             passes: None,
             come_again_ms: None,
             fails: false,
+            stands_by: None,
         },
     }
 }

@@ -12,6 +12,8 @@ CREATE TABLE message (
     body bytea,
     body_id text COLLATE "C"
 );
+-- A body belongs to one message.
+CREATE UNIQUE INDEX message_body ON message (body_id) WHERE body_id IS NOT NULL;
 
 -- Bodies over 256 KiB, and bodies of finished drafts, in pieces.
 CREATE TABLE body (

@@ -407,17 +407,23 @@ impl Scheduler {
             return Verdict::Change(State::Failed(self.expired(Some(reply))));
         }
         let recipient = self.backlog.message(job.slot).recipient(index);
-        let attempt = recipient.map(|recipient| self.later(now, job, recipient, reply));
+        let attempt = recipient.map(|recipient| self.later(now, job.slot, recipient, reply));
         attempt.map_or(Verdict::Nothing, Verdict::Change)
     }
 
     /// The state of a recipient after one more attempt that was deferred.
-    fn later(&self, now: Now, job: &Job, recipient: &Recipient, reply: &Reply) -> State {
+    pub(super) fn later(
+        &self,
+        now: Now,
+        slot: Slot,
+        recipient: &Recipient,
+        reply: &Reply,
+    ) -> State {
         let count = recipient.count.saturating_add(1);
         let step = retry::delay(&self.settings, count);
         let next = now.wall.millis().saturating_add(step);
         // The last attempt is made when the message expires, not hours later.
-        let accepted_at = self.backlog.message(job.slot).accepted_at;
+        let accepted_at = self.backlog.message(slot).accepted_at;
         let expires = accepted_at.after(self.settings.expire.0).millis();
         let soonest = now.wall.millis().saturating_add(retry::delay(&self.settings, 1));
         let next = Timestamp::from_millis(next.min(expires.max(soonest)));
@@ -515,7 +521,7 @@ pub(super) enum Missing {
     LaneFailed(Reply),
 }
 
-fn reply_of(outcome: &mut Outcome) -> &mut Reply {
+pub(super) fn reply_of(outcome: &mut Outcome) -> &mut Reply {
     match outcome {
         Outcome::Delivered(delivered) => &mut delivered.reply,
         Outcome::Deferred(reply) | Outcome::Failed(reply) => reply,
@@ -523,7 +529,7 @@ fn reply_of(outcome: &mut Outcome) -> &mut Reply {
 }
 
 /// Cuts what an agent says to what is kept: an agent of somebody's own may say anything.
-fn shorten(reply: &mut Reply) {
+pub(super) fn shorten(reply: &mut Reply) {
     cut(&mut reply.text, TEXT_BYTES_MAX);
     reply.remote.iter_mut().for_each(|remote| cut(remote, REMOTE_BYTES_MAX));
 }

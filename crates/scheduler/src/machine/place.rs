@@ -57,6 +57,7 @@ impl Scheduler {
 
     /// Has a recipient wait in its lane.
     pub(super) fn wait(&mut self, now: Now, slot: Slot, index: u32, due: u64) {
+        let due = due.max(self.not_before(&self.backlog.message(slot).id));
         let message = self.backlog.message_mut(slot);
         let accepted_at = message.accepted_at;
         let Some(recipient) = message.recipient_mut(index) else { return };
@@ -160,6 +161,7 @@ impl Scheduler {
     /// Does everything whose time has come.
     pub(super) fn run_timers(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now;
+        self.grace = self.grace.filter(|grace| grace.until > now.mono);
         self.end_suspensions(now);
         while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now.mono) {
             self.timers.remove(&(at, id));

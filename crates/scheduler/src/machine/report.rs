@@ -97,7 +97,7 @@ impl Scheduler {
         }
     }
 
-    fn leave_report(&mut self, turn: &mut Turn<'_>, slot: Slot, kind: ReportKind) {
+    pub(super) fn leave_report(&mut self, turn: &mut Turn<'_>, slot: Slot, kind: ReportKind) {
         let message = self.backlog.message_mut(slot);
         let accepted_at = message.accepted_at;
         let Some(owing) = message.owing_mut(kind) else { return };
@@ -128,6 +128,7 @@ impl Scheduler {
     }
 
     fn wait_report(&mut self, turn: &mut Turn<'_>, slot: Slot, kind: ReportKind, due: u64) {
+        let due = due.max(self.not_before(&self.backlog.message(slot).id));
         let message = self.backlog.message_mut(slot);
         let accepted_at = message.accepted_at;
         let Some(owing) = message.owing_mut(kind) else { return };

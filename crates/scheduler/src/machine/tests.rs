@@ -4,6 +4,7 @@ mod admin;
 mod enqueue;
 mod home;
 mod lanes;
+mod late;
 mod replay;
 mod reports;
 mod schedule;

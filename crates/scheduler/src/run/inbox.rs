@@ -8,9 +8,10 @@ use job::deliver::DeliverAnswer;
 use job::enqueue::{Enqueue, EnqueueRequest};
 use job::home::{Home, HomeRequest};
 use job::known::{Known, KnownRequest};
+use job::outcome::{LateOutcome, OutcomeRequest};
 use job::strike::{Strike, StrikeRequest};
 use queue::LedgerError;
-use socket::{Conversation, ErrorObject, Responder, Service, codes};
+use socket::{Conversation, ErrorObject, PeerId, Responder, Service, codes};
 
 use crate::Assignment;
 use crate::machine::{Answer, ChannelId, Unanswered};
@@ -22,10 +23,19 @@ pub(super) enum Incoming {
     Known(KnownRequest, Responder<Known>),
     Home(HomeRequest, Responder<Home>),
     Strike(StrikeRequest, Responder<Strike>),
+    LateOutcome(OutcomeRequest, Responder<LateOutcome>),
     Admin(Box<AdminRequest>, Responder<Admin>),
-    Answered { job: u64, result: Result<DeliverAnswer, Unanswered> },
+    /// With the connection over which an answer came, if one came.
+    Answered {
+        job: u64,
+        result: Result<DeliverAnswer, Unanswered>,
+        from: Option<(ChannelId, PeerId)>,
+    },
     Peers(ChannelId),
-    Crashed { channel: ChannelId, pid: u32 },
+    Crashed {
+        channel: ChannelId,
+        pid: u32,
+    },
     Reached(Awaited, Result<(), LedgerError>),
     Draining,
     Settings(Box<Assignment>),
@@ -87,7 +97,7 @@ impl Inbox {
     }
 }
 
-/// Serves the scheduler's five conversations into the inbox.
+/// Serves the scheduler's six conversations into the inbox.
 pub(super) fn serve(worker: &farm::Worker, inbox: &Rc<Inbox>) -> Result<(), farm::WorkerError> {
     worker.serve(
         "scheduler.enqueue",
@@ -96,6 +106,7 @@ pub(super) fn serve(worker: &farm::Worker, inbox: &Rc<Inbox>) -> Result<(), farm
     worker.serve("scheduler.known", Door::<Known>::to(inbox, Incoming::Known))?;
     worker.serve("scheduler.home", Door::<Home>::to(inbox, Incoming::Home))?;
     worker.serve("scheduler.strike", Door::<Strike>::to(inbox, Incoming::Strike))?;
+    worker.serve("scheduler.outcome", Door::<LateOutcome>::to(inbox, Incoming::LateOutcome))?;
     worker.serve(
         "scheduler.admin",
         Door::<Admin>::to(inbox, |r, to| Incoming::Admin(Box::new(r), to)),
@@ -129,6 +140,7 @@ pub(super) enum AnyResponder {
     Known(Responder<Known>),
     Home(Responder<Home>),
     Strike(Responder<Strike>),
+    LateOutcome(Responder<LateOutcome>),
     Admin(Responder<Admin>),
 }
 
@@ -142,6 +154,9 @@ impl AnyResponder {
             (Self::Known(responder), Answer::Known(answer)) => responder.answer(&answer),
             (Self::Home(responder), Answer::Home(answer)) => responder.answer(&answer),
             (Self::Strike(responder), Answer::Struck(answer)) => responder.answer(&answer),
+            (Self::LateOutcome(responder), Answer::Noted) => {
+                responder.answer(&job::Acknowledged {});
+            }
             (Self::Admin(responder), Answer::Admin(answer)) => responder.answer(&answer),
             (responder, Answer::Refused(error)) => responder.refuse(error),
             (responder, _) => {
@@ -157,6 +172,7 @@ impl AnyResponder {
             Self::Known(responder) => responder.refuse(error),
             Self::Home(responder) => responder.refuse(error),
             Self::Strike(responder) => responder.refuse(error),
+            Self::LateOutcome(responder) => responder.refuse(error),
             Self::Admin(responder) => responder.refuse(error),
         }
     }

@@ -5,9 +5,11 @@ use job::deliver::DeliverAnswer;
 use job::enqueue::EnqueueRequest;
 use job::home::HomeRequest;
 use job::known::KnownRequest;
+use job::outcome::OutcomeRequest;
 use job::route::RouteRequest;
 use job::strike::StrikeRequest;
 use queue::{LedgerError, Local};
+use socket::PeerId;
 
 use crate::machine::{Answer, ChannelId, Now, Peer, Send, Token, Unanswered};
 use crate::{ChannelFacts, Settings};
@@ -32,6 +34,8 @@ pub enum Arrival {
     Home(Token, HomeRequest),
     /// A sender tells of a crash of its next stage.
     Strike(Token, StrikeRequest),
+    /// An agent tells late what became of recipients.
+    LateOutcome(Token, OutcomeRequest),
     /// The command line asks.
     Admin(Token, Box<AdminRequest>),
     /// A job was answered, or will not be.
@@ -40,6 +44,8 @@ pub enum Arrival {
         job: u64,
         /// How.
         result: Result<DeliverAnswer, Unanswered>,
+        /// Over which connection of which channel the answer came, an error too; nothing if none came.
+        from: Option<(ChannelId, PeerId)>,
     },
     /// The connected workers of a channel are now these.
     Peers(ChannelId, Vec<Peer>),
@@ -90,6 +96,8 @@ pub enum Progress {
     Synced,
     /// The checkpoint that ends with it is synced.
     Checkpointed,
+    /// No batch: it is known how the messages stand that were looked up.
+    Settled,
 }
 
 /// What turns have done at once, in the order in which they ask.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::place::Place;
 use super::pool::Pool;
 use super::{CallError, Peer, PeerId};
 use crate::frame::{self, FRAME_BYTES, Frame, Id};
@@ -87,7 +88,9 @@ pub(super) struct Connection<C: Conversation> {
     pub(super) link: Rc<Link>,
     pub(super) id: PeerId,
     pub(super) worker: String,
-    pub(super) pid: u32,
+    pub(super) place: Rc<Place>,
+    /// The worker's process; see [`Place::process`].
+    pub(super) process: u32,
     version: u32,
     pub(super) window: u32,
     window_bytes: usize,
@@ -105,13 +108,20 @@ pub(super) struct Connection<C: Conversation> {
 struct Nothing {}
 
 impl<C: Conversation> Connection<C> {
-    pub(super) fn new(pool: Weak<Pool<C>>, link: Rc<Link>, id: PeerId, hello: &Hello) -> Self {
+    pub(super) fn new(
+        pool: Weak<Pool<C>>,
+        link: Rc<Link>,
+        id: PeerId,
+        place: Rc<Place>,
+        hello: &Hello,
+    ) -> Self {
         Self {
             pool,
             link,
             id,
             worker: hello.worker.clone(),
-            pid: hello.pid,
+            process: place.process(hello.pid),
+            place,
             version: hello.version,
             window: hello.window.unwrap_or(crate::WINDOW).clamp(1, WINDOW_MAX),
             window_bytes: hello.window_bytes.unwrap_or(crate::WINDOW_BYTES),
@@ -129,7 +139,7 @@ impl<C: Conversation> Connection<C> {
         Peer {
             id: self.id,
             worker: self.worker.clone(),
-            pid: self.pid,
+            pid: self.process,
             version: self.version,
             window: self.window,
             outstanding: self.outstanding.get(),
@@ -209,7 +219,7 @@ impl<C: Conversation> Connection<C> {
             on_answer(Err(CallError::Deadline));
         }
         if now >= self.heard.get() + SILENCE * 2 {
-            tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server is silent: connection given up");
+            tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, "a server is silent: connection given up");
             self.link.close();
             return None;
         }
@@ -231,7 +241,7 @@ impl<C: Conversation> Connection<C> {
         self.outstanding_bytes.set(0);
         for Pending { on_answer, is_alone: alone, .. } in pending.into_values() {
             if let Some(on_answer) = on_answer {
-                let (worker, pid) = (self.worker.clone(), self.pid);
+                let (worker, pid) = (self.worker.clone(), self.process);
                 on_answer(Err(CallError::Lost { worker, pid, alone }));
             }
         }
@@ -244,7 +254,7 @@ impl<C: Conversation> Connection<C> {
             Id::Text(_) => None,
         };
         let Some(pending) = pending else {
-            tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server answered what was not asked: connection closed");
+            tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, "a server answered what was not asked: connection closed");
             return false;
         };
         if pending.is_ping {
@@ -278,6 +288,14 @@ impl<C: Conversation> Connection<C> {
         self.close_if_over();
     }
 
+    /// Takes no more requests, since its peer is believed no more.
+    pub(super) fn end_soon(&self) {
+        match self.pool.upgrade() {
+            Some(pool) => self.begin_drain(&pool),
+            None => self.link.close(),
+        }
+    }
+
     fn notified(&self, method: &str, params: &RawValue) {
         let Some(pool) = self.pool.upgrade() else {
             return;
@@ -285,7 +303,7 @@ impl<C: Conversation> Connection<C> {
         match method {
             "drain" => self.begin_drain(&pool),
             "workers" => match serde_json::from_str::<FarmState>(params.get()) {
-                Ok(state) => pool.farm_changed(&state),
+                Ok(state) => pool.farm_changed(&self.place, &state),
                 Err(error) => {
                     tracing::warn!(conversation = C::NAME, peer = %self.worker, %error, "cannot read how many workers there are");
                 }
@@ -330,18 +348,18 @@ impl<C: Conversation> Sink for Connection<C> {
                 true
             }
             Ok(Frame::Error { id: None, error }) => {
-                tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, error = ?error.message, code = error.code, "a server could not read us: connection closed");
+                tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, error = ?error.message, code = error.code, "a server could not read us: connection closed");
                 false
             }
             Err(malformed) => {
-                tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, error = ?malformed.error.message, "a server sends no frames: connection closed");
+                tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, error = ?malformed.error.message, "a server sends no frames: connection closed");
                 false
             }
         }
     }
 
     fn too_long(&self) {
-        tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server sent a line that is too long: connection closed");
+        tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, "a server sent a line that is too long: connection closed");
     }
 }
 

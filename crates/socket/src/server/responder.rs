@@ -160,7 +160,7 @@ impl<C: Conversation> Responder<C> {
         if let Some(gauge) = &connection.server.settings.gauge {
             gauge.ended();
         }
-        if connection.server.draining.get() {
+        if connection.draining.get() {
             connection.server.ended.notify_waiters();
         }
     }

@@ -1,5 +1,7 @@
 //! The scheduler as a worker: real sockets in a scratch directory, agents in the same process, a ledger in memory.
 
+mod ownership;
+
 use std::cell::{Cell, RefCell};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -21,8 +23,8 @@ use mail::{
     Timestamp,
 };
 use queue::{
-    Accept, Handle, Ledger, LedgerError, Local, Mark, Record, RoutedRecipient, SizeHint, Sole,
-    Standing, State,
+    Accept, Handle, Ledger, LedgerError, Local, Mark, Ownership, Record, RoutedRecipient, SizeHint,
+    Sole, Standing, State,
 };
 use queue_memory::Memory;
 use scheduler::{Assignment, ChannelFacts, Settings};
@@ -110,11 +112,12 @@ fn assignment(settings: Settings) -> Assignment {
     }
 }
 
-const SOCKETS: [&str; 5] = [
+const SOCKETS: [&str; 6] = [
     "scheduler.enqueue",
     "scheduler.known",
     "scheduler.home",
     "scheduler.strike",
+    "scheduler.outcome",
     "scheduler.admin",
 ];
 
@@ -127,9 +130,13 @@ struct Running {
 
 impl Running {
     fn start(run_dir: &Path, settings: Settings, ledger: Rc<dyn Ledger>) -> Self {
+        let ownership = Rc::new(Sole(move || Ok(Rc::clone(&ledger))));
+        Self::contend(run_dir, settings, ownership)
+    }
+
+    fn contend(run_dir: &Path, settings: Settings, ownership: Rc<dyn Ownership>) -> Self {
         let (worker, alone) =
             Worker::alone(&farm(run_dir, "scheduler", &SOCKETS)).expect("a worker");
-        let ownership = Rc::new(Sole(move || Ok(Rc::clone(&ledger))));
         let running = scheduler::run(worker.clone(), assignment(settings), ownership);
         Self { worker, alone, ended: tokio::task::spawn_local(running) }
     }
