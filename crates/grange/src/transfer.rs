@@ -127,7 +127,7 @@ impl<W: Write> Writer<W> {
 #[derive(Debug)]
 pub enum Item {
     /// A message, whose body is to be read next, by [`Reader::piece`], to its end.
-    Message(Message),
+    Message(Box<Message>),
     /// What belongs to no routed message.
     Record(Record),
 }
@@ -163,7 +163,7 @@ impl<R: BufRead> Reader<R> {
                 }
                 self.messages += 1;
                 self.body = Some((0, message.bytes));
-                Ok(Some(Item::Message(*message)))
+                Ok(Some(Item::Message(message)))
             }
             Line::Record(record) => Ok(Some(Item::Record(*record))),
             Line::End { messages } if messages == self.messages => Ok(None),
@@ -225,7 +225,7 @@ mod tests {
         let accepted = Accepted { id, size: bytes as u64, accept: accept("a@example.test", 2) };
         let handle = Handle::parse(&format!("spool:1.{number}")).expect("a handle");
         let routed = match routed(id, &handle, 1) {
-            Record::Routed(routed) if number % 2 == 0 => Some(*routed),
+            Record::Routed(routed) if number.is_multiple_of(2) => Some(*routed),
             _ => None,
         };
         Message { accepted, routed, bytes: bytes as u64 }
@@ -255,7 +255,7 @@ mod tests {
             while let Some(piece) = reader.piece()? {
                 body.extend_from_slice(&piece);
             }
-            messages.push((message, body));
+            messages.push((*message, body));
         }
         Ok(messages)
     }
