@@ -168,7 +168,8 @@ fn router(configuration: &Configuration) -> Entry {
     entry
 }
 
-fn scheduler(configuration: &Configuration) -> Entry {
+/// What the scheduler is handed; `grange queue export` takes the ledger in with the same.
+pub fn scheduler_assignment(configuration: &Configuration) -> scheduler::Assignment {
     let settings = &configuration.scheduler;
     let channels = configuration
         .channels
@@ -179,12 +180,17 @@ fn scheduler(configuration: &Configuration) -> Entry {
             slots_max: 0,
         })
         .collect();
-    let assignment = scheduler::Assignment {
+    scheduler::Assignment {
         settings: settings.clone(),
         hostname: configuration.top.hostname.clone(),
         channels,
         requeue: "requeue.requeue".to_owned(),
-    };
+    }
+}
+
+fn scheduler(configuration: &Configuration) -> Entry {
+    let settings = &configuration.scheduler;
+    let assignment = scheduler_assignment(configuration);
     let role = Role::Scheduler(Box::new(assignment));
     let mut entry = Entry::elastic("scheduler", role, &settings.workers, scheduler::COUNTERS);
     entry.mode = Mode::One;

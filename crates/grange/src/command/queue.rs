@@ -1,6 +1,7 @@
 //! `grange queue …`: asks the scheduler; `list` and `show` read the store when there is none.
 
 mod stored;
+mod transfer;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -43,6 +44,16 @@ pub(super) fn run(configuration: &Configuration, command: cli::Queue) -> Result<
                 let done = format!("{lane} is suspended");
                 let request = AdminRequest::Suspend(LaneChange { lane, seconds });
                 changed(configuration, &request, output, Some(done)).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            cli::Queue::Export { file } => {
+                let messages = transfer::export(configuration, &file).await?;
+                eprintln!("grange: {messages} messages written");
+                Ok(ExitCode::SUCCESS)
+            }
+            cli::Queue::Import { file } => {
+                let messages = transfer::import(configuration, &file).await?;
+                eprintln!("grange: {messages} messages read, and in the queue");
                 Ok(ExitCode::SUCCESS)
             }
             cli::Queue::Resume { lane, output } => {

@@ -158,6 +158,11 @@ pub(super) async fn find(
     Ok(found.pop())
 }
 
+/// Everything that is accepted, in the order of ids.
+pub(super) async fn everything(recovery: &dyn queue::Recovery) -> Result<Vec<Listed>, Failure> {
+    listed(recovery, After::NOTHING).await
+}
+
 /// What is accepted after an id, in the order of ids.
 async fn listed(recovery: &dyn queue::Recovery, after: After) -> Result<Vec<Listed>, Failure> {
     let mut listed = Vec::new();
