@@ -1,5 +1,7 @@
 //! The table of farms: which there are, what each serves, and what its workers are handed.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use farm::Workers;
 use farm::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
@@ -77,6 +79,10 @@ pub fn farm(configuration: &Configuration, name: &str) -> anyhow::Result<Farm> {
         workers: entry.workers,
         sockets,
         tcp: entry.tcp,
+        jobs: None,
+        callers: BTreeMap::new(),
+        keys: None,
+        places: BTreeMap::new(),
         settings: serde_json::to_vec(&handed).context("cannot write the settings as JSON")?,
         counters: entry.counters.iter().map(|name| (*name).to_owned()).collect(),
         run_dir: top.run_dir.clone(),

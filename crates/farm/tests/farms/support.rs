@@ -194,6 +194,8 @@ pub(crate) fn farm(name: &str, workers: u32) -> FarmConfig {
         mode: "elastic".into(),
         every_ms: 3_600_000,
         tcp: None,
+        jobs: None,
+        keys: None,
         drain_ms: 5000,
         on_crash: None,
         user: None,

@@ -93,8 +93,12 @@ pub(super) async fn dial<C: Conversation>(guard: DialGuard<C>) {
             }
             Dialled::Surplus => PAUSE_SURPLUS_MAX,
             Dialled::Failed(error) => {
-                // A farm that is being started or replaced is nothing to write home about; said once until it changes.
-                let is_grave = !matches!(error, DialError::Connect(_) | DialError::Closed);
+                // A farm that is being started or replaced is nothing to write home about, nor one that stands by for another; said
+                // once until it changes.
+                let stands_by = matches!(error, DialError::Silent)
+                    && guard.pool().is_some_and(|pool| pool.has_other_places());
+                let is_grave =
+                    !matches!(error, DialError::Connect(_) | DialError::Closed) && !stands_by;
                 if is_grave && !std::mem::replace(&mut quiet, true) {
                     tracing::warn!(conversation = C::NAME, place = %place.address, %error, "no connection");
                 } else {

@@ -116,6 +116,10 @@ impl<C: Conversation> Pool<C> {
         self.up_at(place) < place.workers() as usize
     }
 
+    pub(super) fn has_other_places(&self) -> bool {
+        self.places.borrow().len() > 1
+    }
+
     /// Connections to a place that take requests.
     fn up_at(&self, place: &Rc<Place>) -> usize {
         let connections = self.connections.borrow();
