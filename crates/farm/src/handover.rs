@@ -37,6 +37,7 @@ pub(crate) struct WorkerHandover {
     pub(crate) slot: usize,
     pub(crate) generation: u32,
     pub(crate) run_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     pub(crate) control: i32,
     pub(crate) scoreboard: i32,
     pub(crate) sockets: Vec<HandedSocket>,

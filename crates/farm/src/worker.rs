@@ -11,6 +11,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -181,6 +182,11 @@ impl Worker {
     /// The address of the job port, at which other hosts ask, if there is one.
     pub fn job_port(&self) -> Option<SocketAddr> {
         self.inner.jobs.address
+    }
+
+    /// The directory with what outlives processes.
+    pub fn data_dir(&self) -> &Path {
+        &self.inner.given.data_dir
     }
 
     /// A client of another farm's socket (`scheduler.enqueue`, `admin/scheduler.admin`), or of an absolute path. It connects where

@@ -47,6 +47,11 @@ const DRAIN_TICK: Duration = Duration::from_secs(1);
 pub trait Service<C: Conversation>: 'static {
     /// Takes one request.
     fn call(&self, request: C::Request, responder: Responder<C>);
+
+    /// A connection has ended, whose number [`Caller`] gave with each of its requests.
+    fn gone(&self, connection: u64) {
+        let _ = connection;
+    }
 }
 
 /// Counts requests in hand, for a scoreboard.
@@ -260,6 +265,7 @@ impl<C: Conversation> Server<C> {
             let end = link::run(&this.link, half, &this).await;
             tracing::debug!(conversation = C::NAME, peer = %this.caller.who, %end, "a peer has gone");
             server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &this));
+            server.service.gone(this.caller.connection);
             server.ended.notify_waiters();
         });
         Some(connection)

@@ -294,6 +294,7 @@ impl Manager<'_> {
             slot,
             generation: self.generation,
             run_dir: self.farm.run_dir.clone(),
+            data_dir: self.farm.data_dir.clone(),
             control: control_number,
             scoreboard,
             sockets,

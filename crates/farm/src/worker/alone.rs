@@ -101,6 +101,7 @@ pub(super) fn begin(farm: &Farm) -> Result<(Inner, Alone), ManagerError> {
         slot: 0,
         generation: 1,
         run_dir: farm.run_dir.clone(),
+        data_dir: farm.data_dir.clone(),
         control: -1,
         scoreboard: -1,
         sockets: Vec::new(),
