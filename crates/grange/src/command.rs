@@ -22,7 +22,8 @@ use std::rc::Rc;
 use ::queue::{ReadError, Reader, Recovery};
 use anyhow::Context;
 
-use self::ask::{ask, ask_within};
+pub use self::ask::places;
+use self::ask::{ask, ask_at, ask_within, remote_places};
 use crate::cli::{Cli, Command};
 use crate::configuration::Configuration;
 use crate::{metrics, stores};

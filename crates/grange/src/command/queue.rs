@@ -84,7 +84,7 @@ fn known_channel(configuration: &Configuration, lane: &str) -> Result<(), Failur
 /// Asks for a pass of requeue.
 pub(super) fn requeue(configuration: &Configuration) -> Result<ExitCode, Failure> {
     let request = RequeueRequest { reason: "asked on the command line".to_owned() };
-    block_on(ask::<Requeue>(&configuration.top.run_dir, "requeue.requeue", &request))??;
+    block_on(ask::<Requeue>(configuration, "requeue.requeue", &request))??;
     println!("a pass over accepted messages has been asked for");
     Ok(ExitCode::SUCCESS)
 }
@@ -92,7 +92,7 @@ pub(super) fn requeue(configuration: &Configuration) -> Result<ExitCode, Failure
 /// Asks for a pass of compact.
 pub(super) fn compact(configuration: &Configuration) -> Result<ExitCode, Failure> {
     let request = CompactRequest { reason: "asked on the command line".to_owned() };
-    block_on(ask::<Compact>(&configuration.top.run_dir, "compact.compact", &request))??;
+    block_on(ask::<Compact>(configuration, "compact.compact", &request))??;
     println!("a pass over segments in which little lives has been asked for");
     Ok(ExitCode::SUCCESS)
 }
@@ -101,7 +101,7 @@ async fn admin(
     configuration: &Configuration,
     request: &AdminRequest,
 ) -> Result<AdminAnswer, Failure> {
-    ask::<Admin>(&configuration.top.run_dir, "scheduler.admin", request).await
+    ask::<Admin>(configuration, "scheduler.admin", request).await
 }
 
 fn selection(select: cli::Select) -> Selection {

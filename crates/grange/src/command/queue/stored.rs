@@ -221,7 +221,7 @@ async fn unknown(configuration: &Configuration, listed: &[Listed]) -> Result<Vec
     let messages =
         listed.iter().map(|one| KnownMessage { handle: one.handle.clone(), id: one.id }).collect();
     let request = KnownRequest { messages };
-    let answer = ask::<Known>(&configuration.top.run_dir, "scheduler.known", &request).await?;
+    let answer = ask::<Known>(configuration, "scheduler.known", &request).await?;
     let wanted = answer.wanted.iter().filter_map(|wanted| listed.get(wanted.index as usize));
     Ok(wanted.cloned().collect())
 }
