@@ -31,7 +31,7 @@ pub(super) async fn ask_within<C: Conversation>(
 ) -> Result<C::Answer, Failure> {
     let path = path_of(run_dir, socket);
     reachable(&path)?;
-    let settings = ClientSettings { deadline, waiting_max: 1 };
+    let settings = ClientSettings { deadline, waiting_max: 1, ..ClientSettings::default() };
     let client = Client::<C>::new(path, settings);
     let mut call = std::pin::pin!(client.call(request));
     let answer = match tokio::time::timeout(SAID_AFTER.min(deadline), &mut call).await {
