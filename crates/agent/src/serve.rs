@@ -43,7 +43,7 @@ const TELL_DEADLINE: Duration = Duration::from_secs(10);
 /// scoreboard.
 pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Result<(), Error> {
     let channel: Rc<str> = socket.split('.').next().unwrap_or_default().into();
-    let settings = ClientSettings { deadline: TELL_DEADLINE, waiting_max: 1000 };
+    let settings = ClientSettings { deadline: TELL_DEADLINE, waiting_max: 1000, lease: None };
     let teller = worker.client::<LateOutcome>("scheduler.outcome", settings);
     let journal = Journal::new(worker.data_dir().join(JOURNALS), &channel, Box::new(teller));
     let deliveries = Rc::new(Deliveries::new(agent, channel, journal.clone()));

@@ -86,7 +86,7 @@ pub fn print(configuration: &Configuration) -> Result<ExitCode, Failure> {
 }
 
 fn client_settings() -> ClientSettings {
-    ClientSettings { deadline: SCHEDULER_DEADLINE, waiting_max: 64 }
+    ClientSettings { deadline: SCHEDULER_DEADLINE, waiting_max: 64, ..ClientSettings::default() }
 }
 
 /// The worker of the farm `metrics`.

@@ -159,7 +159,7 @@ fn ask_for_requeue(
     reason: String,
     deadline: Duration,
 ) -> impl Future<Output = ()> + use<> {
-    let settings = ClientSettings { deadline, waiting_max: 1 };
+    let settings = ClientSettings { deadline, waiting_max: 1, ..ClientSettings::default() };
     let client = worker.client::<Requeue>("requeue.requeue", settings);
     async move {
         if let Err(error) = client.call(&RequeueRequest { reason }).await {

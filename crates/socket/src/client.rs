@@ -22,7 +22,7 @@ use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::{Conversation, ErrorObject};
+use crate::{Conversation, ErrorObject, LeaseLeft};
 
 pub use place::{Places, Remote};
 use pool::Pool;
@@ -48,17 +48,20 @@ impl<C: Conversation> Clone for Client<C> {
 }
 
 /// How a client behaves.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientSettings {
     /// How long an answer may take by default; sent with each request, and waited for a little longer.
     pub deadline: Duration,
     /// The most requests that wait for room or for a connection in [`Client::call`]; more are refused.
     pub waiting_max: usize,
+    /// Says for how long what is asked may be acted on; nothing: for as long as its connection is up. Connections to other hosts are leased
+    /// then, and those of this host if there is an end when they are made: see [`crate::Gate`].
+    pub lease: Option<LeaseLeft>,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(5), waiting_max: 1000 }
+        Self { deadline: Duration::from_secs(5), waiting_max: 1000, lease: None }
     }
 }
 

@@ -161,7 +161,14 @@ impl Place {
 
     pub(crate) fn client(&self, farm: &str) -> Client<Echo> {
         let path = self.run_dir().join("sockets").join(format!("{farm}.echo"));
-        Client::new(path, ClientSettings { deadline: Duration::from_secs(20), waiting_max: 1000 })
+        Client::new(
+            path,
+            ClientSettings {
+                deadline: Duration::from_secs(20),
+                waiting_max: 1000,
+                ..ClientSettings::default()
+            },
+        )
     }
 }
 

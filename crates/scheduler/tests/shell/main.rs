@@ -146,7 +146,11 @@ impl Running {
     }
 
     fn client<C: socket::Conversation>(&self, name: &str) -> Client<C> {
-        let settings = ClientSettings { deadline: DEADLINE, waiting_max: 100_000 };
+        let settings = ClientSettings {
+            deadline: DEADLINE,
+            waiting_max: 100_000,
+            ..ClientSettings::default()
+        };
         self.worker.client(name, settings)
     }
 

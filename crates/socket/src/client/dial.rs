@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::connection::{Connection, Hello};
 use super::place::{Place, Remote};
-use super::pool::{DialGuard, Pool};
+use super::pool::DialGuard;
 use crate::frame::{self, Frame};
 use crate::link::{self, Link};
 use crate::peer::{self, Faith};
@@ -76,6 +76,9 @@ enum Dialled {
 #[derive(Serialize)]
 struct Use {
     version: u32,
+    /// The server is to ask for how long it may act on what it is asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leased: bool,
 }
 
 /// Makes connections until each worker of the place has one.
@@ -131,9 +134,16 @@ async fn dial_once<C: Conversation>(guard: &DialGuard<C>) -> Dialled {
         return Dialled::Surplus;
     }
     let (link, half) = Link::new(stream);
-    link.append(|out| frame::write_notification(out, "use", &Use { version: hello.version }));
+    // On this host the kernel says at once that a connection has ended: only what has an end is leased.
+    let lease = pool.settings.lease.clone().filter(|left| faith.is_some() || left().is_some());
+    let used = Use { version: hello.version, leased: lease.is_some() };
+    link.append(|out| frame::write_notification(out, "use", &used));
     let (this, place) = (Rc::downgrade(&pool), Rc::clone(place));
-    let connection = Rc::new(Connection::new(this, link, pool.next_peer(), place, &hello));
+    let mut connection = Connection::new(this, link, pool.next_peer(), place, &hello);
+    if let Some(lease) = lease {
+        connection = connection.leased(lease);
+    }
+    let connection = Rc::new(connection);
     pool.came(connection.clone(), &hello.farm);
     drop(pool);
     if let Some(faith) = faith {
@@ -154,7 +164,7 @@ async fn dial_once<C: Conversation>(guard: &DialGuard<C>) -> Dialled {
         let end = link::run(&connection.link, half.after(rest), &*connection).await;
         tracing::debug!(conversation = C::NAME, worker = %connection.worker, %end, "a connection has ended");
         match connection.pool.upgrade() {
-            Some(pool) => Pool::gone(&pool, &connection),
+            Some(pool) => pool.gone(&connection, &end),
             None => connection.lose_all(),
         }
     });
