@@ -50,7 +50,7 @@ enum DialError {
     Farm { host: String, farms: Vec<String>, wanted: String },
     #[error("its certificate does not say who it is: {0}")]
     Identity(#[source] tls::IdentityError),
-    #[error("it refuses this host: {0}")]
+    #[error("it refuses: {0}")]
     Refused(String),
     #[error("no hello within ten seconds")]
     Silent,

@@ -137,6 +137,29 @@ fn who_waits_for_a_lease_does_not_wait_for_ever() {
     });
 }
 
+#[test]
+fn a_client_asks_to_be_asked_and_answers_as_the_manual_says() {
+    run(async {
+        let place = Place::new();
+        let listener = place.listen();
+        let left = millis(60_000);
+        let client = leased(&place, &left);
+        client.connect();
+        let mut raw = Raw::new(listener.accept().await.unwrap().0);
+        let hello =
+            "{\"method\":\"hello\",\"params\":{\"conversation\":\"echo\",\"versions\":[2]}}\n";
+        raw.write(hello).await;
+        let used = r#"{"jsonrpc":"2.0","method":"use","params":{"version":2,"leased":true}}"#;
+        assert_eq!(raw.line().await, used);
+        for (is_left, ms) in [(Some(60_000), 10_000), (Some(1), 1), (Some(0), 0), (None, 10_000)] {
+            left.set(is_left.map(Duration::from_millis));
+            raw.write("{\"id\":5,\"method\":\"ping\"}\n").await;
+            let granted = format!(r#"{{"jsonrpc":"2.0","id":5,"result":{{"lease_ms":{ms}}}}}"#);
+            assert_eq!(raw.line().await, granted);
+        }
+    });
+}
+
 /// What lies between two hosts, and can be cut.
 struct Wire {
     address: Address,
