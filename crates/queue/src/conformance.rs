@@ -60,6 +60,7 @@ cases![
     standing_outlives_a_checkpoint,
     the_ledger_has_one_holder,
     a_moved_message_lives_on,
+    a_message_keeps_the_id_it_came_with,
 ];
 
 /// Runs every case, each with a store of its own from `make`, and panics with the case's name at the first that fails.
@@ -85,6 +86,23 @@ async fn what_is_committed_is_read_back(backend: &dyn Backend) {
         assert_eq!(stored.accepted.size, length as u64);
         assert_eq!(stored.accepted.accept, accept("a@example.test", 2));
         assert_eq!(whole(stored).await, body, "{length} bytes");
+    }
+}
+
+async fn a_message_keeps_the_id_it_came_with(backend: &dyn Backend) {
+    let intake = backend.intake();
+    for (number, length) in [(1, 100), (2, 700_000)] {
+        let (id, body) = (id_of(number), pattern(length, 5));
+        let mut draft = intake.begin_as(id, SizeHint::default()).expect("there is room");
+        for piece in body.chunks(60_000) {
+            draft.write(piece).expect("there is room");
+            draft.room().await.expect("the store catches up");
+        }
+        let handle = draft.commit(accept("a@example.test", 1)).await.expect("it can be committed");
+        let stored = backend.reader().open(&handle).await.expect("it was committed");
+        assert_eq!(stored.accepted.id, id);
+        assert!(whole(stored).await == body[..]);
+        assert!(everything(backend, true).await.iter().any(|one| one.id == id));
     }
 }
 

@@ -4,11 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// How an address of another host begins.
 const TCP: &str = "tcp:";
 
 /// Where a socket is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Address {
     /// A named socket of this host.
     Path(PathBuf),
@@ -16,6 +19,8 @@ pub enum Address {
     Tcp {
         /// The host's name, as in its certificate; or its address.
         host: String,
+        /// Where it is reached, a name or an address; by its own name if nothing else is said. Names are looked up at each connection.
+        at: Option<String>,
         /// The port.
         port: u16,
     },
@@ -28,33 +33,65 @@ pub struct AddressError(String);
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Path(path) => path.display().fmt(f),
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "{TCP}[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{TCP}{host}:{port}"),
+        let (host, at, port) = match self {
+            Self::Path(path) => return path.display().fmt(f),
+            Self::Tcp { host, at, port } => (host, at, port),
+        };
+        f.write_str(TCP)?;
+        write_host(host, f)?;
+        if let Some(at) = at {
+            f.write_str("@")?;
+            write_host(at, f)?;
         }
+        write!(f, ":{port}")
     }
+}
+
+fn write_host(host: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if host.contains(':') { write!(f, "[{host}]") } else { f.write_str(host) }
+}
+
+fn read_host(text: &str) -> Option<String> {
+    let bare = match text.strip_prefix('[') {
+        Some(inner) => inner.strip_suffix(']').filter(|inner| inner.contains(':')),
+        None => Some(text).filter(|text| !text.contains(':')),
+    };
+    tls::check_host(bare?).ok()
 }
 
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// Takes `tcp:HOST:PORT`, an IPv6 address in brackets, or an absolute path.
+    /// Takes `tcp:HOST:PORT`, `tcp:HOST@WHERE:PORT`, IPv6 addresses in brackets, or an absolute path.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let error = || AddressError(text.to_owned());
         let Some(rest) = text.strip_prefix(TCP) else {
             return text.starts_with('/').then(|| Self::Path(text.into())).ok_or_else(error);
         };
         let (host, port) = rest.rsplit_once(':').ok_or_else(error)?;
-        let bare = match host.strip_prefix('[') {
-            Some(inner) => inner.strip_suffix(']').filter(|inner| inner.contains(':')),
-            None => Some(host).filter(|host| !host.contains(':')),
+        let (host, at) = match host.split_once('@') {
+            Some((host, at)) => (host, Some(read_host(at).ok_or_else(error)?)),
+            None => (host, None),
         };
-        let host = tls::check_host(bare.ok_or_else(error)?).map_err(|_| error())?;
+        let host = read_host(host).ok_or_else(error)?;
         // A sign is no digit of a port, though a number may have one.
         let digits = port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|port| *port > 0 && digits).ok_or_else(error)?;
-        Ok(Self::Tcp { host, port })
+        Ok(Self::Tcp { host, at, port })
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: String) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
     }
 }
 
@@ -70,12 +107,18 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_they_are_written() {
-        let tcp = |host: &str| Address::Tcp { host: host.to_owned(), port: 4025 };
+        let tcp = |host: &str| Address::Tcp { host: host.to_owned(), at: None, port: 4025 };
+        let reached = |host: &str, at: &str| {
+            let (host, at) = (host.to_owned(), Some(at.to_owned()));
+            Address::Tcp { host, at, port: 4025 }
+        };
         for (text, address) in [
             ("/run/grange/sockets/a.b", Address::Path("/run/grange/sockets/a.b".into())),
             ("tcp:mx1.example:4025", tcp("mx1.example")),
             ("tcp:192.0.2.1:4025", tcp("192.0.2.1")),
             ("tcp:[2001:db8::1]:4025", tcp("2001:db8::1")),
+            ("tcp:mx1.example@192.0.2.1:4025", reached("mx1.example", "192.0.2.1")),
+            ("tcp:mx1.example@[2001:db8::1]:4025", reached("mx1.example", "2001:db8::1")),
         ] {
             assert_eq!(text.parse::<Address>().unwrap(), address);
             assert_eq!(address.to_string(), text);
@@ -99,6 +142,9 @@ mod tests {
             "tcp:[mx1.example]:25",
             "tcp:[2001:db8::1:25",
             "tcp:a b:25",
+            "tcp:a@:25",
+            "tcp:@a:25",
+            "tcp:a@b@c:25",
             "mx1.example:25",
         ] {
             let error = text.parse::<Address>().unwrap_err();

@@ -18,11 +18,11 @@ mod place;
 mod pool;
 
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::{Conversation, ErrorObject};
+use crate::{Conversation, ErrorObject, LeaseLeft};
 
 pub use place::{Places, Remote};
 use pool::Pool;
@@ -48,17 +48,20 @@ impl<C: Conversation> Clone for Client<C> {
 }
 
 /// How a client behaves.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientSettings {
     /// How long an answer may take by default; sent with each request, and waited for a little longer.
     pub deadline: Duration,
     /// The most requests that wait for room or for a connection in [`Client::call`]; more are refused.
     pub waiting_max: usize,
+    /// Says for how long what is asked may be acted on; nothing: for as long as its connection is up. Connections to other hosts are leased
+    /// then, and those of this host if there is an end when they are made: see [`crate::Gate`].
+    pub lease: Option<LeaseLeft>,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(5), waiting_max: 1000 }
+        Self { deadline: Duration::from_secs(5), waiting_max: 1000, lease: None }
     }
 }
 
@@ -235,10 +238,43 @@ impl<C: Conversation> Client<C> {
         self.pool.outstanding()
     }
 
-    /// Says the same for one who shall not keep the connections up: 0 once the last clone is dropped.
-    pub fn watch_outstanding(&self) -> impl Fn() -> usize + 'static {
-        let pool = Rc::downgrade(&self.pool);
-        move || pool.upgrade().map_or(0, |pool| pool.outstanding())
+    /// Lets somebody look at it, and move it, who shall not keep its connections up.
+    pub fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Watched(Rc::downgrade(&self.pool)))
+    }
+}
+
+/// A client of whatever conversation, for one who does not ask with it.
+pub trait Watch {
+    /// As [`Client::outstanding`] says; 0 once the last clone is dropped.
+    fn outstanding(&self) -> usize;
+    /// As [`Client::move_to`] does.
+    fn move_to(&self, places: Places);
+    /// Whether the last clone is dropped.
+    fn is_over(&self) -> bool;
+    /// Tells clients apart while they live.
+    fn id(&self) -> usize;
+}
+
+struct Watched<C: Conversation>(Weak<Pool<C>>);
+
+impl<C: Conversation> Watch for Watched<C> {
+    fn outstanding(&self) -> usize {
+        self.0.upgrade().map_or(0, |pool| pool.outstanding())
+    }
+
+    fn move_to(&self, places: Places) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.move_to(&places);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    fn id(&self) -> usize {
+        self.0.as_ptr().addr()
     }
 }
 

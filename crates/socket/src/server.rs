@@ -7,7 +7,7 @@ mod requests;
 mod responder;
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::frame::{self, Id};
+use crate::lease::{self, Lease};
 use crate::link::{self, Half, Link, Sink};
 use crate::peer::{self, Faith};
 use crate::stream::{Stream, TlsStream};
@@ -47,6 +48,11 @@ const DRAIN_TICK: Duration = Duration::from_secs(1);
 pub trait Service<C: Conversation>: 'static {
     /// Takes one request.
     fn call(&self, request: C::Request, responder: Responder<C>);
+
+    /// A connection has ended, whose number [`Caller`] gave with each of its requests.
+    fn gone(&self, connection: u64) {
+        let _ = connection;
+    }
 }
 
 /// Counts requests in hand, for a scoreboard.
@@ -131,6 +137,8 @@ struct Connection<C: Conversation> {
     link: Rc<Link>,
     caller: Caller,
     version: Cell<Option<u32>>,
+    /// Its client is to be asked for how long what it asks may be acted on.
+    lease: OnceCell<Rc<Lease>>,
     outstanding: Cell<u32>,
     outstanding_bytes: Cell<usize>,
     malformed: Cell<u32>,
@@ -164,6 +172,8 @@ struct Nothing {}
 #[derive(Deserialize)]
 struct Use {
     version: u32,
+    #[serde(default)]
+    leased: bool,
 }
 
 impl<C: Conversation> Clone for Server<C> {
@@ -246,6 +256,7 @@ impl<C: Conversation> Server<C> {
             link,
             caller: Caller { who, connection: number },
             version: Cell::new(None),
+            lease: OnceCell::new(),
             outstanding: Cell::new(0),
             outstanding_bytes: Cell::new(0),
             malformed: Cell::new(0),
@@ -260,6 +271,7 @@ impl<C: Conversation> Server<C> {
             let end = link::run(&this.link, half, &this).await;
             tracing::debug!(conversation = C::NAME, peer = %this.caller.who, %end, "a peer has gone");
             server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &this));
+            server.service.gone(this.caller.connection);
             server.ended.notify_waiters();
         });
         Some(connection)
@@ -383,6 +395,17 @@ impl<C: Conversation> Connection<C> {
         self.link.append(|out| frame::write_notification(out, "hello", &hello));
     }
 
+    /// Sees to it that the lease is kept while requests are unanswered.
+    fn keep_lease(self: &Rc<Self>) {
+        if let Some(lease) = self.lease.get() {
+            let this = Rc::downgrade(self);
+            lease::keep(lease, move || {
+                let this = this.upgrade().filter(|this| this.outstanding.get() > 0)?;
+                Some(Rc::clone(&this.link))
+            });
+        }
+    }
+
     /// Closes a drained connection once the client has had time to close it.
     fn close_if_done(&self, now: Instant) {
         if self.outstanding.get() > 0 || !self.link.is_flushed() {
@@ -404,8 +427,11 @@ impl<C: Conversation> Connection<C> {
     fn choose_version(&self, params: &RawValue, id: Option<&Id>) -> bool {
         let chosen = serde_json::from_str::<Use>(params.get());
         match chosen {
-            Ok(Use { version }) if C::VERSIONS.contains(&version) => {
+            Ok(Use { version, leased }) if C::VERSIONS.contains(&version) => {
                 self.version.set(Some(version));
+                if leased {
+                    self.lease.get_or_init(Rc::default);
+                }
                 if let Some(id) = id {
                     self.link.append(|out| frame::write_answer(out, id, &Nothing {}));
                 }

@@ -121,7 +121,10 @@ impl Place {
     }
 
     pub(crate) fn client(&self, deadline: Duration) -> Client<Echo> {
-        Client::new(self.path(), ClientSettings { deadline, waiting_max: 3 })
+        Client::new(
+            self.path(),
+            ClientSettings { deadline, waiting_max: 3, ..ClientSettings::default() },
+        )
     }
 
     /// A client that is connected to so many workers.

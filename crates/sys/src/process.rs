@@ -247,12 +247,27 @@ const LISTEN_BACKLOG: i32 = 4096;
 /// Makes a listening TCP socket that does not block: with SO_REUSEADDR, for IPv6 alone when the address is of IPv6, and with
 /// a long backlog.
 pub fn listen_tcp(address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
+    listen_on(address, true)
+}
+
+/// Makes a listening TCP socket as [`listen_tcp`] does, for all addresses of this host, of IPv6 and IPv4; of IPv4 alone where there is no
+/// IPv6.
+pub fn listen_tcp_everywhere(port: u16) -> io::Result<std::net::TcpListener> {
+    match listen_on((std::net::Ipv6Addr::UNSPECIFIED, port).into(), false) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            listen_on((std::net::Ipv4Addr::UNSPECIFIED, port).into(), false)
+        }
+        listener => listener,
+    }
+}
+
+fn listen_on(address: std::net::SocketAddr, v6_only: bool) -> io::Result<std::net::TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     rustix::net::sockopt::set_socket_reuseaddr(&fd, true)?;
     if address.is_ipv6() {
-        rustix::net::sockopt::set_ipv6_v6only(&fd, true)?;
+        rustix::net::sockopt::set_ipv6_v6only(&fd, v6_only)?;
     }
     rustix::net::bind(&fd, &address)?;
     rustix::net::listen(&fd, LISTEN_BACKLOG)?;

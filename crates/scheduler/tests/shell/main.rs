@@ -41,6 +41,10 @@ fn farm(run_dir: &Path, name: &str, sockets: &[&str]) -> Farm {
             .map(|name| NamedSocket { name: (*name).to_owned(), admin: name.ends_with("admin") })
             .collect(),
         tcp: Vec::new(),
+        jobs: None,
+        callers: std::collections::BTreeMap::new(),
+        keys: None,
+        places: std::collections::BTreeMap::new(),
         settings: b"{}".to_vec(),
         counters: scheduler::COUNTERS.iter().map(|name| (*name).to_owned()).collect(),
         run_dir: run_dir.to_owned(),
@@ -142,7 +146,11 @@ impl Running {
     }
 
     fn client<C: socket::Conversation>(&self, name: &str) -> Client<C> {
-        let settings = ClientSettings { deadline: DEADLINE, waiting_max: 100_000 };
+        let settings = ClientSettings {
+            deadline: DEADLINE,
+            waiting_max: 100_000,
+            ..ClientSettings::default()
+        };
         self.worker.client(name, settings)
     }
 

@@ -13,11 +13,14 @@ use super::place::Place;
 use super::pool::Pool;
 use super::{CallError, Peer, PeerId};
 use crate::frame::{self, FRAME_BYTES, Frame, Id};
+use crate::lease::Granted;
 use crate::link::{Link, Sink};
-use crate::{Conversation, ErrorObject, codes};
+use crate::{Address, Conversation, ErrorObject, LeaseLeft, codes};
 
 /// After so long without a word, with answers outstanding, the server is pinged; after as long again it is given up.
 pub(super) const SILENCE: Duration = Duration::from_secs(15);
+/// Clocks do not run quite alike: a lease that was granted is over only so much later.
+const CLOCKS_DIFFER: Duration = Duration::from_millis(200);
 /// The largest window that is believed.
 const WINDOW_MAX: u32 = 65_536;
 /// The most workers of a farm that are believed, and so the most connections.
@@ -99,6 +102,10 @@ pub(super) struct Connection<C: Conversation> {
     outstanding_bytes: Cell<usize>,
     draining: Cell<bool>,
     next_id: Cell<u64>,
+    /// Says for how long what is asked here may be acted on, if the server was told to ask for that.
+    lease: Option<LeaseLeft>,
+    /// How long the last of what was granted lasts at most.
+    granted_until: Cell<Option<Instant>>,
     /// When the server was last heard, or the first of the requests now outstanding was sent.
     heard: Cell<Instant>,
     pinged: Cell<bool>,
@@ -130,9 +137,36 @@ impl<C: Conversation> Connection<C> {
             outstanding_bytes: Cell::new(0),
             draining: Cell::new(false),
             next_id: Cell::new(0),
+            lease: None,
+            granted_until: Cell::new(None),
             heard: Cell::new(Instant::now()),
             pinged: Cell::new(false),
         }
+    }
+
+    /// Has the server told that it must ask for how long it may act.
+    pub(super) fn leased(mut self, lease: LeaseLeft) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Answers a server's question whether this end is there, and for how long it stands behind what it asked.
+    fn answer_ping(&self, id: &Id) {
+        let Some(lease) = &self.lease else {
+            return self.link.append(|out| frame::write_answer(out, id, &Nothing {}));
+        };
+        let granted = Granted::of(lease);
+        // The server counts from before it asked: by then what it has is over.
+        let until = Instant::now() + granted.span();
+        self.granted_until.set(self.granted_until.get().max(Some(until)));
+        self.link.append(|out| frame::write_answer(out, id, &granted));
+    }
+
+    /// When a server that may be cut off from here acts no more on what it was asked; nothing if it does not now.
+    pub(super) fn acts_until(&self) -> Option<Instant> {
+        let is_remote = matches!(self.place.address, Address::Tcp { .. });
+        let until = self.granted_until.get()? + CLOCKS_DIFFER;
+        (is_remote && self.outstanding.get() > 0 && until > Instant::now()).then_some(until)
     }
 
     pub(super) fn peer(&self) -> Peer {
@@ -340,7 +374,7 @@ impl<C: Conversation> Sink for Connection<C> {
             }
             Ok(Frame::Request { id, method, .. }) => {
                 if method == "ping" {
-                    self.link.append(|out| frame::write_answer(out, &id, &Nothing {}));
+                    self.answer_ping(&id);
                 } else {
                     let error = ErrorObject::new(codes::METHOD, "nothing is served here but ping");
                     self.link.append(|out| frame::write_error(out, Some(&id), &error));

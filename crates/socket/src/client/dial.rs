@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::connection::{Connection, Hello};
 use super::place::{Place, Remote};
-use super::pool::{DialGuard, Pool};
+use super::pool::DialGuard;
 use crate::frame::{self, Frame};
 use crate::link::{self, Link};
 use crate::peer::{self, Faith};
@@ -50,7 +50,7 @@ enum DialError {
     Farm { host: String, farms: Vec<String>, wanted: String },
     #[error("its certificate does not say who it is: {0}")]
     Identity(#[source] tls::IdentityError),
-    #[error("it refuses this host: {0}")]
+    #[error("it refuses: {0}")]
     Refused(String),
     #[error("no hello within ten seconds")]
     Silent,
@@ -76,6 +76,9 @@ enum Dialled {
 #[derive(Serialize)]
 struct Use {
     version: u32,
+    /// The server is to ask for how long it may act on what it is asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leased: bool,
 }
 
 /// Makes connections until each worker of the place has one.
@@ -93,8 +96,12 @@ pub(super) async fn dial<C: Conversation>(guard: DialGuard<C>) {
             }
             Dialled::Surplus => PAUSE_SURPLUS_MAX,
             Dialled::Failed(error) => {
-                // A farm that is being started or replaced is nothing to write home about; said once until it changes.
-                let is_grave = !matches!(error, DialError::Connect(_) | DialError::Closed);
+                // A farm that is being started or replaced is nothing to write home about, nor one that stands by for another; said
+                // once until it changes.
+                let stands_by = matches!(error, DialError::Silent)
+                    && guard.pool().is_some_and(|pool| pool.has_other_places());
+                let is_grave =
+                    !matches!(error, DialError::Connect(_) | DialError::Closed) && !stands_by;
                 if is_grave && !std::mem::replace(&mut quiet, true) {
                     tracing::warn!(conversation = C::NAME, place = %place.address, %error, "no connection");
                 } else {
@@ -127,9 +134,16 @@ async fn dial_once<C: Conversation>(guard: &DialGuard<C>) -> Dialled {
         return Dialled::Surplus;
     }
     let (link, half) = Link::new(stream);
-    link.append(|out| frame::write_notification(out, "use", &Use { version: hello.version }));
+    // On this host the kernel says at once that a connection has ended: only what has an end is leased.
+    let lease = pool.settings.lease.clone().filter(|left| faith.is_some() || left().is_some());
+    let used = Use { version: hello.version, leased: lease.is_some() };
+    link.append(|out| frame::write_notification(out, "use", &used));
     let (this, place) = (Rc::downgrade(&pool), Rc::clone(place));
-    let connection = Rc::new(Connection::new(this, link, pool.next_peer(), place, &hello));
+    let mut connection = Connection::new(this, link, pool.next_peer(), place, &hello);
+    if let Some(lease) = lease {
+        connection = connection.leased(lease);
+    }
+    let connection = Rc::new(connection);
     pool.came(connection.clone(), &hello.farm);
     drop(pool);
     if let Some(faith) = faith {
@@ -150,7 +164,7 @@ async fn dial_once<C: Conversation>(guard: &DialGuard<C>) -> Dialled {
         let end = link::run(&connection.link, half.after(rest), &*connection).await;
         tracing::debug!(conversation = C::NAME, worker = %connection.worker, %end, "a connection has ended");
         match connection.pool.upgrade() {
-            Some(pool) => Pool::gone(&pool, &connection),
+            Some(pool) => pool.gone(&connection, &end),
             None => connection.lose_all(),
         }
     });
@@ -172,8 +186,9 @@ async fn greet<C: Conversation>(place: &Place) -> Result<Greeted, DialError> {
     let (mut stream, faith) = match (&place.address, &place.remote) {
         (Address::Path(path), _) => (Stream::Unix(connect(path).await?), None),
         (Address::Tcp { .. }, None) => return Err(DialError::NoKeys),
-        (Address::Tcp { host, port }, Some(remote)) => {
-            let (stream, faith) = connect_tls(host, *port, remote).await?;
+        (Address::Tcp { host, at, port }, Some(remote)) => {
+            let at = (at.as_deref().unwrap_or(host), *port);
+            let (stream, faith) = connect_tls(host, at, remote).await?;
             (Stream::Tls(Box::new(stream)), Some(faith))
         }
     };
@@ -207,10 +222,10 @@ async fn connect(path: &Path) -> Result<UnixStream, DialError> {
 /// Connects to another host, whose name is looked up now, and sees to it that it is that host, and may run that farm.
 async fn connect_tls(
     host: &str,
-    port: u16,
+    at: (&str, u16),
     remote: &Remote,
 ) -> Result<(TlsStream, Faith), DialError> {
-    let addresses = lookup_host((host, port)).await.map_err(DialError::Name)?;
+    let addresses = lookup_host(at).await.map_err(DialError::Name)?;
     let mut failed = DialError::Name(io::ErrorKind::NotFound.into());
     for address in addresses.take(ADDRESSES_MAX) {
         let connected = match tokio::time::timeout(CONNECT_WAIT, TcpStream::connect(address)).await

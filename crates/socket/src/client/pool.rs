@@ -11,6 +11,7 @@ use super::connection::{Connection, FarmState, OnAnswer};
 use super::place::{Place, Places};
 use super::{CallError, ClientSettings, GIVE_UP_LATER, Peer, PeerId, SendError, SendOptions, dial};
 use crate::frame::{FRAME_BYTES, LINE_BYTES_MAX};
+use crate::link::End;
 use crate::{Conversation, Request, STANDSTILL};
 
 /// Deadlines are looked at this often at most.
@@ -27,6 +28,8 @@ pub(super) struct Pool<C: Conversation> {
     hosts: Cell<u32>,
     pub(super) settings: ClientSettings,
     connections: RefCell<Vec<Rc<Connection<C>>>>,
+    /// Connections that have ended, whose servers may still act on what they were asked.
+    cut_off: RefCell<Vec<Rc<Connection<C>>>>,
     /// Wakes the timekeeper, when something is due before it would look.
     due: Rc<Notify>,
     next_look: Cell<Option<Instant>>,
@@ -52,6 +55,7 @@ impl<C: Conversation> Pool<C> {
             hosts,
             settings,
             connections: RefCell::default(),
+            cut_off: RefCell::default(),
             due: Rc::default(),
             next_look: Cell::new(None),
             timekeeping: Cell::new(false),
@@ -116,6 +120,10 @@ impl<C: Conversation> Pool<C> {
         self.up_at(place) < place.workers() as usize
     }
 
+    pub(super) fn has_other_places(&self) -> bool {
+        self.places.borrow().len() > 1
+    }
+
     /// Connections to a place that take requests.
     fn up_at(&self, place: &Rc<Place>) -> usize {
         let connections = self.connections.borrow();
@@ -149,9 +157,24 @@ impl<C: Conversation> Pool<C> {
         self.changed();
     }
 
-    pub(super) fn gone(&self, connection: &Rc<Connection<C>>) {
+    /// A connection has ended. What it was asked is lost then; or, where the server may still act on it, when that time is over. A
+    /// server that closed in order acts no more.
+    pub(super) fn gone(&self, connection: &Rc<Connection<C>>, end: &End) {
         self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
-        connection.lose_all();
+        match connection.acts_until().filter(|_| !matches!(end, End::Eof)) {
+            None => connection.lose_all(),
+            Some(until) => {
+                self.cut_off.borrow_mut().push(connection.clone());
+                let (this, connection) = (self.this.clone(), connection.clone());
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep_until(until.into()).await;
+                    if let Some(pool) = this.upgrade() {
+                        pool.cut_off.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
+                    }
+                    connection.lose_all();
+                });
+            }
+        }
         self.lost_one();
         self.changed();
     }
@@ -190,8 +213,9 @@ impl<C: Conversation> Pool<C> {
     }
 
     pub(super) fn outstanding(&self) -> usize {
-        let connections = self.connections.borrow();
-        connections.iter().map(|connection| connection.outstanding() as usize).sum()
+        let (connections, cut_off) = (self.connections.borrow(), self.cut_off.borrow());
+        let all = connections.iter().chain(cut_off.iter());
+        all.map(|connection| connection.outstanding() as usize).sum()
     }
 
     // ── requests ──
@@ -393,7 +417,7 @@ impl<C: Conversation> Pool<C> {
 
 impl<C: Conversation> Drop for Pool<C> {
     fn drop(&mut self) {
-        for connection in self.connections.take() {
+        for connection in self.connections.take().into_iter().chain(self.cut_off.take()) {
             connection.link.close_when_flushed();
             connection.lose_all();
         }

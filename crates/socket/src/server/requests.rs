@@ -67,6 +67,7 @@ fn begin_request<C: Conversation>(
     if let Some(gauge) = &this.server.settings.gauge {
         gauge.begun();
     }
+    this.keep_lease();
     let responder = Responder::new(this.clone(), id, terms.deadline, bytes);
     let hand = &this.server.settings.hand;
     if !terms.alone {
@@ -107,6 +108,14 @@ impl<C: Conversation> Sink for Rc<Connection<C>> {
                 self.choose_version(params, None)
             }
             Ok(Frame::Notification { .. }) => true,
+            Ok(Frame::Answer { id: Id::Number(id), result })
+                if self.lease.get().is_some_and(|lease| {
+                    let granted = serde_json::from_str(result.get()).unwrap_or_default();
+                    lease.answered(id, &granted)
+                }) =>
+            {
+                true
+            }
             Ok(Frame::Answer { .. } | Frame::Error { .. }) => {
                 tracing::warn!(
                     conversation = C::NAME,

@@ -82,7 +82,7 @@ impl Port {
     }
 
     pub(crate) fn place(&self) -> Address {
-        Address::Tcp { host: HOST.to_owned(), port: self.address.port() }
+        Address::Tcp { host: HOST.to_owned(), at: None, port: self.address.port() }
     }
 
     /// A client that wants the farm `test` there.
@@ -92,9 +92,14 @@ impl Port {
 }
 
 pub(crate) fn client(addresses: Vec<Address>, keys: Rc<Keys>, deadline: Duration) -> Client<Echo> {
+    let settings = ClientSettings { deadline, waiting_max: 3, ..ClientSettings::default() };
+    Client::new(places(addresses, keys), settings)
+}
+
+/// The farm `test` in these places.
+pub(crate) fn places(addresses: Vec<Address>, keys: Rc<Keys>) -> Places {
     let (farm, socket) = ("test".to_owned(), "test.echo".to_owned());
-    let places = Places { addresses, remote: Some(Remote { keys, farm, socket }) };
-    Client::new(places, ClientSettings { deadline, waiting_max: 3 })
+    Places { addresses, remote: Some(Remote { keys, farm, socket }) }
 }
 
 /// Says whether a call is answered.

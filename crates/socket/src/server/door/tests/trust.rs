@@ -35,6 +35,23 @@ fn a_client_believes_only_the_host_and_the_farm_that_it_wants() {
 }
 
 #[test]
+fn a_host_may_be_reached_elsewhere_than_by_its_name() {
+    run(async {
+        let hosts = Hosts::new();
+        let server = hosts.keys("mx1.example", &["test"]);
+        let port = Port::open(server, Rc::default(), ServerSettings::default()).await;
+        let keys = hosts.keys("asker.example", &["asker"]);
+        let at = |host: &str| {
+            let (host, at) = (host.to_owned(), Some("127.0.0.1".to_owned()));
+            crate::Address::Tcp { host, at, port: port.address.port() }
+        };
+        let deadline = Duration::from_millis(500);
+        assert!(answers(&client(vec![at("mx1.example")], keys.clone(), deadline)).await);
+        assert!(!answers(&client(vec![at("mx2.example")], keys, deadline)).await);
+    });
+}
+
+#[test]
 fn a_client_without_keys_connects_nowhere() {
     run(async {
         let hosts = Hosts::new();
