@@ -92,7 +92,7 @@ async fn what_is_committed_is_read_back(backend: &dyn Backend) {
 async fn a_message_keeps_the_id_it_came_with(backend: &dyn Backend) {
     let intake = backend.intake();
     for (number, length) in [(1, 100), (2, 700_000)] {
-        let (id, body) = (id_of(number), pattern(length, 5));
+        let (id, body) = (MessageId::new(Timestamp::from_millis(1), number), pattern(length, 5));
         let mut draft = intake.begin_as(id, SizeHint::default()).expect("there is room");
         for piece in body.chunks(60_000) {
             draft.write(piece).expect("there is room");
