@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::signal_pid;
-use crate::{Host, Network, Postgres, Process, descendants, program, run, until};
+use crate::{Host, Network, Postgres, Process, descendants, open_to, program, run, until};
 
 /// Where SMTP is spoken.
 const SMTP: u16 = 25;
@@ -61,7 +60,7 @@ impl Cluster {
     pub fn new(more: &str) -> Self {
         let folder =
             tempfile::Builder::new().prefix("grange-").tempdir().expect("a scratch directory");
-        open_to_all(folder.path());
+        open_to(folder.path(), 0o755);
         let mut network = Network::new();
         let (primary_host, standby_host) = (network.host("db1"), network.host("db2"));
         let (sink, client) = (network.host("sink"), network.host("client"));
@@ -75,7 +74,7 @@ impl Cluster {
         for (host, (name, farms)) in hosts.iter().zip(NODES) {
             let node = Node { host: host.clone(), folder: folder.path().join(name), process: None };
             std::fs::create_dir(&node.folder).expect("a folder can be made");
-            open_to_all(&node.folder);
+            open_to(&node.folder, 0o755);
             let (full, farms) = (format!("{name}.example.test"), farms.join(","));
             let out = node.folder.join("keys");
             let to = out.to_str().expect("a path of letters");
@@ -222,11 +221,6 @@ fn succeed(command: &mut Command) -> String {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{stdout}{stderr}", output.status);
     stdout.into_owned()
-}
-
-fn open_to_all(folder: &Path) {
-    let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder, mode).expect("our own directory");
 }
 
 /// Workers read the keys.

@@ -43,7 +43,7 @@ pub use process::{
     Process, cpu_ticks, descendants, descriptors, executable, own_kib, rss_kib, state_of, threads,
     title,
 };
-pub use program::{as_user, find, is_root, program, python, run};
+pub use program::{as_user, find, is_root, open_to, program, python, run};
 pub use sink::{Answer, Event, Received, Sink, SmtpSink, count_tokens, now_ms, token_of};
 pub use site::{Running, Site};
 pub use wait::{PATIENCE, until, until_within};

@@ -2,13 +2,12 @@
 
 use std::fs::OpenOptions;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::{Host, Process, find, run, until};
+use crate::{Host, Process, find, open_to, run, until};
 
 /// Who owns the database and may do all in it.
 const USER: &str = "grange";
@@ -157,8 +156,7 @@ fn as_postgres(host: &Host, program: &Path) -> Command {
 
 fn make_folder(folder: &Path) {
     std::fs::create_dir(folder).expect("a folder can be made");
-    let mode = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(folder, mode).expect("our own folder");
+    open_to(folder, 0o700);
     succeed(Command::new("chown").arg("nobody:nogroup").arg(folder));
 }
 

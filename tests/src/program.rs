@@ -88,3 +88,10 @@ pub fn python(source: &str, arguments: &[&str]) -> String {
     assert!(output.status.success(), "python3 ended with {}:\n{stderr}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Sets who may do what in a folder of the test's.
+pub fn open_to(folder: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(folder, mode).expect("our own folder");
+}

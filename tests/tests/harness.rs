@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tests::{
     Answer, Burst, Client, Event, HttpServer, Network, Postfix, Postgres, Sink, SmtpSink, burst,
-    find, free_port, run, until,
+    find, free_port, open_to, run, until,
 };
 
 #[test]
@@ -115,7 +115,7 @@ fn hosts_reach_each_other_until_they_are_cut() {
 #[test]
 fn a_standby_has_what_was_committed_and_can_be_promoted() {
     let folder = tempfile::tempdir().expect("a scratch directory");
-    open_to_all(folder.path());
+    open_to(folder.path(), 0o755);
     let mut network = Network::new();
     let (one, two) = (network.host("one"), network.host("two"));
     let mut first = Postgres::primary(&one, &folder.path().join("one"), "ANY 1 (two)");
@@ -126,10 +126,4 @@ fn a_standby_has_what_was_committed_and_can_be_promoted() {
     second.promote();
     assert_eq!(second.sql("SELECT n FROM t"), "7");
     second.sql("INSERT INTO t VALUES (8)");
-}
-
-fn open_to_all(folder: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder, mode).expect("our own directory");
 }

@@ -4,6 +4,7 @@ mod all;
 mod beside;
 mod contender;
 mod counts;
+mod database;
 mod grange;
 pub(crate) mod instructions;
 mod journal;

@@ -170,6 +170,7 @@ impl Inner {
             hold: None,
             replaced_body: None,
         };
+        job.gate.leased().await;
         if !job.gate.is_open() {
             return Err(Refusal::GateClosed);
         }

@@ -77,7 +77,11 @@ pub async fn run(
 ) -> Result<usize, Error> {
     let socket = format!("{}.deliver", assignment.channel);
     let counters = Counters::of(&worker);
-    let settings = ClientSettings { deadline: ROUTE_DEADLINE, waiting_max: WAITING_MAX };
+    let settings = ClientSettings {
+        deadline: ROUTE_DEADLINE,
+        waiting_max: WAITING_MAX,
+        ..ClientSettings::default()
+    };
     let route = worker.client("router.route", settings.clone());
     let strike = worker.client("scheduler.strike", settings);
     let dropped = counters.clone();

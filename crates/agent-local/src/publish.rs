@@ -50,6 +50,7 @@ impl Publisher {
         file: Waiting,
         gate: Gate,
     ) -> Result<Published, PublishError> {
+        gate.leased().await;
         let (done, result) = oneshot::channel();
         let directory = file.directory();
         let entry = Entry { file, gate, done };

@@ -98,8 +98,10 @@ impl Connection {
     /// Ends the message: writes what is left of it with its dot. Only while [`Step::Body`]; the reply comes with
     /// [`Connection::turn`].
     ///
-    /// The gate is asked before each write and bounds the wait for room: a dot that had to wait leaves only if it still may.
+    /// The gate is asked before each write and bounds the wait for room: a dot that had to wait leaves only if it still may. Part of the
+    /// message may wait with it for the scheduler's word.
     pub(crate) async fn end_body(&mut self, timeouts: &Timeouts, gate: &Gate) {
+        gate.leased().await;
         self.client.end_body();
         fault::point("smtp.dot.before");
         while !self.client.output().is_empty() {

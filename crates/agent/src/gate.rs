@@ -6,8 +6,9 @@ use std::time::Instant;
 
 /// Says whether what cannot be undone may be done: the final dot, the rename into `new/`, the last byte to a pipe.
 ///
-/// It is open while the connection that sent the job is up and the job's deadline, on our own monotonic clock, has not
-/// passed: as long as it is open, the scheduler sends the job to nobody else. Cheap to clone.
+/// It is open while the connection that sent the job is up, the job's deadline, on our own monotonic clock, has not passed, and a
+/// scheduler that may be cut off from here, or no longer in charge, said not long ago that it stands behind its jobs: as long as it is
+/// open, nobody sends the job to anybody else. Cheap to clone.
 #[derive(Clone)]
 pub struct Gate {
     kind: Kind,
@@ -32,9 +33,17 @@ enum Kind {
 }
 
 impl Gate {
+    /// Waits until the scheduler has said that it stands behind the job, if it was asked and has not answered yet; not for long. Mostly it
+    /// has: await this when everything is ready for the deed, and then ask [`Gate::is_open`].
+    pub async fn leased(&self) {
+        if let Kind::Socket(gate) = &self.kind {
+            gate.leased().await;
+        }
+    }
+
     /// Whether it is open now, which the kernel is asked. Ask immediately before the deed, not earlier.
     pub fn is_open(&self) -> bool {
-        let open = self.looks_open();
+        let open = self.looks_open() && self.is_leased();
         if open {
             self.passage.set(Passage::Passed);
         }
@@ -48,6 +57,13 @@ impl Gate {
             Kind::Test { connected, .. } => connected.get(),
         };
         connected && self.has_time() && self.passage.get() != Passage::Shut
+    }
+
+    fn is_leased(&self) -> bool {
+        match &self.kind {
+            Kind::Socket(gate) => gate.is_leased(),
+            Kind::Test { .. } => true,
+        }
     }
 
     /// Shuts it for good, for all that hold a clone, unless it was passed; says whether it is shut.

@@ -7,12 +7,17 @@
 //!           ◀─ answer ──── run ◀── DeliverAnswer ─────────┘
 //! ```
 //!
-//! Touches: the channel's job socket; the queue, to read. Never: the ledger, another farm.
+//! What was done and cannot be told, because the scheduler or the way to it has gone, is written down and told to whichever
+//! scheduler owns the ledger next.
+//!
+//! Touches: the channel's job socket; the queue, to read; `data_dir/outcomes`; `scheduler.outcome`. Never: the ledger, another farm.
 
 #![forbid(unsafe_code)]
 
 mod answer;
 mod gate;
+mod journal;
+mod kept;
 mod outgoing;
 mod serve;
 mod trail;

@@ -1,6 +1,7 @@
 //! Serving a channel's socket.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,14 +11,20 @@ use std::time::Duration;
 use farm::fault;
 use job::PART_RECIPIENTS_MAX;
 use job::deliver::{Deliver, DeliverRequest};
+use job::outcome::LateOutcome;
 use mail::Address;
-use socket::{ErrorObject, Responder, Service, codes};
+use socket::{ClientSettings, ErrorObject, Responder, Service, codes};
 
+use crate::journal::Journal;
+use crate::kept::{Facts, Kept};
 use crate::{Agent, Gate, Job};
 
 /// How long jobs may go on when the farm stops, if they have not passed their gate: a next hop that says nothing for minutes shall hold
 /// no stop up.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Where in `data_dir` agents write down what they did and could not tell.
+const JOURNALS: &str = "outcomes";
 
 /// Why a transport agent could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -27,21 +34,27 @@ pub enum Error {
     Worker(#[from] farm::WorkerError),
 }
 
+/// How long the scheduler may take to write down what it is told late.
+const TELL_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Serves the channel's `socket` (`smtp.deliver`) with `agent`: says it is ready, and returns once draining is done.
 ///
 /// Each job gets a task of its own: whatever an agent does, it waits for a disk or a network. Every job in hand counts in the
 /// scoreboard.
 pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Result<(), Error> {
-    let channel = socket.split('.').next().unwrap_or_default().into();
-    let stop = Rc::new(Stop::default());
-    worker
-        .serve::<Deliver>(socket, Rc::new(Deliveries { agent, channel, stop: Rc::clone(&stop) }))?;
+    let channel: Rc<str> = socket.split('.').next().unwrap_or_default().into();
+    let settings = ClientSettings { deadline: TELL_DEADLINE, waiting_max: 1000, lease: None };
+    let teller = worker.client::<LateOutcome>("scheduler.outcome", settings);
+    let journal = Journal::new(worker.data_dir().join(JOURNALS), &channel, Box::new(teller));
+    let deliveries = Rc::new(Deliveries::new(agent, channel, journal.clone()));
+    worker.serve::<Deliver>(socket, Rc::<Deliveries>::clone(&deliveries))?;
     worker.ready();
+    tokio::task::spawn_local(journal.run());
     let stopping = worker.clone();
     tokio::task::spawn_local(async move {
         stopping.stopping().await;
         tokio::time::sleep(STOP_GRACE).await;
-        stop.give_up();
+        deliveries.give_up();
     });
     worker.drained().await;
     Ok(())
@@ -50,10 +63,14 @@ pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Re
 struct Deliveries {
     agent: Rc<dyn Agent>,
     channel: Rc<str>,
-    stop: Rc<Stop>,
+    /// Jobs by the connection that they came over.
+    stops: RefCell<HashMap<u64, Rc<Stop>>>,
+    stops_all: Cell<bool>,
+    kept: Rc<Kept>,
+    journal: Journal,
 }
 
-/// Whether jobs that have not passed their gate are given up.
+/// Whether the jobs of a connection that have not passed their gate are given up.
 #[derive(Default)]
 struct Stop {
     given_up: Cell<bool>,
@@ -80,9 +97,34 @@ impl Stop {
     }
 }
 
+impl Deliveries {
+    fn new(agent: Rc<dyn Agent>, channel: Rc<str>, journal: Journal) -> Self {
+        let (stops, stops_all) = (RefCell::default(), Cell::new(false));
+        Self { agent, channel, stops, stops_all, kept: Rc::default(), journal }
+    }
+
+    /// Jobs that have not passed their gate are given up, now and later.
+    fn give_up(&self) {
+        self.stops_all.set(true);
+        self.stops.borrow().values().for_each(|stop| stop.give_up());
+    }
+
+    fn stop(&self, connection: u64) -> Rc<Stop> {
+        let mut stops = self.stops.borrow_mut();
+        let stop = stops.entry(connection).or_default();
+        stop.given_up.set(stop.given_up.get() || self.stops_all.get());
+        Rc::clone(stop)
+    }
+}
+
 impl Service<Deliver> for Deliveries {
     fn call(&self, request: DeliverRequest, responder: Responder<Deliver>) {
+        let connection = responder.caller().connection;
+        if let Some(settled) = request.settled {
+            self.kept.settle(connection, settled);
+        }
         if request.recipients.len() > PART_RECIPIENTS_MAX {
+            self.kept.answered(connection, None);
             let text = format!("more than {PART_RECIPIENTS_MAX} recipients");
             return responder.refuse(ErrorObject::new(codes::PARAMS, text));
         }
@@ -90,17 +132,37 @@ impl Service<Deliver> for Deliveries {
         fault::taken(&channel, request.sender.as_ref().map(Address::as_str));
         fault::point(format_args!("{channel}.deliver.before"));
         let gate = Gate::from(responder.gate());
+        let facts = Facts::of(&request);
         let work = Rc::clone(&self.agent).deliver(Job { request, gate: gate.clone() });
-        let stop = Rc::clone(&self.stop);
+        let (stop, kept, journal) =
+            (self.stop(connection), Rc::clone(&self.kept), self.journal.clone());
         tokio::task::spawn_local(async move {
             let Some(answer) = stop.work(&gate, work).await else {
+                if responder.is_connected() {
+                    kept.answered(connection, None);
+                }
                 let text = "not taken: this worker stops";
                 return responder.refuse(ErrorObject::new(codes::NOT_TAKEN, text));
             };
             fault::point(format_args!("{channel}.answer.before"));
+            if let Some(facts) = facts {
+                let done = facts.done(&answer);
+                if !responder.is_connected() {
+                    return journal.add(done);
+                }
+                kept.answered(connection, done);
+            }
             responder.answer(&answer);
             fault::point(format_args!("{channel}.answer.after"));
         });
+    }
+
+    fn gone(&self, connection: u64) {
+        // Whoever sent them sends them to others: what has not passed its gate finds it shut.
+        if let Some(stop) = self.stops.borrow_mut().remove(&connection) {
+            stop.give_up();
+        }
+        self.journal.add(self.kept.gone(connection));
     }
 }
 

@@ -30,7 +30,8 @@ pub async fn run(
     assignment: Assignment,
     compaction: Rc<dyn Compaction>,
 ) -> Result<(), Error> {
-    let client = ClientSettings { deadline: HOME_DEADLINE, waiting_max: 16 };
+    let client =
+        ClientSettings { deadline: HOME_DEADLINE, waiting_max: 16, ..ClientSettings::default() };
     let pass = Pass {
         settings: assignment.settings,
         compaction,

@@ -1,7 +1,7 @@
 //! What a manager hands to its worker and a supervisor to its manager, and what they tell each other afterwards.
 //!
 //! ```text
-//! manager ── Workers, Drain, Settings (+ memfd) ─▶ worker
+//! manager ── Workers, Drain, Settings, Places (+ memfd) ─▶ worker
 //! manager ◀─ Ready, Standby, Busy, Worn, Draining, ComeAgain ── worker
 //!
 //! supervisor ── Reload (+ TCP listeners), Upgrade (+ program, TCP listeners) ─▶ manager
@@ -11,6 +11,7 @@
 //! One JSON text per packet. The end of the socketpair means that the other has died. While an upgrade is under way the two ends
 //! are of different versions: a word may be added to these, and none may change its meaning.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use socket::Address;
 use sys::packet::{self, Received};
 
 /// Names the descriptor of the memory file that tells a worker what it is.
@@ -35,6 +37,7 @@ pub(crate) struct WorkerHandover {
     pub(crate) slot: usize,
     pub(crate) generation: u32,
     pub(crate) run_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     pub(crate) control: i32,
     pub(crate) scoreboard: i32,
     pub(crate) sockets: Vec<HandedSocket>,
@@ -47,6 +50,12 @@ pub(crate) struct WorkerHandover {
     pub(crate) admin_gids: Vec<u32>,
     /// How long it may go on when its manager has died.
     pub(crate) orphan_ms: u64,
+    /// The directory of this host's keys.
+    pub(crate) keys: Option<PathBuf>,
+    /// Who may ask at the job port: farms by socket.
+    pub(crate) callers: BTreeMap<String, Vec<String>>,
+    /// Where other farms are asked.
+    pub(crate) places: BTreeMap<String, Vec<Address>>,
     pub(crate) settings: Box<RawValue>,
 }
 
@@ -95,6 +104,8 @@ pub(crate) enum ToWorker {
     },
     /// New settings, in the memory file that comes along.
     Settings,
+    /// Other farms are asked elsewhere: where, in the memory file that comes along.
+    Places,
     /// Whether it is there: it answers `Here`.
     Probe,
 }

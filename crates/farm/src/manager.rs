@@ -27,6 +27,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
+use socket::Address;
 use sys::{Interest, Signal, SignalFd};
 
 pub(crate) use backoff::Backoff;
@@ -53,6 +54,16 @@ pub struct Farm {
     pub sockets: Vec<NamedSocket>,
     /// TCP listeners to bind, or to take over from the supervisor by name.
     pub tcp: Vec<TcpListen>,
+    /// Where jobs of other hosts are taken, over TLS; to bind, or to take over from the supervisor. Needs `keys`.
+    pub jobs: Option<SocketAddr>,
+    /// Who may ask there: for each socket's name the farms of which a host's certificate must name one. A socket that is not named here
+    /// is asked on this host alone.
+    pub callers: BTreeMap<String, Vec<String>>,
+    /// The directory of this host's keys.
+    pub keys: Option<PathBuf>,
+    /// Where other farms are asked, by their names; those that are not here are asked in `run_dir/sockets`. A path is a directory of
+    /// sockets. Addresses of hosts need `keys`.
+    pub places: BTreeMap<String, Vec<Address>>,
     /// The settings handed to each worker, as JSON, in a sealed memfd.
     pub settings: Vec<u8>,
     /// What of them a farm of one takes at a reload while it runs; for any other change its worker is replaced.
@@ -118,6 +129,28 @@ pub struct TcpListen {
     /// The address.
     pub address: SocketAddr,
 }
+
+impl Farm {
+    /// Everything that it listens on over TCP.
+    pub fn listens(&self) -> impl Iterator<Item = TcpListen> {
+        let jobs = self.jobs.map(|address| TcpListen { name: JOBS.to_owned(), address });
+        self.tcp.iter().cloned().chain(jobs)
+    }
+
+    /// Whoever asks other hosts, or is asked by them, must be able to show who it is.
+    pub(crate) fn check_keys(&self) -> Result<(), ManagerError> {
+        let is_remote = |address: &Address| matches!(address, Address::Tcp { .. });
+        let asks = self.places.values().flatten().any(is_remote);
+        if self.keys.is_none() && (asks || self.jobs.is_some()) {
+            let what = format!("the farm {} works with other hosts, and has no keys", self.name);
+            return Err(ManagerError::Setup(what));
+        }
+        Ok(())
+    }
+}
+
+/// The name of a farm's job port among its TCP listeners; sessions are not taken there.
+pub const JOBS: &str = "jobs";
 
 /// Why a manager ended.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +232,7 @@ impl<'a> Manager<'a> {
         let _ = sys::name_process(&farm.name);
         sys::raise_open_files().map_err(failed("raise the limit of open files"))?;
         let settings = settings_json(&farm.settings)?;
+        farm.check_keys()?;
         setup::prepare_run_dir(&farm.run_dir, owners(&farm))?;
         if let Some(left) = inherited().map_err(failed("take up what was left"))? {
             return succession::adopt(farm, reload, signals, left);
@@ -235,7 +269,7 @@ impl<'a> Manager<'a> {
             locks,
             farm,
         };
-        for listen in this.farm.tcp.clone() {
+        for listen in this.farm.listens().collect::<Vec<_>>() {
             let listener = this.listener(&listen, setup::bind_tcp_at_start)?;
             this.tcp.push((listen, listener));
         }
@@ -295,6 +329,8 @@ impl<'a> Manager<'a> {
         }
         if self.watches_demand() {
             sources.extend(self.sockets.iter().map(|(_, fd)| (Source::Demand, fd.as_fd())));
+            let jobs = self.tcp.iter().filter(|(listen, _)| listen.name == JOBS);
+            sources.extend(jobs.map(|(_, fd)| (Source::Demand, fd.as_fd())));
         }
         sources.extend(self.poke.iter().map(|poke| (Source::Poke, poke.as_fd())));
         let mut interests: Vec<Interest<'_>> =

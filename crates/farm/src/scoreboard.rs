@@ -16,7 +16,7 @@ mod board;
 use std::io;
 use std::path::Path;
 
-pub(crate) use board::{BUSY_LOAD, Board, LISTENERS_MAX, Slot, TALLY_BUCKETS, TCP_GAUGE};
+pub(crate) use board::{BUSY_LOAD, Board, JOBS_GAUGE, Slot, TALLY_BUCKETS, TCP_GAUGE};
 
 /// The most counters a farm may have.
 pub const COUNTERS_MAX: usize = 48;

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket::Ownership;
 use sys::Lock;
 
-use crate::manager::{ManagerError, NamedSocket, TcpListen};
+use crate::manager::{JOBS, ManagerError, NamedSocket, TcpListen};
 
 /// Who owns what in `run_dir`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,7 +286,7 @@ pub(crate) fn bind_tcp_at_start(listen: &TcpListen) -> Result<TcpListener, Manag
     let until = Instant::now() + LEFT_OPEN;
     let mut told = false;
     loop {
-        match sys::listen_tcp(listen.address) {
+        match listen_tcp(listen) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
                 if !told {
                     tracing::info!(address = %listen.address, "the address is in use: waiting a moment");
@@ -301,7 +301,17 @@ pub(crate) fn bind_tcp_at_start(listen: &TcpListen) -> Result<TcpListener, Manag
 
 /// Listens on a TCP address.
 pub(crate) fn bind_tcp(listen: &TcpListen) -> Result<TcpListener, ManagerError> {
-    sys::listen_tcp(listen.address).map_err(|error| cannot_listen(listen, &error))
+    listen_tcp(listen).map_err(|error| cannot_listen(listen, &error))
+}
+
+/// Other hosts may come by IPv4 or IPv6, as their names are found: a job port on all addresses takes both.
+fn listen_tcp(listen: &TcpListen) -> io::Result<TcpListener> {
+    match listen.address {
+        SocketAddr::V6(v6) if listen.name == JOBS && v6.ip().is_unspecified() => {
+            sys::listen_tcp_everywhere(v6.port())
+        }
+        address => sys::listen_tcp(address),
+    }
 }
 
 fn cannot_listen(listen: &TcpListen, error: &io::Error) -> ManagerError {

@@ -4,13 +4,14 @@ mod accept;
 mod alone;
 mod control;
 mod inner;
+mod jobs;
 mod tally;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -47,6 +48,9 @@ pub enum WorkerError {
     /// The farm has no listener of that name.
     #[error("this farm was given no listener {0}")]
     NoListener(String),
+    /// This host's keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] tls::KeysError),
     /// The system refused.
     #[error("{context}")]
     Io {
@@ -91,7 +95,7 @@ impl Worker {
         for listener in &handover.tcp {
             tcp.push((listener.name.clone(), take(listener.fd)?));
         }
-        let inner = Inner::new(handover, board, control, Some(signals), named, tcp);
+        let inner = Inner::new(handover, board, control, Some(signals), named, tcp)?;
         Ok(Self { inner: Rc::new(inner) })
     }
 
@@ -115,7 +119,8 @@ impl Worker {
         serde_json::from_str(self.inner.given.settings.get()).map_err(WorkerError::Settings)
     }
 
-    /// Serves a conversation on the named socket that the manager bound (`router.route`). Begins to accept at [`Worker::ready`].
+    /// Serves a conversation on the named socket that the manager bound (`router.route`), and to other hosts that may ask it. Begins
+    /// to accept at [`Worker::ready`].
     ///
     /// Its requests in hand are counted as jobs by themselves; each connection's window is the worker's concurrency.
     pub fn serve<C: Conversation>(
@@ -150,6 +155,7 @@ impl Worker {
             hand: Rc::clone(&self.inner.hand),
         };
         let server = Server::new(service, settings);
+        self.inner.jobs.serve(socket, &server);
         self.inner.servers.borrow_mut().push(Rc::new(server.clone()));
         self.inner.at_ready(accept::Accept { listener, gauge, limited: false }.unix(server));
         Ok(())
@@ -173,21 +179,28 @@ impl Worker {
         Ok(())
     }
 
-    /// A client of another farm's socket in the same `run_dir` (`scheduler.enqueue`, `admin/scheduler.admin`), or of an absolute
-    /// path.
+    /// The address of the job port, at which other hosts ask, if there is one.
+    pub fn job_port(&self) -> Option<SocketAddr> {
+        self.inner.jobs.address
+    }
+
+    /// The directory with what outlives processes.
+    pub fn data_dir(&self) -> &Path {
+        &self.inner.given.data_dir
+    }
+
+    /// A client of another farm's socket (`scheduler.enqueue`, `admin/scheduler.admin`), or of an absolute path. It connects where
+    /// that farm is, in the same `run_dir` or on other hosts, and goes with it when a reload says that it is elsewhere.
     pub fn client<C: Conversation>(&self, socket: &str, settings: ClientSettings) -> Client<C> {
-        let client = Client::new(self.socket_path(socket), settings);
-        self.inner.clients.borrow_mut().push(Box::new(client.watch_outstanding()));
+        let client = Client::new(self.inner.jobs.find(socket), settings);
+        self.inner.jobs.hold(&client, socket);
         client
     }
 
-    /// Lets a client that [`Worker::client`] made go on at another socket in `run_dir/sockets`.
+    /// Lets a client that [`Worker::client`] made go on at another socket.
     pub fn move_client<C: Conversation>(&self, client: &Client<C>, socket: &str) {
-        client.move_to(self.socket_path(socket));
-    }
-
-    fn socket_path(&self, socket: &str) -> PathBuf {
-        self.inner.given.run_dir.join("sockets").join(socket)
+        client.move_to(self.inner.jobs.find(socket));
+        self.inner.jobs.hold(client, socket);
     }
 
     /// Tells the manager that this worker is ready, and begins to accept. Call it within the runtime, once.
@@ -197,7 +210,7 @@ impl Worker {
         self.hear();
         self.inner.tell(&ToManager::Ready);
         self.inner.workers_changed(self.inner.ready_workers(), &self.inner.board.recent_crashes());
-        for begin in self.inner.begin.take() {
+        for begin in self.inner.begin.take().into_iter().chain(self.inner.jobs.begin()) {
             begin(&self.inner);
         }
     }

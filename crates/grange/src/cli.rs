@@ -210,6 +210,23 @@ pub enum Queue {
     },
     /// Show each lane: how many wait, how old they are, and why they wait
     Summary(Output),
+    /// Write the whole queue to a file, to carry it to another store
+    ///
+    /// No scheduler may work with the queue meanwhile; smtpserver should not either, for what it accepts afterwards is not in the
+    /// file. The file holds mail, and is made for nobody else to read. Nothing is removed from the queue: do not start Grange with
+    /// it again once the file has been imported elsewhere.
+    Export {
+        /// Where to, `-` for standard output
+        file: PathBuf,
+    },
+    /// Read a queue that was exported into the store of the configuration
+    ///
+    /// Messages keep their ids, their attempts and their holds. No scheduler may work with the queue meanwhile. What is there
+    /// already stays as it is, so that an import that was cut off may be made again.
+    Import {
+        /// Where from, `-` for standard input
+        file: PathBuf,
+    },
     /// Show everything about a message
     Show {
         /// The message's id

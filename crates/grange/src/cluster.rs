@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use config::{Notice, Problem};
 use serde::{Deserialize, Serialize};
+use socket::Address;
 
 use crate::configuration::is_host_name;
 
@@ -17,7 +18,6 @@ const HOSTS_MAX: usize = 256;
 /// The farm that tells other hosts how the farms of its own stand. Every host of a cluster runs it.
 pub const STATUS: &str = "status";
 /// What a certificate says of a host from which the cluster may be looked at and steered.
-#[expect(dead_code, reason = "job sockets do not listen on TCP yet")]
 pub const ADMIN: &str = "admin";
 
 /// The ports that farms listen on unless `ports` says otherwise.
@@ -104,7 +104,6 @@ impl Settings {
     }
 
     /// The other hosts that run a farm.
-    #[cfg_attr(not(test), expect(dead_code, reason = "job sockets do not listen on TCP yet"))]
     pub fn elsewhere<'a>(
         &'a self,
         hostname: &'a str,
@@ -120,8 +119,20 @@ impl Settings {
         self.ports.get(farm).copied().or_else(usual)
     }
 
+    /// Where a farm is asked from this host: at the sockets in `here`, if it runs here, and on every other host that runs it.
+    pub fn places(&self, hostname: &str, farm: &str, here: &Path) -> Vec<Address> {
+        let local = self.runs_here(hostname, farm).then(|| Address::Path(here.to_owned()));
+        let others = self.elsewhere(hostname, farm);
+        local.into_iter().chain(others.filter_map(|host| self.address(host, farm))).collect()
+    }
+
+    /// Where a host's farm is asked from others.
+    pub fn address(&self, host: &Host, farm: &str) -> Option<Address> {
+        let (host, at) = (host.name.clone(), host.address.clone());
+        Some(Address::Tcp { host, at, port: self.port(farm)? })
+    }
+
     /// Where this host's workers of a farm listen for jobs from others; nothing without a cluster.
-    #[cfg_attr(not(test), expect(dead_code, reason = "job sockets do not listen on TCP yet"))]
     pub fn listen(&self, hostname: &str, farm: &str) -> Option<SocketAddr> {
         let here = self.here(hostname);
         let host = self.hosts.iter().find(|host| host.name == here)?;

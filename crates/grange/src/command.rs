@@ -15,13 +15,15 @@ mod table;
 mod trial;
 mod upgrade;
 
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::rc::Rc;
 
 use ::queue::{ReadError, Reader, Recovery};
 use anyhow::Context;
 
-use self::ask::{ask, ask_within};
+pub use self::ask::places;
+use self::ask::{ask, ask_at, ask_within, remote_places};
 use crate::cli::{Cli, Command};
 use crate::configuration::Configuration;
 use crate::{metrics, stores};
@@ -146,6 +148,19 @@ fn stored_somewhere(configuration: &Configuration) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::NotFound(format!("there is no queue in {}", data_dir.display()))),
     }
+}
+
+/// Refuses to write to a spool as somebody whose files the workers could not use afterwards.
+fn may_write(configuration: &Configuration) -> Result<(), Failure> {
+    if configuration.queue.is_database() {
+        return Ok(());
+    }
+    let owner = std::fs::metadata(configuration.top.data_dir.join("spool"))?.uid();
+    if nix::unistd::geteuid().as_raw() != owner {
+        let text = format!("the queue belongs to uid {owner}: run this as that user");
+        return Err(Failure::Refused(text));
+    }
+    Ok(())
 }
 
 /// Why a message cannot be read: it is not there, or the store is not in order.

@@ -1,8 +1,11 @@
 //! The table of farms: which there are, what each serves, and what its workers are handed.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use farm::Workers;
 use farm::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
+use socket::Address;
 
 use crate::configuration::{Agent, Channel, Configuration};
 use crate::worker::{Handed, Role};
@@ -42,19 +45,25 @@ impl Entry {
     }
 }
 
+impl Entry {
+    fn takes_jobs(&self) -> bool {
+        !self.sockets.is_empty() || self.channel_socket.is_some()
+    }
+}
+
 /// Names of the farms that this host runs, in the order in which they start: who is asked comes before who asks.
 pub fn names(configuration: &Configuration) -> Vec<String> {
     entries(configuration).into_iter().map(|entry| entry.name).collect()
 }
 
 /// The TCP listeners of each farm.
-pub fn listeners(configuration: &Configuration) -> Vec<(String, TcpListen)> {
-    let entries = entries(configuration);
-    let each = entries.into_iter().flat_map(|entry| {
-        let name = entry.name;
-        entry.tcp.into_iter().map(move |listen| (name.clone(), listen))
-    });
-    each.collect()
+pub fn listeners(configuration: &Configuration) -> anyhow::Result<Vec<(String, TcpListen)>> {
+    let mut listeners = Vec::new();
+    for name in names(configuration) {
+        let farm = farm(configuration, &name)?;
+        listeners.extend(farm.listens().map(|listen| (name.clone(), listen)));
+    }
+    Ok(listeners)
 }
 
 /// The farm of that name, ready to be managed.
@@ -72,11 +81,20 @@ pub fn farm(configuration: &Configuration, name: &str) -> anyhow::Result<Farm> {
         .map(|name| NamedSocket { name: (*name).to_owned(), admin: name.ends_with(".admin") })
         .collect();
     sockets.extend(entry.channel_socket.map(|name| NamedSocket { name, admin: false }));
+    let cluster = &configuration.cluster;
+    let jobs = sockets.first().and_then(|_| cluster.listen(&top.hostname, &entry.name));
+    let callers: BTreeMap<_, _> =
+        sockets.iter().map(|it| (it.name.clone(), callers(configuration, &it.name))).collect();
+    let has_requeue = cluster.runs_here(&top.hostname, "requeue");
     Ok(Farm {
         name: entry.name,
         workers: entry.workers,
         sockets,
         tcp: entry.tcp,
+        jobs,
+        callers,
+        keys: cluster.is_on().then(|| cluster.keys.clone()),
+        places: places(configuration),
         settings: serde_json::to_vec(&handed).context("cannot write the settings as JSON")?,
         counters: entry.counters.iter().map(|name| (*name).to_owned()).collect(),
         run_dir: top.run_dir.clone(),
@@ -87,8 +105,43 @@ pub fn farm(configuration: &Configuration, name: &str) -> anyhow::Result<Farm> {
         drain: top.drain.0,
         drain_reload: top.drain_reload.0,
         in_place: InPlace::Member("role".to_owned()),
-        on_crash: entry.on_crash.then(|| "requeue.requeue".to_owned()),
+        on_crash: (entry.on_crash && has_requeue).then(|| "requeue.requeue".to_owned()),
     })
+}
+
+/// Where the farms are that take jobs, seen from this host; without a cluster all are here, which needs not be said.
+fn places(configuration: &Configuration) -> BTreeMap<String, Vec<Address>> {
+    let (top, cluster) = (&configuration.top, &configuration.cluster);
+    if !cluster.is_on() {
+        return BTreeMap::new();
+    }
+    let here = top.run_dir.join("sockets");
+    let farms = entries_anywhere(configuration).into_iter().filter(Entry::takes_jobs);
+    let places = |name: &str| cluster.places(&top.hostname, name, &here);
+    farms.map(|farm| (farm.name.clone(), places(&farm.name))).collect()
+}
+
+/// Which farms may ask a socket from another host: the certificate that they show must name one of them.
+fn callers(configuration: &Configuration, socket: &str) -> Vec<String> {
+    let channels = |is_meant: fn(&Agent) -> bool| {
+        let meant = configuration.channels.iter().filter(move |channel| is_meant(&channel.agent));
+        meant.map(|channel| channel.name.as_str())
+    };
+    let acceptors = channels(|agent| matches!(agent, Agent::Error(_))).chain(["smtpserver"]);
+    let callers: Vec<&str> = match socket {
+        "router.route" => acceptors.chain(["scheduler", "requeue"]).collect(),
+        "router.verify" | "contentfilter.inspect" => vec!["smtpserver"],
+        "scheduler.enqueue" => vec!["router"],
+        "scheduler.known" => vec!["requeue", cluster::ADMIN],
+        "scheduler.home" => vec!["compact"],
+        "scheduler.strike" => acceptors.chain(["router", "requeue"]).collect(),
+        "scheduler.outcome" => channels(|agent| !matches!(agent, Agent::Socket(_))).collect(),
+        "requeue.requeue" => acceptors.chain(["router", "scheduler", cluster::ADMIN]).collect(),
+        "scheduler.admin" | "compact.compact" | standing::SOCKET => vec![cluster::ADMIN],
+        // The sockets of channels.
+        _ => vec!["scheduler"],
+    };
+    callers.into_iter().map(str::to_owned).collect()
 }
 
 /// What the router is handed; `grange route` explains with the same.
@@ -117,7 +170,10 @@ fn entries_anywhere(configuration: &Configuration) -> Vec<Entry> {
     entries.push(scheduler(configuration));
     entries.push(router(configuration));
     entries.push(requeue(configuration));
-    entries.push(compact(configuration));
+    // In a database each message's space is its own.
+    if !configuration.queue.is_database() {
+        entries.push(compact(configuration));
+    }
     if configuration.inspects() {
         entries.push(contentfilter(configuration));
     }
@@ -168,7 +224,8 @@ fn router(configuration: &Configuration) -> Entry {
     entry
 }
 
-fn scheduler(configuration: &Configuration) -> Entry {
+/// What the scheduler is handed; `grange queue export` takes the ledger in with the same.
+pub fn scheduler_assignment(configuration: &Configuration) -> scheduler::Assignment {
     let settings = &configuration.scheduler;
     let channels = configuration
         .channels
@@ -179,12 +236,17 @@ fn scheduler(configuration: &Configuration) -> Entry {
             slots_max: 0,
         })
         .collect();
-    let assignment = scheduler::Assignment {
+    scheduler::Assignment {
         settings: settings.clone(),
         hostname: configuration.top.hostname.clone(),
         channels,
         requeue: "requeue.requeue".to_owned(),
-    };
+    }
+}
+
+fn scheduler(configuration: &Configuration) -> Entry {
+    let settings = &configuration.scheduler;
+    let assignment = scheduler_assignment(configuration);
     let role = Role::Scheduler(Box::new(assignment));
     let mut entry = Entry::elastic("scheduler", role, &settings.workers, scheduler::COUNTERS);
     entry.mode = Mode::One;

@@ -18,6 +18,7 @@ mod metrics;
 mod privilege;
 mod standing;
 mod stores;
+mod transfer;
 mod worker;
 
 use std::process::ExitCode;

@@ -72,10 +72,9 @@ pub fn print(configuration: &Configuration) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    let text = runtime.block_on(async {
-        let path = run_dir.join("sockets/admin/scheduler.admin");
-        scrape(run_dir, &Client::new(path, client_settings())).await
-    });
+    let places = crate::command::places(configuration, "scheduler.admin")?;
+    let text =
+        runtime.block_on(async { scrape(run_dir, &Client::new(places, client_settings())).await });
     let scraped = text.map_err(|error| {
         Failure::Unavailable(format!("no scoreboards in {}: {error}", run_dir.display()))
     })?;
@@ -87,7 +86,7 @@ pub fn print(configuration: &Configuration) -> Result<ExitCode, Failure> {
 }
 
 fn client_settings() -> ClientSettings {
-    ClientSettings { deadline: SCHEDULER_DEADLINE, waiting_max: 64 }
+    ClientSettings { deadline: SCHEDULER_DEADLINE, waiting_max: 64, ..ClientSettings::default() }
 }
 
 /// The worker of the farm `metrics`.

@@ -80,7 +80,7 @@ pub fn prepare(configuration: &Configuration) -> anyhow::Result<()> {
     for (path, mode) in [(top.data_dir.clone(), 0o750), (top.run_dir.clone(), 0o755)] {
         make(&path, mode, owner)?;
     }
-    for name in ["spool", "mail"] {
+    for name in ["spool", "mail", "outcomes"] {
         make(&top.data_dir.join(name), 0o750, owner)?;
     }
     prepare_log(&configuration.log.to, owner)

@@ -38,6 +38,9 @@ impl Stores {
     /// Opens the queue for an acceptor. What a dead one left in the spool is adopted first; then requeue is asked for a pass.
     pub async fn intake(&self, worker: &farm::Worker) -> anyhow::Result<Rc<dyn Intake>> {
         let opening = "cannot open the queue for writing";
+        if let Some(database) = self.database()? {
+            return Ok(queue_postgres::open_intake(&database).context(opening)?);
+        }
         let (intake, adopted) =
             queue_spool::open_intake(&self.data_dir, &self.settings.spool).context(opening)?;
         if adopted.segments > 0 {
@@ -55,29 +58,53 @@ impl Stores {
     /// Opens the queue for reading.
     pub fn reader(&self) -> anyhow::Result<Rc<dyn Reader>> {
         let opening = "cannot open the queue for reading";
+        if let Some(database) = self.database()? {
+            return Ok(queue_postgres::open_reader(&database).context(opening)?);
+        }
         let reader =
             queue_spool::open_reader(&self.data_dir, &self.settings.spool).context(opening)?;
         Ok(reader)
     }
 
-    /// The way to the scheduler's ledger.
-    pub fn ownership(&self) -> Rc<dyn Ownership> {
+    /// The way to the scheduler's ledger. `holder` says to other hosts who has it.
+    pub fn ownership(&self, holder: &str) -> anyhow::Result<Rc<dyn Ownership>> {
+        if let Some(database) = self.database()? {
+            return Ok(queue_postgres::open_ownership(&database, holder));
+        }
         let (data_dir, settings) = (self.data_dir.clone(), self.settings.spool.clone());
-        Rc::new(Sole(move || {
+        Ok(Rc::new(Sole(move || {
             let ledger: Rc<dyn Ledger> = queue_spool::open_ledger(&data_dir, &settings)?;
             Ok(ledger)
-        }))
+        })))
     }
 
     /// Opens the queue for listing.
     pub fn recovery(&self) -> anyhow::Result<Rc<dyn Recovery>> {
         let opening = "cannot open the queue for listing";
+        if let Some(database) = self.database()? {
+            return Ok(queue_postgres::open_recovery(&database).context(opening)?);
+        }
         let recovery = queue_spool::open_recovery(&self.data_dir).context(opening)?;
         Ok(recovery)
     }
 
+    /// Opens the queue for messages of another store.
+    pub fn for_import(&self) -> anyhow::Result<(Rc<dyn Intake>, Rc<dyn Recovery>)> {
+        let opening = "cannot open the queue for writing";
+        if let Some(database) = self.database()? {
+            let intake = queue_postgres::open_intake(&database).context(opening)?;
+            return Ok((intake, self.recovery()?));
+        }
+        let (intake, _) =
+            queue_spool::open_intake(&self.data_dir, &self.settings.spool).context(opening)?;
+        Ok((intake, self.recovery()?))
+    }
+
     /// Opens the queue for compacting it.
     pub fn compaction(&self) -> anyhow::Result<Rc<dyn Compaction>> {
+        if self.settings.is_database() {
+            return Ok(queue_postgres::open_compaction());
+        }
         let opening = "cannot open the queue for compacting";
         let compaction =
             queue_spool::open_compaction(&self.data_dir, &self.settings.spool).context(opening)?;
@@ -138,7 +165,7 @@ fn ask_for_requeue(
     reason: String,
     deadline: Duration,
 ) -> impl Future<Output = ()> + use<> {
-    let settings = ClientSettings { deadline, waiting_max: 1 };
+    let settings = ClientSettings { deadline, waiting_max: 1, ..ClientSettings::default() };
     let client = worker.client::<Requeue>("requeue.requeue", settings);
     async move {
         if let Err(error) = client.call(&RequeueRequest { reason }).await {

@@ -150,9 +150,13 @@ impl Drop for Acceptor {
 }
 
 impl Intake for MemoryIntake {
-    fn begin(&self, _hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
+    fn begin(&self, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
         self.0.store.check()?;
-        let id = self.0.store.next_id();
+        self.begin_as(self.0.store.next_id(), hint)
+    }
+
+    fn begin_as(&self, id: MessageId, _hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
+        self.0.store.check()?;
         Ok(Box::new(MemoryDraft {
             acceptor: self.0.clone(),
             id,

@@ -106,6 +106,15 @@ impl Inner {
     }
 }
 
+impl Inner {
+    fn next_id(&self) -> Result<MessageId, IntakeError> {
+        self.ids.next().map_err(|source| IntakeError::Io {
+            context: "random bits".into(),
+            source: source.into(),
+        })
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         drop(self.events.take());
@@ -116,6 +125,23 @@ impl Drop for Inner {
 
 impl Intake for PostgresIntake {
     fn begin(&self, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
+        let id = self.0.next_id()?;
+        self.begin_with((id, id), hint)
+    }
+
+    fn begin_as(&self, id: MessageId, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
+        // Rows without a message are known to be old by their id: those of an old message must not look so.
+        self.begin_with((id, self.0.next_id()?), hint)
+    }
+}
+
+impl PostgresIntake {
+    /// Begins a draft of a message and of a body, each under its id.
+    fn begin_with(
+        &self,
+        (id, body_id): (MessageId, MessageId),
+        hint: SizeHint,
+    ) -> Result<Box<dyn Draft>, IntakeError> {
         let inner = self.0.clone();
         inner.health.check()?;
         inner.budget.check()?;
@@ -123,14 +149,11 @@ impl Intake for PostgresIntake {
         if declared > PIECE_BYTES as u64 {
             inner.large.check()?;
         }
-        let id = inner.ids.next().map_err(|source| IntakeError::Io {
-            context: "random bits".into(),
-            source: source.into(),
-        })?;
         let expected = usize::try_from(declared).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
         let memory = Vec::with_capacity(expected);
         let held = Held::new(&inner.budget);
-        Ok(Box::new(PostgresDraft { inner, id, stage: Stage::Open, memory, held, rows: None }))
+        let stage = Stage::Open;
+        Ok(Box::new(PostgresDraft { inner, id, body_id, stage, memory, held, rows: None }))
     }
 }
 
@@ -138,6 +161,8 @@ impl Intake for PostgresIntake {
 struct PostgresDraft {
     inner: Rc<Inner>,
     id: MessageId,
+    /// The id of its rows in `body`, if it has any.
+    body_id: MessageId,
     stage: Stage,
     /// What has not been handed on.
     memory: Vec<u8>,
@@ -160,7 +185,7 @@ impl PostgresDraft {
     fn grow_large(&mut self) -> Result<(), IntakeError> {
         match self.inner.large.take() {
             Ok(place) => {
-                self.rows = Some(Rows::new(self.id, Some(place)));
+                self.rows = Some(Rows::new(self.body_id, Some(place)));
                 Ok(())
             }
             Err(error) => {
@@ -185,7 +210,7 @@ impl PostgresDraft {
 
     /// Hands over the last piece. A body without a byte has one piece all the same, so that it is there.
     fn send_rest(&mut self) -> Arc<Rows> {
-        let id = self.id;
+        let id = self.body_id;
         let rows = self.rows.get_or_insert_with(|| Rows::new(id, None)).clone();
         if self.stage == Stage::Open {
             self.stage = Stage::Finished;

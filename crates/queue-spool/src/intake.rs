@@ -279,14 +279,17 @@ impl Drop for Inner {
 
 impl Intake for SpoolIntake {
     fn begin(&self, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
+        let now = Timestamp::from(SystemTime::now());
+        self.begin_as(MessageId::new(now, self.0.chance.draw()?), hint)
+    }
+
+    fn begin_as(&self, id: MessageId, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
         let declared = hint.declared_bytes.unwrap_or(0);
         self.0.check_room(declared)?;
         self.0.draft_bytes.check(0)?;
         if declared > self.0.body_file_bytes_min {
             self.0.check_large()?;
         }
-        let now = Timestamp::from(SystemTime::now());
-        let id = MessageId::new(now, self.0.chance.draw()?);
         let expected = declared.min(self.0.body_file_bytes_min);
         let state = State::Memory(Vec::with_capacity(usize::try_from(expected).unwrap_or(0)));
         self.0.in_work.set(self.0.in_work.get() + 1);

@@ -9,6 +9,9 @@ use crate::{Handle, IntakeError, Local};
 pub trait Intake {
     /// Begins a draft (S0). It is refused when the store is full or cannot be written to.
     fn begin(&self, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError>;
+
+    /// Begins a draft of a message that comes from another store and keeps its id, which must not be in this one.
+    fn begin_as(&self, id: MessageId, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError>;
 }
 
 /// How large a message may become, from `SIZE=` or a limit; lets the store refuse before a byte is sent.

@@ -32,7 +32,8 @@ pub async fn run(
     recovery: Rc<dyn Recovery>,
 ) -> Result<(), Error> {
     let route_deadline = assignment.route_deadline.0;
-    let client = |deadline| ClientSettings { deadline, waiting_max: 16 };
+    let client =
+        |deadline| ClientSettings { deadline, waiting_max: 16, ..ClientSettings::default() };
     let strikes = Rc::new(Strikes::default());
     let pass = Pass {
         old_after: route_deadline.saturating_mul(2),

@@ -57,6 +57,7 @@ pub async fn run(
     let settings = ClientSettings {
         deadline: assignment.settings.enqueue_deadline.0,
         waiting_max: assignment.settings.workers.concurrency as usize,
+        ..ClientSettings::default()
     };
     let deadline = settings.deadline;
     let scheduler = worker.client::<Enqueue>("scheduler.enqueue", settings.clone());

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant, SystemTime};
 use job::deliver::{Deliver, DeliverAnswer};
 use job::route::{Route, RouteRequest};
 use queue::{Ledger, LedgerError, Local, Ownership, Tenure};
-use socket::{CallError, Client, ClientSettings, STANDSTILL, SendError, SendOptions, codes};
+use socket::{
+    CallError, Client, ClientSettings, LeaseLeft, STANDSTILL, SendError, SendOptions, codes,
+};
 
 use self::asker::RequeueAsker;
 use self::inbox::{AnyResponder, Inbox, Incoming};
@@ -160,9 +162,6 @@ struct Role {
     assignment: Box<Assignment>,
 }
 
-/// Says for how long what was sent may still be acted on, by what is known now.
-type LeaseLeft = Rc<dyn Fn() -> Option<Duration>>;
-
 struct Shell {
     worker: farm::Worker,
     assignment: Assignment,
@@ -246,6 +245,7 @@ impl Shell {
                 deadline: self.assignment.settings.deadline.0,
                 // Jobs are sent only where there is room: none ever waits.
                 waiting_max: 0,
+                lease: Some(Rc::clone(&self.lease_left)),
             };
             let client = self.worker.client::<Deliver>(&facts.socket, settings);
             let inbox = Rc::clone(&self.inbox);
@@ -480,7 +480,11 @@ impl Hands for Doors {
     /// As many as router may be asked at once: requeue brings the others.
     fn hint(&mut self, routes: Vec<RouteRequest>) {
         let router = self.router.get_or_insert_with(|| {
-            let settings = ClientSettings { deadline: ROUTE_DEADLINE, waiting_max: HINTS_MAX };
+            let settings = ClientSettings {
+                deadline: ROUTE_DEADLINE,
+                waiting_max: HINTS_MAX,
+                ..ClientSettings::default()
+            };
             self.worker.client::<Route>(ROUTER, settings)
         });
         for route in routes.into_iter().take(HINTS_MAX) {
@@ -516,10 +520,13 @@ fn late(context: &str) -> LedgerError {
 }
 
 fn lease_left(ledger: &Rc<dyn Ledger>) -> LeaseLeft {
-    let ledger = Rc::clone(ledger);
-    Rc::new(move || {
-        let until = ledger.owned_until()?;
-        Some(until.saturating_duration_since(Instant::now()))
+    // Whoever asks may outlive it: nobody stands behind anything then.
+    let ledger = Rc::downgrade(ledger);
+    Rc::new(move || match ledger.upgrade() {
+        Some(ledger) => {
+            ledger.owned_until().map(|until| until.saturating_duration_since(Instant::now()))
+        }
+        None => Some(Duration::ZERO),
     })
 }
 

@@ -16,6 +16,7 @@
 mod border;
 mod records;
 mod settled;
+mod unsettled;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -29,6 +30,7 @@ use socket::{ErrorObject, PeerId, codes};
 pub use self::border::{Around, Arrival, Awaited, Hands, Progress};
 use self::records::Records;
 use self::settled::Settled;
+use self::unsettled::Unsettled;
 use crate::machine::{Actions, Answer, ChannelId, Event, Now, Scheduler, Token};
 
 /// Messages snapshotted in one turn of a checkpoint.
@@ -59,6 +61,7 @@ pub struct Turns {
     aside: Vec<Arrival>,
     aside_until: Option<u64>,
     settled: Settled,
+    unsettled: Unsettled,
     wake: Option<u64>,
     drain_until: Option<u64>,
 }
@@ -76,6 +79,7 @@ impl Turns {
             aside: Vec::new(),
             aside_until: None,
             settled,
+            unsettled: Unsettled::default(),
             wake: None,
             drain_until: None,
         }
@@ -104,7 +108,7 @@ impl Turns {
             arrivals.sort_by_key(Arrival::rank);
         }
         let mut actions = Actions::default();
-        for arrival in arrivals {
+        for arrival in self.settle(around, arrivals) {
             if let Some(event) = self.event(around, arrival) {
                 self.scheduler.handle(now, around.chance, event, &mut actions);
             }
@@ -132,7 +136,8 @@ impl Turns {
     pub fn is_collected(&self) -> bool {
         let in_hand = self.scheduler.in_hand() > 0 || self.scheduler.is_changing();
         let waits = !self.answers_synced.is_empty() || !self.pending.is_empty();
-        self.drain_until.is_some() && !in_hand && !waits && self.aside.is_empty()
+        let asks = !self.aside.is_empty() || !self.unsettled.is_empty();
+        self.drain_until.is_some() && !in_hand && !waits && !asks
     }
 
     /// Whether the time is over in which answers are waited for.
@@ -176,6 +181,29 @@ impl Turns {
 
 /// Arrivals as the machine takes them.
 impl Turns {
+    /// Lets those wait whose messages the ledger has to look up, and adds those that it has looked up.
+    fn settle(&mut self, around: &mut Around<'_>, arrivals: Vec<Arrival>) -> Vec<Arrival> {
+        let ledger = Rc::clone(self.records.ledger());
+        let mut taken = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            match arrival {
+                Arrival::Reached(Awaited { what: Progress::Settled, .. }, result) => {
+                    let looked_up = self.unsettled.take();
+                    match result {
+                        Ok(()) => taken.extend(looked_up),
+                        Err(error) => refuse_unsettled(around, &looked_up, &error),
+                    }
+                }
+                arrival => taken.extend(self.unsettled.admit(&*ledger, arrival)),
+            }
+        }
+        if let Some(looked_up) = self.unsettled.look_up(&*ledger) {
+            let awaited = Awaited { batch: 0, what: Progress::Settled };
+            around.hands.await_ledger(awaited, looked_up);
+        }
+        taken
+    }
+
     /// Nothing when it is no event for the machine, or not now.
     fn event(&mut self, around: &mut Around<'_>, arrival: Arrival) -> Option<Event> {
         Some(match arrival {
@@ -276,6 +304,7 @@ impl Turns {
     ) -> Option<Event> {
         let batch = awaited.batch;
         let result = match awaited.what {
+            Progress::Settled => return None,
             Progress::Written => {
                 let result = self.records.written(around.now, result);
                 if result.is_err() {
@@ -292,12 +321,21 @@ impl Turns {
         }
         self.perform_written(around, batch);
         let event = match awaited.what {
-            Progress::Written => return None,
+            Progress::Settled | Progress::Written => return None,
             Progress::Synced => Event::Synced { batch },
             Progress::Checkpointed => Event::Checkpointed { batch },
         };
         self.answer_synced(around, batch);
         Some(event)
+    }
+}
+
+/// Whoever asked about messages that could not be looked up asks again.
+fn refuse_unsettled(around: &mut Around<'_>, arrivals: &[Arrival], error: &LedgerError) {
+    tracing::warn!(%error, requests = arrivals.len(), "cannot look up whether messages are known");
+    let refused = ErrorObject::new(codes::INTERNAL, "the ledger cannot be asked now");
+    for token in arrivals.iter().filter_map(unsettled::token) {
+        around.hands.answer(token, Answer::Refused(refused.clone()));
     }
 }
 

@@ -120,7 +120,11 @@ pub(crate) struct Deadlines {
 
 impl Clients {
     pub(crate) fn new(worker: &farm::Worker, deadlines: &Deadlines) -> Self {
-        let settings = |deadline| ClientSettings { deadline, waiting_max: WAITING_MAX };
+        let settings = |deadline| ClientSettings {
+            deadline,
+            waiting_max: WAITING_MAX,
+            ..ClientSettings::default()
+        };
         Self {
             verify: worker.client("router.verify", settings(deadlines.verify)),
             inspect: worker.client("contentfilter.inspect", settings(deadlines.inspect)),

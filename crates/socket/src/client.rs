@@ -1,5 +1,8 @@
 //! The asking end: one connection for each ready worker of a farm, and the one with the fewest unanswered requests first.
 //!
+//! A farm may be in several places. Each has its own dialling, as below, and its own workers; requests go to the connection with the
+//! fewest unanswered over all of them.
+//!
 //! ```text
 //!              wanted ┌──────────────────────────────────────────────┐ lost, or fewer than `workers`
 //!   idle ────────────▶│ connecting: connect, hello, use (one a time, │◀──────────────┐
@@ -11,16 +14,17 @@
 
 mod connection;
 mod dial;
+mod place;
 mod pool;
 
 use std::future::poll_fn;
-use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::{Conversation, ErrorObject};
+use crate::{Conversation, ErrorObject, LeaseLeft};
 
+pub use place::{Places, Remote};
 use pool::Pool;
 
 /// How much later than the server this end gives up on an answer: the worker gives up first.
@@ -28,8 +32,8 @@ const GIVE_UP_LATER: Duration = Duration::from_millis(500);
 
 /// A sender's connections to one farm. Cheap to clone; all clones share the connections.
 ///
-/// Connects when first used, reconnects with back-off, keeps a connection for each ready worker (`hello` and `workers`
-/// say how many), and closes those that drain once their answers have come. Requests of one turn leave in one write
+/// Connects when first used, reconnects with back-off, keeps a connection for each ready worker of each place (`hello` and
+/// `workers` say how many), and closes those that drain once their answers have come. Requests of one turn leave in one write
 /// per connection. When the last clone is dropped the connections are closed, and what is unanswered is `Lost`.
 pub struct Client<C: Conversation> {
     pool: Rc<Pool<C>>,
@@ -44,17 +48,20 @@ impl<C: Conversation> Clone for Client<C> {
 }
 
 /// How a client behaves.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientSettings {
     /// How long an answer may take by default; sent with each request, and waited for a little longer.
     pub deadline: Duration,
     /// The most requests that wait for room or for a connection in [`Client::call`]; more are refused.
     pub waiting_max: usize,
+    /// Says for how long what is asked may be acted on; nothing: for as long as its connection is up. Connections to other hosts are leased
+    /// then, and those of this host if there is an end when they are made: see [`crate::Gate`].
+    pub lease: Option<LeaseLeft>,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(5), waiting_max: 1000 }
+        Self { deadline: Duration::from_secs(5), waiting_max: 1000, lease: None }
     }
 }
 
@@ -82,7 +89,7 @@ pub struct Peer {
     pub id: PeerId,
     /// The worker's name, `router/2`.
     pub worker: String,
-    /// The worker's process id on its host.
+    /// The worker's process, as this client knows it: its process id, where it is on this host. Only to be compared.
     pub pid: u32,
     /// The version that is spoken with it.
     pub version: u32,
@@ -119,7 +126,7 @@ pub enum CallError {
     Lost {
         /// The worker's name.
         worker: String,
-        /// Its process id; a later word of its crash names it too.
+        /// Its process, as in [`Peer::pid`]; a later word of its crash names it too.
         pid: u32,
         /// Whether the worker had nothing else in hand, as it said itself when it took the request: if it crashed, then of this.
         /// Never without [`SendOptions::alone`], and not if it never took it.
@@ -134,9 +141,10 @@ pub enum CallError {
 }
 
 impl<C: Conversation> Client<C> {
-    /// Makes a client of the socket at `path`; connects when first used, or at [`Client::connect`].
-    pub fn new(path: PathBuf, settings: ClientSettings) -> Self {
-        Self { pool: Pool::new(path, settings), seen: std::cell::Cell::new(0) }
+    /// Makes a client of the socket at a path, or of several places that serve the same; connects when first used, or at
+    /// [`Client::connect`].
+    pub fn new(places: impl Into<Places>, settings: ClientSettings) -> Self {
+        Self { pool: Pool::new(&places.into(), settings), seen: std::cell::Cell::new(0) }
     }
 
     /// Begins to connect now, and keeps connected.
@@ -144,10 +152,11 @@ impl<C: Conversation> Client<C> {
         self.pool.want();
     }
 
-    /// Goes on at another socket: what is sent from now on goes there. Answers that are due from where it was connected still
-    /// come, and then those connections close; [`Client::peers`] shows them as draining until then.
-    pub fn move_to(&self, path: PathBuf) {
-        self.pool.move_to(path);
+    /// Goes on at another socket, or at other places: what is sent from now on goes there. Answers that are due from where it was
+    /// connected still come, and then those connections close; [`Client::peers`] shows them as draining until then. Connections to
+    /// places that stay are kept.
+    pub fn move_to(&self, places: impl Into<Places>) {
+        self.pool.move_to(&places.into());
     }
 
     /// Sends if there is room now, and calls `on_answer` once, later, from this thread. Never waits.
@@ -213,7 +222,8 @@ impl<C: Conversation> Client<C> {
         .await;
     }
 
-    /// Calls `on_crash` for each process id of which a server tells that it crashed (not: was killed) with jobs in hand.
+    /// Calls `on_crash` for each process, as in [`Peer::pid`], of which a server tells that it crashed (not: was killed) with jobs in
+    /// hand.
     pub fn on_crash(&self, on_crash: impl Fn(u32) + 'static) {
         self.pool.on_crash(Rc::new(on_crash));
     }
@@ -228,10 +238,43 @@ impl<C: Conversation> Client<C> {
         self.pool.outstanding()
     }
 
-    /// Says the same for one who shall not keep the connections up: 0 once the last clone is dropped.
-    pub fn watch_outstanding(&self) -> impl Fn() -> usize + 'static {
-        let pool = Rc::downgrade(&self.pool);
-        move || pool.upgrade().map_or(0, |pool| pool.outstanding())
+    /// Lets somebody look at it, and move it, who shall not keep its connections up.
+    pub fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Watched(Rc::downgrade(&self.pool)))
+    }
+}
+
+/// A client of whatever conversation, for one who does not ask with it.
+pub trait Watch {
+    /// As [`Client::outstanding`] says; 0 once the last clone is dropped.
+    fn outstanding(&self) -> usize;
+    /// As [`Client::move_to`] does.
+    fn move_to(&self, places: Places);
+    /// Whether the last clone is dropped.
+    fn is_over(&self) -> bool;
+    /// Tells clients apart while they live.
+    fn id(&self) -> usize;
+}
+
+struct Watched<C: Conversation>(Weak<Pool<C>>);
+
+impl<C: Conversation> Watch for Watched<C> {
+    fn outstanding(&self) -> usize {
+        self.0.upgrade().map_or(0, |pool| pool.outstanding())
+    }
+
+    fn move_to(&self, places: Places) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.move_to(&places);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    fn id(&self) -> usize {
+        self.0.as_ptr().addr()
     }
 }
 

@@ -11,6 +11,9 @@
 //! server  ── answers in any order · workers · drain ──────────────────────▶ client
 //! ```
 //!
+//! Another host is spoken with through TLS, where both ends show certificates ([`Address`], [`Door`]); what it asks may be acted on only
+//! as long as it says so ([`LeaseLeft`]).
+//!
 //! **Batching is the budget.** One turn of the runtime reads all that is ready on every connection, hands each frame to
 //! its service or callback in the same breath, and then makes one write per connection: what is sent or answered is
 //! only appended to that connection's buffer, and a flush runs after the tasks that were already runnable. There is no
@@ -20,12 +23,16 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod client;
 mod conversation;
 mod frame;
+mod lease;
 mod link;
 mod listener;
+mod peer;
 mod server;
+mod stream;
 #[cfg(test)]
 mod testing;
 
@@ -33,15 +40,19 @@ mod testing;
 /// nobody listened.
 pub const STANDSTILL: std::time::Duration = std::time::Duration::from_secs(1);
 
-pub use client::{CallError, Client, ClientSettings, Peer, PeerId, SendError, SendOptions};
+pub use address::{Address, AddressError};
+pub use client::{
+    CallError, Client, ClientSettings, Peer, PeerId, Places, Remote, SendError, SendOptions, Watch,
+};
 pub use conversation::{
     Conversation, ErrorObject, Request, RequestError, codes, read_text, write_json,
 };
 pub use frame::LINE_BYTES_MAX;
+pub use lease::LeaseLeft;
 pub use listener::{Access, BindError, Ownership, bind, serve_listener};
 pub use server::{
-    Caller, Gate, Gauge, Hand, Responder, Server, ServerSettings, Service, Serving, WINDOW,
-    WINDOW_BYTES,
+    Caller, Door, Gate, Gauge, Hand, Responder, Server, ServerSettings, Service, Serving, WINDOW,
+    WINDOW_BYTES, Who,
 };
 
 #[doc(hidden)]

@@ -13,14 +13,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-
 use crate::frame::{Lines, TooLong};
+use crate::stream::{Brought, Reader, Stream, Writer, Written};
 
-/// One read takes up to so many bytes.
-const READ_BYTES: usize = 256 << 10;
 /// After so many reads of one connection the others get their turn.
 const READS_PER_TURN: usize = 4;
 /// A peer that does not read what it is sent is not read from either while more than this waits for it.
@@ -49,9 +44,23 @@ pub(crate) enum End {
     Failed(#[source] io::Error),
 }
 
+/// The reading side of a connection, and what came before it was looked at.
+pub(crate) struct Half {
+    read: Reader,
+    first: Vec<u8>,
+}
+
+impl Half {
+    /// What was read already comes first.
+    pub(crate) fn after(mut self, first: Vec<u8>) -> Self {
+        self.first.splice(..0, first);
+        self
+    }
+}
+
 /// The writing side of a connection, and whether it is up at all.
 pub(crate) struct Link {
-    write: RefCell<Option<OwnedWriteHalf>>,
+    write: RefCell<Option<Writer>>,
     out: RefCell<Vec<u8>>,
     dirty: Cell<bool>,
     blocked: Cell<bool>,
@@ -65,8 +74,8 @@ pub(crate) struct Link {
 
 impl Link {
     /// Takes charge of a stream; the other half is for [`run`].
-    pub(crate) fn new(stream: UnixStream) -> (Rc<Self>, OwnedReadHalf) {
-        let (read, write) = stream.into_split();
+    pub(crate) fn new(stream: Stream) -> (Rc<Self>, Half) {
+        let (write, read, first) = stream.into_split();
         let link = Self {
             write: RefCell::new(Some(write)),
             out: RefCell::default(),
@@ -77,7 +86,7 @@ impl Link {
             waker: RefCell::default(),
             flusher: Flusher::current(),
         };
-        (Rc::new(link), read)
+        (Rc::new(link), Half { read, first })
     }
 
     /// Whether the connection is up, as far as this process has looked: whether something can be sent.
@@ -87,7 +96,7 @@ impl Link {
 
     /// Whether the connection is up, as the kernel knows now.
     pub(crate) fn is_up_now(&self) -> bool {
-        self.write.borrow().as_ref().is_some_and(|write| !sys::hung_up(write.as_ref()))
+        self.write.borrow().as_ref().is_some_and(|write| !write.hung_up())
     }
 
     /// Appends to what goes out at the end of this turn; nothing happens if the connection is down.
@@ -116,7 +125,7 @@ impl Link {
 
     /// Whether nothing waits to be written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.out.borrow().is_empty()
+        self.out.borrow().is_empty() && !self.blocked.get()
     }
 
     /// Ends the connection now.
@@ -171,18 +180,10 @@ impl Link {
         let Some(write) = &*write else {
             return Ok(());
         };
-        let mut written = 0;
-        let result = loop {
-            match out.get(written..) {
-                None | Some([]) => break Ok(()),
-                Some(rest) => match write.try_write(rest) {
-                    Ok(length) => written += length,
-                    Err(error) => break Err(error),
-                },
-            }
-            self.flusher.writes.set(self.flusher.writes.get() + 1);
-        };
-        out.drain(..written);
+        let mut written = Written::default();
+        let result = write.write(&out, &mut written);
+        self.flusher.writes.set(self.flusher.writes.get() + written.calls);
+        out.drain(..written.bytes);
         if out.is_empty() && out.capacity() > KEEP_BYTES {
             *out = Vec::new();
         }
@@ -194,7 +195,7 @@ impl Link {
         while self.blocked.get() {
             let room = match &*self.write.borrow() {
                 None => return,
-                Some(write) => write.as_ref().poll_write_ready(cx),
+                Some(write) => write.poll_ready(cx),
             };
             match room {
                 Poll::Pending => return,
@@ -208,13 +209,9 @@ impl Link {
     }
 }
 
-/// Reads a connection's lines until it ends; `first` came before and was not looked at yet.
-pub(crate) async fn run(
-    link: &Link,
-    mut read: OwnedReadHalf,
-    sink: &impl Sink,
-    first: Vec<u8>,
-) -> End {
+/// Reads a connection's lines until it ends.
+pub(crate) async fn run(link: &Link, half: Half, sink: &impl Sink) -> End {
+    let Half { mut read, first } = half;
     let mut lines = Lines::default();
     if let Some(end) = take_bytes(&mut lines, &first, sink) {
         link.close();
@@ -246,25 +243,18 @@ pub(crate) async fn run(
     end
 }
 
-/// One read, and what it brought. The buffer is shared by all connections of the thread: only what is left of a line is kept
-/// by its connection.
+/// One read, and what it brought. Only what is left of a line is kept by its connection.
 fn poll_read(
-    read: &mut OwnedReadHalf,
+    read: &mut Reader,
     cx: &mut Context<'_>,
     lines: &mut Lines,
     sink: &impl Sink,
 ) -> Poll<Option<End>> {
-    let mut buffer = BUFFER.take();
-    buffer.resize(READ_BYTES, 0);
-    let mut filled = ReadBuf::new(&mut buffer);
-    let end = match Pin::new(read).poll_read(cx, &mut filled) {
-        Poll::Pending => Poll::Pending,
-        Poll::Ready(Err(error)) => Poll::Ready(Some(End::Failed(error))),
-        Poll::Ready(Ok(())) if filled.filled().is_empty() => Poll::Ready(Some(End::Eof)),
-        Poll::Ready(Ok(())) => Poll::Ready(take_bytes(lines, filled.filled(), sink)),
-    };
-    BUFFER.set(buffer);
-    end
+    read.poll_read(cx, |bytes| take_bytes(lines, bytes, sink)).map(|brought| match brought {
+        Ok(Brought::Bytes(end)) => end,
+        Ok(Brought::Eof) => Some(End::Eof),
+        Err(error) => Some(End::Failed(error)),
+    })
 }
 
 fn take_bytes(lines: &mut Lines, bytes: &[u8], sink: &impl Sink) -> Option<End> {
@@ -289,7 +279,6 @@ fn remember(slot: &RefCell<Option<Waker>>, cx: &Context<'_>) {
 }
 
 thread_local! {
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static FLUSHER: RefCell<Option<Rc<Flusher>>> = const { RefCell::new(None) };
 }
 

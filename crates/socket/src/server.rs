@@ -1,24 +1,30 @@
 //! The serving end: takes requests from its connections and answers them in any order.
 
+mod caller;
+mod door;
 mod hand;
+mod requests;
 mod responder;
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::Notify;
 
-use crate::frame::{self, Frame, Id, PlainRequest};
-use crate::link::{self, Link, Sink};
-use crate::{Access, Conversation, ErrorObject, Request, RequestError, codes};
+use crate::frame::{self, Id};
+use crate::lease::{self, Lease};
+use crate::link::{self, Half, Link, Sink};
+use crate::peer::{self, Faith};
+use crate::stream::{Stream, TlsStream};
+use crate::{Access, Conversation, ErrorObject, codes};
 
-use self::hand::EMPTY_WAIT_MAX;
+pub use self::caller::{Caller, Who};
+pub use self::door::Door;
 pub use self::hand::Hand;
 pub use self::responder::{Gate, Responder};
 
@@ -42,6 +48,11 @@ const DRAIN_TICK: Duration = Duration::from_secs(1);
 pub trait Service<C: Conversation>: 'static {
     /// Takes one request.
     fn call(&self, request: C::Request, responder: Responder<C>);
+
+    /// A connection has ended, whose number [`Caller`] gave with each of its requests.
+    fn gone(&self, connection: u64) {
+        let _ = connection;
+    }
 }
 
 /// Counts requests in hand, for a scoreboard.
@@ -88,17 +99,6 @@ impl Default for ServerSettings {
     }
 }
 
-/// Who sent a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The peer's user id, as the kernel says.
-    pub uid: u32,
-    /// The peer's process id, as the kernel says.
-    pub pid: u32,
-    /// Which connection of this worker it is; never used twice.
-    pub connection: u64,
-}
-
 /// Serves one conversation on any number of connections. Cheap to clone.
 pub struct Server<C: Conversation> {
     inner: Rc<Inner<C>>,
@@ -125,6 +125,8 @@ struct Inner<C: Conversation> {
     workers: Cell<u32>,
     crashed: RefCell<Vec<u32>>,
     draining: Cell<bool>,
+    /// A task closes connections that have drained.
+    closing: Cell<bool>,
     /// A connection has gone, or, while it drains, a request was answered.
     ended: Notify,
     count: Cell<u64>,
@@ -135,9 +137,13 @@ struct Connection<C: Conversation> {
     link: Rc<Link>,
     caller: Caller,
     version: Cell<Option<u32>>,
+    /// Its client is to be asked for how long what it asks may be acted on.
+    lease: OnceCell<Rc<Lease>>,
     outstanding: Cell<u32>,
     outstanding_bytes: Cell<usize>,
     malformed: Cell<u32>,
+    /// Takes no more requests: its server drains, or its peer is believed no more.
+    draining: Cell<bool>,
     idle_since: Cell<Option<Instant>>,
 }
 
@@ -166,6 +172,8 @@ struct Nothing {}
 #[derive(Deserialize)]
 struct Use {
     version: u32,
+    #[serde(default)]
+    leased: bool,
 }
 
 impl<C: Conversation> Clone for Server<C> {
@@ -184,6 +192,7 @@ impl<C: Conversation> Server<C> {
             workers: Cell::new(settings.workers),
             crashed: RefCell::new(settings.crashed.clone()),
             draining: Cell::new(false),
+            closing: Cell::new(false),
             ended: Notify::new(),
             count: Cell::new(0),
             settings,
@@ -191,9 +200,8 @@ impl<C: Conversation> Server<C> {
         Self { inner: Rc::new(inner) }
     }
 
-    /// Takes a connection: checks who it is, says `hello`, and serves it until it ends; `guard` is kept as long.
+    /// Takes a connection of this host: checks who it is, says `hello`, and serves it until it ends; `guard` is kept as long.
     pub fn take(&self, stream: UnixStream, guard: Option<Box<dyn Any>>) {
-        let server = self.inner.clone();
         let peer = match sys::peer_identity(&stream) {
             Ok(peer) => peer,
             Err(error) => {
@@ -201,48 +209,72 @@ impl<C: Conversation> Server<C> {
                 return;
             }
         };
-        let (link, read) = Link::new(stream);
-        let refusal = if !server.settings.access.allows(&peer) {
-            Some(format!("user {} may not use this socket", peer.uid))
-        } else if server.connections.borrow().len() >= CONNECTIONS_MAX {
-            Some("too many connections".to_owned())
-        } else if server.draining.get() {
-            Some("this worker drains".to_owned())
-        } else {
-            None
-        };
+        let is_allowed = self.inner.settings.access.allows(&peer);
+        let refusal = (!is_allowed).then(|| format!("user {} may not use this socket", peer.uid));
+        let who = Who::Local { uid: peer.uid, pid: peer.pid };
+        self.begin(Stream::Unix(stream), who, refusal, guard);
+    }
+
+    /// Takes a connection of another host, whose certificate allows it.
+    fn take_tls(&self, stream: TlsStream, faith: Faith, guard: Option<Box<dyn Any>>) {
+        let who = Who::Host { name: faith.identity().host.as_str().into() };
+        let stream = Stream::Tls(Box::new(stream));
+        let Some(connection) = self.begin(stream, who, None, guard) else { return };
+        let connection = Rc::downgrade(&connection);
+        tokio::task::spawn_local(async move {
+            let is_up = || connection.upgrade().is_some_and(|connection| connection.link.is_up());
+            faith.lost(is_up).await;
+            if let Some(connection) = connection.upgrade() {
+                connection.server.begin_drain_of(&connection);
+            }
+            peer::answers_waited_for(is_up).await;
+            if let Some(connection) = connection.upgrade() {
+                connection.link.close();
+            }
+        });
+    }
+
+    fn begin(
+        &self,
+        stream: Stream,
+        who: Who,
+        refusal: Option<String>,
+        guard: Option<Box<dyn Any>>,
+    ) -> Option<Rc<Connection<C>>> {
+        let server = self.inner.clone();
+        let (link, half) = Link::new(stream);
+        let refusal = refusal.or_else(|| server.refuses().map(str::to_owned));
         if let Some(refusal) = refusal {
-            tracing::warn!(conversation = C::NAME, uid = peer.uid, pid = peer.pid, reason = %refusal, "refused a connection");
-            refuse_connection(link, read, refusal);
-            return;
+            tracing::warn!(conversation = C::NAME, peer = %who, reason = %refusal, "refused a connection");
+            refuse_connection(link, half, refusal);
+            return None;
         }
         let number = server.count.get() + 1;
         server.count.set(number);
-        let caller = Caller { uid: peer.uid, pid: peer.pid, connection: number };
         let connection = Rc::new(Connection {
             server: server.clone(),
             link,
-            caller,
+            caller: Caller { who, connection: number },
             version: Cell::new(None),
+            lease: OnceCell::new(),
             outstanding: Cell::new(0),
             outstanding_bytes: Cell::new(0),
             malformed: Cell::new(0),
+            draining: Cell::new(false),
             idle_since: Cell::new(None),
         });
         server.connections.borrow_mut().push(connection.clone());
         connection.hello();
+        let this = connection.clone();
         tokio::task::spawn_local(async move {
             let _guard = guard;
-            let end = link::run(&connection.link, read, &connection, Vec::new()).await;
-            tracing::debug!(
-                conversation = C::NAME,
-                pid = connection.caller.pid,
-                %end,
-                "a peer has gone"
-            );
-            server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
+            let end = link::run(&this.link, half, &this).await;
+            tracing::debug!(conversation = C::NAME, peer = %this.caller.who, %end, "a peer has gone");
+            server.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &this));
+            server.service.gone(this.caller.connection);
             server.ended.notify_waiters();
         });
+        Some(connection)
     }
 
     /// Resolves when no connection is left.
@@ -254,7 +286,7 @@ impl<C: Conversation> Server<C> {
 }
 
 /// Tells a peer why it is not served, and closes; it need not read that.
-fn refuse_connection(link: Rc<Link>, read: OwnedReadHalf, refusal: String) {
+fn refuse_connection(link: Rc<Link>, half: Half, refusal: String) {
     struct Deaf;
     impl Sink for Deaf {
         fn line(&self, _line: &[u8], _now: Instant) -> bool {
@@ -266,29 +298,18 @@ fn refuse_connection(link: Rc<Link>, read: OwnedReadHalf, refusal: String) {
     link.append(|out| frame::write_error(out, None, &error));
     link.close_when_flushed();
     tokio::task::spawn_local(async move {
-        let _ = tokio::time::timeout(DRAIN_CLOSE, link::run(&link, read, &Deaf, Vec::new())).await;
+        let _ = tokio::time::timeout(DRAIN_CLOSE, link::run(&link, half, &Deaf)).await;
         link.close();
     });
 }
 
 impl<C: Conversation> Serving for Server<C> {
     fn drain(&self) {
-        if self.inner.draining.replace(true) {
-            return;
-        }
-        for connection in self.inner.all() {
-            connection.link.append(|out| frame::write_notification(out, "drain", &Nothing {}));
-        }
-        let server = self.inner.clone();
-        tokio::task::spawn_local(async move {
-            while !server.connections.borrow().is_empty() {
-                let now = Instant::now();
-                for connection in server.all() {
-                    connection.close_if_done(now);
-                }
-                let _ = tokio::time::timeout(DRAIN_TICK, server.ended.notified()).await;
+        if !self.inner.draining.replace(true) {
+            for connection in self.inner.all() {
+                self.inner.begin_drain_of(&connection);
             }
-        });
+        }
     }
 
     fn set_workers(&self, workers: u32, crashed: &[u32]) {
@@ -316,6 +337,44 @@ impl<C: Conversation> Inner<C> {
     fn all(&self) -> Vec<Rc<Connection<C>>> {
         self.connections.borrow().clone()
     }
+
+    /// Why no more connections are taken, if so.
+    fn refuses(&self) -> Option<&'static str> {
+        if self.connections.borrow().len() >= CONNECTIONS_MAX {
+            Some("too many connections")
+        } else if self.draining.get() {
+            Some("this worker drains")
+        } else {
+            None
+        }
+    }
+
+    /// Takes no more requests from a connection, and closes it when its last answer has gone.
+    fn begin_drain_of(self: &Rc<Self>, connection: &Connection<C>) {
+        if connection.draining.replace(true) {
+            return;
+        }
+        connection.link.append(|out| frame::write_notification(out, "drain", &Nothing {}));
+        if !self.closing.replace(true) {
+            tokio::task::spawn_local(close_drained(self.clone()));
+        }
+    }
+}
+
+/// Closes draining connections when they are done, until none is left.
+async fn close_drained<C: Conversation>(server: Rc<Inner<C>>) {
+    loop {
+        let mut draining = server.all();
+        draining.retain(|connection| connection.draining.get());
+        if draining.is_empty() {
+            server.closing.set(false);
+            return;
+        }
+        let now = Instant::now();
+        draining.iter().for_each(|connection| connection.close_if_done(now));
+        drop(draining);
+        let _ = tokio::time::timeout(DRAIN_TICK, server.ended.notified()).await;
+    }
 }
 
 impl<C: Conversation> Connection<C> {
@@ -334,6 +393,17 @@ impl<C: Conversation> Connection<C> {
             crashed: &crashed,
         };
         self.link.append(|out| frame::write_notification(out, "hello", &hello));
+    }
+
+    /// Sees to it that the lease is kept while requests are unanswered.
+    fn keep_lease(self: &Rc<Self>) {
+        if let Some(lease) = self.lease.get() {
+            let this = Rc::downgrade(self);
+            lease::keep(lease, move || {
+                let this = this.upgrade().filter(|this| this.outstanding.get() > 0)?;
+                Some(Rc::clone(&this.link))
+            });
+        }
     }
 
     /// Closes a drained connection once the client has had time to close it.
@@ -357,8 +427,11 @@ impl<C: Conversation> Connection<C> {
     fn choose_version(&self, params: &RawValue, id: Option<&Id>) -> bool {
         let chosen = serde_json::from_str::<Use>(params.get());
         match chosen {
-            Ok(Use { version }) if C::VERSIONS.contains(&version) => {
+            Ok(Use { version, leased }) if C::VERSIONS.contains(&version) => {
                 self.version.set(Some(version));
+                if leased {
+                    self.lease.get_or_init(Rc::default);
+                }
                 if let Some(id) = id {
                     self.link.append(|out| frame::write_answer(out, id, &Nothing {}));
                 }
@@ -367,7 +440,7 @@ impl<C: Conversation> Connection<C> {
             _ => {
                 tracing::warn!(
                     conversation = C::NAME,
-                    pid = self.caller.pid,
+                    peer = %self.caller.who,
                     chosen = chosen.ok().map(|chosen| chosen.version),
                     spoken = ?C::VERSIONS,
                     "a peer chose no version that is spoken here: connection closed"
@@ -385,7 +458,7 @@ impl<C: Conversation> Connection<C> {
         let outstanding = self.outstanding.get();
         if self.version.get().is_none() {
             Some((codes::INVALID_REQUEST, "choose a version first: method use, params {version}"))
-        } else if self.server.draining.get() {
+        } else if self.draining.get() {
             Some((codes::NOT_TAKEN, "not taken: this worker drains"))
         } else if outstanding >= settings.window
             || (outstanding > 0 && self.outstanding_bytes.get() + bytes > settings.window_bytes)
@@ -394,137 +467,6 @@ impl<C: Conversation> Connection<C> {
         } else {
             None
         }
-    }
-}
-
-/// What a request's frame asks besides its parameters.
-struct Terms {
-    deadline: Option<Instant>,
-    /// Nothing else is to be in hand with it.
-    alone: bool,
-}
-
-fn take_request<C: Conversation>(
-    this: &Rc<Connection<C>>,
-    id: Id,
-    method: &str,
-    terms: Terms,
-    params: &RawValue,
-    bytes: usize,
-) {
-    if let Some((code, message)) = this.obstacle(bytes) {
-        return this.refuse(Some(&id), code, message);
-    }
-    match C::Request::read(method, params) {
-        Err(RequestError::Method) => this.refuse(Some(&id), codes::METHOD, "no such method"),
-        Err(RequestError::Params(what)) => this.refuse(Some(&id), codes::PARAMS, what),
-        Ok(request) => begin_request(this, id, terms, request, bytes),
-    }
-}
-
-/// Takes a request that can be taken as it stands; else nothing happens, and what is wrong with it is to be found out.
-fn take_plain<C: Conversation>(
-    this: &Rc<Connection<C>>,
-    plain: &PlainRequest<'_>,
-    now: Instant,
-    bytes: usize,
-) -> bool {
-    if this.obstacle(bytes).is_some() {
-        return false;
-    }
-    let Ok(request) = C::Request::read_text(plain.method, plain.params) else {
-        return false;
-    };
-    let terms = Terms { deadline: plain.deadline.map(|deadline| now + deadline), alone: false };
-    begin_request(this, Id::Number(plain.id), terms, request, bytes);
-    true
-}
-
-fn begin_request<C: Conversation>(
-    this: &Rc<Connection<C>>,
-    id: Id,
-    terms: Terms,
-    request: C::Request,
-    bytes: usize,
-) {
-    this.outstanding.set(this.outstanding.get() + 1);
-    this.outstanding_bytes.set(this.outstanding_bytes.get() + bytes);
-    this.server.outstanding.set(this.server.outstanding.get() + 1);
-    if let Some(gauge) = &this.server.settings.gauge {
-        gauge.begun();
-    }
-    let responder = Responder::new(this.clone(), id, terms.deadline, bytes);
-    let hand = &this.server.settings.hand;
-    if !terms.alone {
-        return hand.enter(None, move |_| responder.begin(request));
-    }
-    let until = Instant::now() + EMPTY_WAIT_MAX;
-    let until = terms.deadline.map_or(until, |deadline| until.min(deadline));
-    hand.enter(Some((this.link.clone(), until)), move |in_time| match in_time {
-        true => responder.begin_alone(request),
-        false => responder.refuse(ErrorObject::new(codes::NOT_TAKEN, "not taken: never alone")),
-    });
-}
-
-impl<C: Conversation> Sink for Rc<Connection<C>> {
-    fn line(&self, line: &[u8], now: Instant) -> bool {
-        if !self.link.is_up() {
-            // It takes no answers any more: what it asked has nobody to wait for it.
-            return false;
-        }
-        if frame::plain_request(line).is_some_and(|plain| take_plain(self, &plain, now, line.len()))
-        {
-            return true;
-        }
-        match frame::parse(line) {
-            Ok(Frame::Request { id, method, deadline, alone, params }) => match &*method {
-                "ping" => {
-                    self.link.append(|out| frame::write_answer(out, &id, &Nothing {}));
-                    true
-                }
-                "use" => self.choose_version(params, Some(&id)),
-                method => {
-                    let terms = Terms { deadline: deadline.map(|deadline| now + deadline), alone };
-                    take_request(self, id, method, terms, params, line.len());
-                    true
-                }
-            },
-            Ok(Frame::Notification { method, params }) if method == "use" => {
-                self.choose_version(params, None)
-            }
-            Ok(Frame::Notification { .. }) => true,
-            Ok(Frame::Answer { .. } | Frame::Error { .. }) => {
-                tracing::warn!(
-                    conversation = C::NAME,
-                    pid = self.caller.pid,
-                    "a peer answered what was not asked"
-                );
-                false
-            }
-            Err(malformed) => {
-                self.refuse(malformed.id.as_ref(), malformed.error.code, malformed.error.message);
-                self.malformed.set(self.malformed.get() + 1);
-                let go_on = self.malformed.get() < MALFORMED_MAX;
-                if !go_on {
-                    tracing::warn!(
-                        conversation = C::NAME,
-                        pid = self.caller.pid,
-                        "closed a peer that sends no frames"
-                    );
-                }
-                go_on
-            }
-        }
-    }
-
-    fn too_long(&self) {
-        tracing::warn!(
-            conversation = C::NAME,
-            pid = self.caller.pid,
-            "a peer sent a line that is too long"
-        );
-        let message = format!("a frame has at most {} bytes", frame::LINE_BYTES_MAX);
-        self.refuse(None, codes::INVALID_REQUEST, message);
     }
 }
 

@@ -1,5 +1,7 @@
 //! A conversation for tests: texts are echoed, at once or when the test says so.
 
+pub(crate) mod hosts;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::path::PathBuf;
@@ -119,7 +121,10 @@ impl Place {
     }
 
     pub(crate) fn client(&self, deadline: Duration) -> Client<Echo> {
-        Client::new(self.path(), ClientSettings { deadline, waiting_max: 3 })
+        Client::new(
+            self.path(),
+            ClientSettings { deadline, waiting_max: 3, ..ClientSettings::default() },
+        )
     }
 
     /// A client that is connected to so many workers.

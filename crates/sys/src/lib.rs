@@ -39,9 +39,9 @@ pub use memory::{MEMFD_BYTES_MAX, SharedMap, give_back_text, read_memfd, sealed_
 pub use policy::work_in_batches;
 pub use poll::{Interest, hung_up, is_readable, poll};
 pub use process::{
-    Ended, Process, accept_tcp, accept_unix, become_subreaper, bind_unix, connect_unix, cpu_time,
-    listen_tcp, name_process, open_directory, raise_open_files, reap_any, send_at_once,
-    send_signal, take_descriptor,
+    Ended, PeerWatch, Process, accept_tcp, accept_unix, become_subreaper, bind_unix, connect_unix,
+    cpu_time, listen_tcp, listen_tcp_everywhere, name_process, open_directory, raise_open_files,
+    reap_any, send_at_once, send_signal, take_descriptor, watch_peer,
 };
 pub use signal::{Signal, SignalFd};
 pub use spawn::Spawn;

@@ -219,18 +219,55 @@ pub fn send_at_once(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_nodelay(socket, true)?)
 }
 
+/// How a TCP connection notices that its peer has gone without a word. Whole seconds count.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerWatch {
+    /// The peer is asked for a sign of life after so long without one (TCP_KEEPIDLE) …
+    pub after: Duration,
+    /// … and again so often (TCP_KEEPINTVL).
+    pub every: Duration,
+    /// The connection ends when what was sent, or asked so, is unanswered for so long (TCP_USER_TIMEOUT, RFC 5482).
+    pub dead_after: Duration,
+}
+
+/// Sets how a TCP connection notices that its peer has gone.
+pub fn watch_peer(socket: impl AsFd, watch: &PeerWatch) -> io::Result<()> {
+    use rustix::net::sockopt;
+    let socket = socket.as_fd();
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, watch.after)?;
+    sockopt::set_tcp_keepintvl(socket, watch.every)?;
+    let dead_after = u32::try_from(watch.dead_after.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(socket, dead_after)?)
+}
+
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.
 const LISTEN_BACKLOG: i32 = 4096;
 
 /// Makes a listening TCP socket that does not block: with SO_REUSEADDR, for IPv6 alone when the address is of IPv6, and with
 /// a long backlog.
 pub fn listen_tcp(address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
+    listen_on(address, true)
+}
+
+/// Makes a listening TCP socket as [`listen_tcp`] does, for all addresses of this host, of IPv6 and IPv4; of IPv4 alone where there is no
+/// IPv6.
+pub fn listen_tcp_everywhere(port: u16) -> io::Result<std::net::TcpListener> {
+    match listen_on((std::net::Ipv6Addr::UNSPECIFIED, port).into(), false) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            listen_on((std::net::Ipv4Addr::UNSPECIFIED, port).into(), false)
+        }
+        listener => listener,
+    }
+}
+
+fn listen_on(address: std::net::SocketAddr, v6_only: bool) -> io::Result<std::net::TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     rustix::net::sockopt::set_socket_reuseaddr(&fd, true)?;
     if address.is_ipv6() {
-        rustix::net::sockopt::set_ipv6_v6only(&fd, true)?;
+        rustix::net::sockopt::set_ipv6_v6only(&fd, v6_only)?;
     }
     rustix::net::bind(&fd, &address)?;
     rustix::net::listen(&fd, LISTEN_BACKLOG)?;

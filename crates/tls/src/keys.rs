@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig, version};
 use x509_parser::certificate::X509Certificate;
@@ -69,6 +70,7 @@ pub struct Keys {
 #[derive(Debug)]
 struct Loaded {
     identity: Identity,
+    verifier: Arc<dyn ClientCertVerifier>,
     server: ServerConfig,
     client: ClientConfig,
 }
@@ -122,6 +124,14 @@ impl Keys {
         let mut config = self.loaded.borrow().client.clone();
         config.alpn_protocols = vec![protocol];
         Arc::new(config)
+    }
+
+    /// Whether a peer that showed these certificates would be believed now.
+    pub fn believes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.look();
+        let Some((own, between)) = chain.split_first() else { return false };
+        let verifier = Arc::clone(&self.loaded.borrow().verifier);
+        verifier.verify_client_cert(own, between, UnixTime::now()).is_ok()
     }
 
     /// Reads the files again if they have changed; what cannot be used is told of once, and the old keys stay.
@@ -189,7 +199,7 @@ fn load(directory: &Path) -> Result<Loaded, KeysError> {
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&version::TLS13])
         .map_err(fits_not)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::clone(&verifier))
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(fits_not)?;
     server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -201,7 +211,7 @@ fn load(directory: &Path) -> Result<Loaded, KeysError> {
         .with_client_auth_cert(chain, key)
         .map_err(fits_not)?;
     client.resumption = Resumption::disabled();
-    Ok(Loaded { identity, server, client })
+    Ok(Loaded { identity, verifier, server, client })
 }
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> KeysError {

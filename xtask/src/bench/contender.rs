@@ -8,6 +8,7 @@
 
 use std::path::Path;
 
+use super::database::Database;
 use super::grange::Grange;
 use super::postfix::Postfix;
 use crate::Failure;
@@ -35,10 +36,23 @@ enum Server {
 impl Contender {
     /// Starts one whose next hop is a port.
     pub(super) fn start(name: &'static str, folder: &Path, sink: u16) -> Result<Self, Failure> {
+        Self::start_on(name, folder, sink, false)
+    }
+
+    /// Does the same, with Grange's queue in a database if so wanted.
+    pub(super) fn start_on(
+        name: &'static str,
+        folder: &Path,
+        sink: u16,
+        database: bool,
+    ) -> Result<Self, Failure> {
         let folder = folder.join(name);
         let (version, port, server) = match name {
             "grange" => {
-                let grange = Grange::start(&folder, sink)?;
+                let grange = match database {
+                    true => Grange::start_on_database(&folder, sink)?,
+                    false => Grange::start(&folder, sink)?,
+                };
                 (grange.version.clone(), grange.port, Server::Grange(grange))
             }
             "postfix" => {
@@ -58,6 +72,14 @@ impl Contender {
             Server::None => None,
             Server::Grange(grange) => Some(grange.child.id()),
             Server::Postfix(postfix) => Some(postfix.child.id()),
+        }
+    }
+
+    /// The database that its queue is in, if it is in one.
+    pub(super) fn database(&self) -> Option<&Database> {
+        match &self.server {
+            Server::Grange(grange) => grange.database.as_ref(),
+            Server::None | Server::Postfix(_) => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::database::Database;
 use super::load::{free_port, wait_for_port};
 use crate::Failure;
 use crate::process::{Guarded, cargo, is_root, output, succeeds, target_dir};
@@ -22,6 +23,8 @@ pub(super) fn build() -> Result<PathBuf, Failure> {
 /// A running Grange that relays everything to a sink.
 pub(super) struct Grange {
     pub(super) child: Guarded,
+    /// Where its queue is, if not in its folder.
+    pub(super) database: Option<Database>,
     file: PathBuf,
     /// Where it takes mail.
     pub(super) port: u16,
@@ -39,6 +42,22 @@ impl Grange {
         Ok(grange)
     }
 
+    /// Does the same, with the queue in a database.
+    pub(super) fn start_on_database(folder: &Path, sink: u16) -> Result<Self, Failure> {
+        let binary = build()?;
+        let database = Database::start(folder)?;
+        let place = Place { store: &database.url(), routes: "" };
+        let (port, file) = (free_port()?, folder.join("grange.toml"));
+        std::fs::write(&file, configuration(folder, port, sink, &place))?;
+        output(Command::new(&binary).args(["store", "init", "--config"]).arg(&file))?;
+        let mut grange = Self::spawn_at(&binary, folder, sink, &place)?;
+        let version = output(Command::new(&binary).arg("--version"))?;
+        grange.version = format!("{}, PostgreSQL {}", version.trim(), database.version()?);
+        grange.database = Some(database);
+        wait_for_port(grange.port, &mut grange.child)?;
+        Ok(grange)
+    }
+
     /// Starts it in a folder, with more lines of routes before the one to the sink, and waits for nothing.
     pub(super) fn spawn(
         binary: &Path,
@@ -46,16 +65,25 @@ impl Grange {
         sink: u16,
         routes: &str,
     ) -> Result<Self, Failure> {
+        Self::spawn_at(binary, folder, sink, &Place { store: "spool", routes })
+    }
+
+    fn spawn_at(
+        binary: &Path,
+        folder: &Path,
+        sink: u16,
+        place: &Place<'_>,
+    ) -> Result<Self, Failure> {
         let port = free_port()?;
         let file = folder.join("grange.toml");
         std::fs::create_dir_all(folder)?;
-        std::fs::write(&file, configuration(folder, port, sink, routes))?;
+        std::fs::write(&file, configuration(folder, port, sink, place))?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(&file).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let child = Guarded::spawn("grange", &mut command)?;
-        Ok(Self { child, file, port, version: String::new() })
+        Ok(Self { child, database: None, file, port, version: String::new() })
     }
 
     /// What `grange status --json` prints, without white space.
@@ -67,7 +95,15 @@ impl Grange {
     }
 }
 
-fn configuration(folder: &Path, port: u16, sink: u16, routes: &str) -> String {
+/// What differs between configurations.
+struct Place<'a> {
+    store: &'a str,
+    /// More lines of routes before the one to the sink.
+    routes: &'a str,
+}
+
+fn configuration(folder: &Path, port: u16, sink: u16, place: &Place<'_>) -> String {
+    let Place { store, routes } = place;
     let user = if is_root() { "user = \"nobody\"\n" } else { "" };
     let folder = folder.display();
     format!(
@@ -76,7 +112,7 @@ data_dir = "{folder}/data"
 run_dir  = "{folder}/run"
 {user}
 [queue]
-store = "spool"
+store = "{store}"
 
 [smtpserver]
 listen = [{{ address = "127.0.0.1:{port}", service = "mx" }}]

@@ -21,6 +21,8 @@ pub(super) struct Options {
     pub(super) reuse: bool,
     /// Whether the queues are on a journaled ext4 of their own.
     pub(super) journal: bool,
+    /// Whether Grange's queue is in a database.
+    pub(super) database: bool,
     /// Only this contender, for a look at one alone.
     pub(super) only: Option<String>,
     /// Where a picture of the table goes.
@@ -37,6 +39,7 @@ impl Default for Options {
             recipients: 1,
             reuse: false,
             journal: false,
+            database: false,
             only: None,
             plot: None,
         }
@@ -51,6 +54,11 @@ impl Options {
             match name {
                 "--reuse" => self.reuse = true,
                 "--journal" => self.journal = true,
+                "--store" => match value(name, words.next())? {
+                    "spool" => self.database = false,
+                    "postgres" => self.database = true,
+                    other => return Err(usage(format!("no store {other}; spool or postgres"))),
+                },
                 "--only" => self.only = Some(value(name, words.next())?.to_owned()),
                 "--plot" => self.plot = Some(value(name, words.next())?.into()),
                 "--rounds" => self.rounds = number(name, words.next())?,
@@ -107,9 +115,13 @@ mod tests {
         assert!(options.reuse && !options.journal);
         assert_eq!(options.chosen(&["floor", "grange"]).expect("one of them"), ["grange"]);
         assert!(options.chosen(&["floor"]).is_err());
-        for wrong in
-            [&["--rounds"][..], &["--rounds", "0"], &["--speed", "9"], &["--messages", "x"]]
-        {
+        for wrong in [
+            &["--rounds"][..],
+            &["--store", "x"],
+            &["--rounds", "0"],
+            &["--speed", "9"],
+            &["--messages", "x"],
+        ] {
             assert!(Options::default().parse(wrong).is_err(), "{wrong:?}");
         }
     }

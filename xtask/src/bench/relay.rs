@@ -4,11 +4,12 @@
 //! speed does not count, is watched: system calls, syncs, memory. `accept` is the same without a next hop: mail is only taken.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Scratch;
 use super::contender::{Contender, NAMES};
 use super::counts::{self, Counter};
+use super::database::{Counted, Database, RoundTrips};
 use super::load::{Sink, free_port, send};
 use super::measure::{machine_cpu, median};
 use super::memory::Watch;
@@ -23,6 +24,8 @@ const HEADINGS: &str =
 const WARM_UP: usize = 500;
 /// So many recipients of a message are sent on in one transaction by all contenders, by Postfix's default: a message arrives once.
 const RECIPIENTS_TOGETHER: usize = 50;
+/// How long after a round the database's counts are read.
+const DATABASE_SETTLES: Duration = Duration::from_secs(2);
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
 /// What becomes of the mail.
@@ -79,7 +82,7 @@ pub(super) fn of<'a>(figures: &'a [Figures], name: &str) -> Option<&'a Figures> 
 pub(super) fn measure(options: &Options, way: Way, folder: &Path) -> Result<Vec<Figures>, Failure> {
     let mut lanes = Vec::new();
     for name in options.chosen(NAMES)? {
-        lanes.push(Lane::start(name, way, folder)?);
+        lanes.push(Lane::start(name, way, folder, options.database)?);
     }
     println!("{}; medians of {} rounds", options.load(), options.rounds);
     for lane in &mut lanes {
@@ -130,13 +133,13 @@ pub(super) struct Watched {
 }
 
 impl Lane {
-    fn start(name: &'static str, way: Way, folder: &Path) -> Result<Self, Failure> {
+    fn start(name: &'static str, way: Way, folder: &Path, database: bool) -> Result<Self, Failure> {
         let sink = if way == Way::Relay || name == "floor" { Some(Sink::start()?) } else { None };
         let port = match &sink {
             Some(sink) => sink.port,
             None => free_port()?,
         };
-        let contender = Contender::start(name, folder, port)?;
+        let contender = Contender::start_on(name, folder, port, database)?;
         Ok(Self { contender, sink, rounds: Vec::new(), watched: Watched::default() })
     }
 
@@ -164,8 +167,13 @@ impl Lane {
     fn watch(&mut self, options: &Options, folder: &Path, counts: bool) -> Result<(), Failure> {
         let counter = if counts { Some(Counter::start(folder.join("counts"))?) } else { None };
         let memory = self.contender.pid().map(Watch::start);
+        let stored = self.contender.database().map(|database| Stored::begin(database, folder));
+        let stored = stored.transpose()?;
         self.round(options, options.messages)?;
         self.rounds.pop();
+        if let (Some(stored), Some(database)) = (stored, self.contender.database()) {
+            stored.end(database, options.messages as f64)?;
+        }
         if let Some(counter) = counter {
             let counts = counter.stop()?;
             let messages = options.messages as f64;
@@ -187,6 +195,37 @@ impl Lane {
             cpu_micros: over(|round| round.cpu_micros),
             watched: self.watched,
         }
+    }
+}
+
+/// What a database is watched for.
+struct Stored {
+    before: Counted,
+    trips: Option<RoundTrips>,
+}
+
+impl Stored {
+    fn begin(database: &Database, folder: &Path) -> Result<Self, Failure> {
+        let trips = counts::available()
+            .then(|| RoundTrips::start(database, folder.join("round-trips")))
+            .transpose()?;
+        Ok(Self { before: database.counted()?, trips })
+    }
+
+    /// Prints what it cost the database, a message.
+    fn end(self, database: &Database, messages: f64) -> Result<(), Failure> {
+        // The last of what is stored goes, and the server adds up, a moment after the last message has arrived.
+        std::thread::sleep(DATABASE_SETTLES);
+        let trips = self.trips.map(RoundTrips::stop).transpose()?;
+        let after = database.counted()?;
+        let trips = trips.map_or("-".into(), |trips| format!("{:.2}", trips / messages));
+        println!(
+            "database, a message: {:.2} rows written, {:.3} transactions, {trips} round trips, {:.0} bytes of WAL",
+            (after.rows - self.before.rows) / messages,
+            (after.transactions - self.before.transactions) / messages,
+            (after.wal_bytes - self.before.wal_bytes) / messages,
+        );
+        Ok(())
     }
 }
 

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("queue-memory", QUEUE),
     ("queue-postgres", QUEUE),
     ("socket", &["sys", "tls"]),
-    ("farm", &["socket", "sys", "config"]),
+    ("farm", &["socket", "sys", "config", "tls"]),
     ("lookup", &["config", "mail"]),
     ("dns", &["config", "mail"]),
     ("tls", &["config"]),

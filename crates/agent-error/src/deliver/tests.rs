@@ -92,6 +92,10 @@ impl Intake for Store {
             })),
         }
     }
+
+    fn begin_as(&self, _: MessageId, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
+        self.begin(hint)
+    }
 }
 
 impl Draft for Page {

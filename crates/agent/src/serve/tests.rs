@@ -19,6 +19,7 @@ use crate::answer_all;
 #[derive(Default)]
 struct Recorder {
     holds: Cell<bool>,
+    delivers: Cell<bool>,
     go_on: Rc<Notify>,
     gates: RefCell<Vec<Gate>>,
     polls: Rc<Cell<u32>>,
@@ -28,7 +29,11 @@ impl Agent for Recorder {
     fn deliver(self: Rc<Self>, job: Job) -> Local<'static, DeliverAnswer> {
         self.gates.borrow_mut().push(job.gate);
         let reply = Reply::ours(StatusCode::new(4, 2, 0), "later");
-        let answer = answer_all(&job.request, &Outcome::Deferred(reply));
+        let outcome = match self.delivers.get() {
+            true => Outcome::Failed(reply),
+            false => Outcome::Deferred(reply),
+        };
+        let answer = answer_all(&job.request, &outcome);
         let (holds, go_on) = (self.holds.get(), Rc::clone(&self.go_on));
         let polls = Rc::clone(&self.polls);
         let mut work = Box::pin(async move {
@@ -44,9 +49,25 @@ impl Agent for Recorder {
     }
 }
 
+/// A scheduler that hears everything that it is told late.
+#[derive(Clone, Default)]
+struct Heard(Rc<RefCell<Vec<job::outcome::OutcomeRequest>>>);
+
+impl crate::journal::Tell for Heard {
+    fn tell(
+        &self,
+        entry: job::outcome::OutcomeRequest,
+    ) -> Local<'static, Result<(), socket::CallError>> {
+        self.0.borrow_mut().push(entry);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 struct Setup {
     agent: Rc<Recorder>,
-    stop: Rc<Stop>,
+    deliveries: Rc<Deliveries>,
+    heard: Heard,
+    _folder: tempfile::TempDir,
     server: Server<Deliver>,
     peer: BufReader<UnixStream>,
 }
@@ -54,16 +75,18 @@ struct Setup {
 impl Setup {
     async fn new() -> Self {
         let agent = Rc::new(Recorder::default());
-        let stop = Rc::new(Stop::default());
-        let service = Deliveries {
-            agent: Rc::<Recorder>::clone(&agent),
-            channel: "test".into(),
-            stop: Rc::clone(&stop),
-        };
-        let server = Server::<Deliver>::new(Rc::new(service), ServerSettings::default());
+        let folder = tempfile::tempdir().unwrap();
+        let heard = Heard::default();
+        let journal = Journal::new(folder.path().to_owned(), "test", Box::new(heard.clone()));
+        tokio::task::spawn_local(journal.clone().run());
+        let deliveries = Deliveries::new(Rc::<Recorder>::clone(&agent), "test".into(), journal);
+        let deliveries = Rc::new(deliveries);
+        let service: Rc<dyn Service<Deliver>> = Rc::<Deliveries>::clone(&deliveries);
+        let server = Server::<Deliver>::new(service, ServerSettings::default());
         let (ours, theirs) = UnixStream::pair().unwrap();
         server.take(theirs, None);
-        let mut setup = Self { agent, stop, server, peer: BufReader::new(ours) };
+        let mut setup =
+            Self { agent, deliveries, heard, _folder: folder, server, peer: BufReader::new(ours) };
         assert_eq!(setup.read().await["params"]["conversation"], "deliver");
         setup.write(r#"{"jsonrpc":"2.0","method":"use","params":{"version":1}}"#).await;
         setup
@@ -74,11 +97,24 @@ impl Setup {
     }
 
     async fn ask(&mut self, id: u32, recipients: usize) {
-        let request = serde_json::to_string(&request(recipients)).unwrap();
+        self.ask_settled(id, recipients, None).await;
+    }
+
+    async fn ask_settled(&mut self, id: u32, recipients: usize, settled: Option<u64>) {
+        let request = DeliverRequest { settled, ..request(recipients) };
+        let request = serde_json::to_string(&request).unwrap();
         let frame = format!(
             r#"{{"jsonrpc":"2.0","id":{id},"method":"deliver","deadline_ms":60000,"params":{request}}}"#
         );
         self.write(&frame).await;
+    }
+
+    async fn hang_up(&mut self) {
+        let (other, _) = UnixStream::pair().unwrap();
+        drop(std::mem::replace(&mut self.peer, BufReader::new(other)));
+        while self.server.connections() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn read(&mut self) -> Value {
@@ -190,7 +226,7 @@ fn at_a_stop_jobs_are_given_up_that_have_not_passed_their_gate() {
             tokio::task::yield_now().await;
         }
         assert!(setup.agent.gates.borrow()[1].is_open());
-        setup.stop.give_up();
+        setup.deliveries.give_up();
         let refused = setup.read().await;
         assert_eq!(
             (&refused["id"], &refused["error"]["code"]),
@@ -200,5 +236,52 @@ fn at_a_stop_jobs_are_given_up_that_have_not_passed_their_gate() {
         let answer = setup.read().await;
         assert_eq!(answer["id"], 2);
         assert!(answer["result"]["outcomes"].is_array(), "it may have been delivered: {answer}");
+    });
+}
+
+#[test]
+fn what_was_done_and_not_written_down_is_told_when_the_connection_has_ended() {
+    run_test(async {
+        let mut setup = Setup::new().await;
+        setup.agent.delivers.set(true);
+        for (id, settled) in [(1, 0), (2, 0), (3, 1)] {
+            setup.ask_settled(id, 1, Some(settled)).await;
+            assert_eq!(setup.read().await["id"], id);
+        }
+        setup.agent.delivers.set(false);
+        setup.ask_settled(4, 1, Some(1)).await;
+        assert_eq!(setup.read().await["id"], 4);
+        assert!(setup.heard.0.borrow().is_empty());
+        setup.hang_up().await;
+        while setup.heard.0.borrow().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(setup.heard.0.borrow().len(), 2, "the second and the third");
+    });
+}
+
+#[test]
+fn what_is_done_after_the_connection_has_ended_is_told() {
+    run_test(async {
+        let mut setup = Setup::new().await;
+        setup.agent.delivers.set(true);
+        setup.agent.holds.set(true);
+        setup.ask_settled(1, 1, Some(0)).await;
+        setup.ask_settled(2, 1, Some(0)).await;
+        while setup.agent.gates.borrow().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The first comes to its dot, the second does not.
+        assert!(setup.agent.gates.borrow()[0].is_open());
+        setup.hang_up().await;
+        while Rc::strong_count(&setup.agent.polls) > 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!setup.agent.gates.borrow()[1].is_open(), "it was given up");
+        setup.agent.go_on.notify_one();
+        while setup.heard.0.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(setup.heard.0.borrow().len(), 1);
     });
 }

@@ -190,7 +190,11 @@ impl Place {
             let live = live.iter().map(|one| (id(first + one), handle(first + one)));
             world.live.borrow_mut().extend(live);
         }
-        let client = ClientSettings { deadline: Duration::from_secs(5), waiting_max: 16 };
+        let client = ClientSettings {
+            deadline: Duration::from_secs(5),
+            waiting_max: 16,
+            ..ClientSettings::default()
+        };
         let pass = Pass {
             settings: Settings { unreachable_after: Span::seconds(5), ..Settings::default() },
             compaction: Rc::new(Shared(Rc::clone(&world))),

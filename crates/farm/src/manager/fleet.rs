@@ -294,6 +294,7 @@ impl Manager<'_> {
             slot,
             generation: self.generation,
             run_dir: self.farm.run_dir.clone(),
+            data_dir: self.farm.data_dir.clone(),
             control: control_number,
             scoreboard,
             sockets,
@@ -304,6 +305,9 @@ impl Manager<'_> {
             gids: if uid == 0 { Vec::new() } else { vec![gid] },
             admin_gids: self.farm.admin_group.into_iter().collect(),
             orphan_ms: self.farm.drain_reload.as_millis() as u64,
+            keys: self.farm.keys.clone(),
+            callers: self.farm.callers.clone(),
+            places: self.farm.places.clone(),
             settings: self.settings.clone(),
         };
         let memory = sys::sealed_memfd("grange-worker", &serde_json::to_vec(&handover)?)?;

@@ -47,6 +47,7 @@ impl Manager<'_> {
             return Err(ManagerError::Setup(what.to_owned()));
         }
         let settings = settings_json(&farm.settings)?;
+        farm.check_keys()?;
         let in_place = farm.mode == Mode::One
             && is_same_but_settings(&farm, &self.farm)
             && change_in_place(&farm.in_place, &self.settings, &settings);
@@ -89,16 +90,16 @@ impl Manager<'_> {
 
     fn listeners_of(&self, farm: &Farm) -> Result<Vec<(TcpListen, Rc<TcpListener>)>, ManagerError> {
         let mut tcp = Vec::new();
-        for listen in &farm.tcp {
+        for listen in farm.listens() {
             let kept = self.tcp.iter().find(|(old, _)| old.address == listen.address);
             let listener = match kept {
                 // The supervisor's is preferred: it may have bound anew.
                 Some((_, listener)) if !self.inherited.contains_key(&listen.address) => {
                     listener.clone()
                 }
-                _ => self.listener(listen, setup::bind_tcp)?,
+                _ => self.listener(&listen, setup::bind_tcp)?,
             };
-            tcp.push((listen.clone(), listener));
+            tcp.push((listen, listener));
         }
         Ok(tcp)
     }
@@ -137,9 +138,14 @@ impl Manager<'_> {
         let Some(child) = self.children.iter().find(|child| child.is_current()) else {
             return false;
         };
-        let given = sys::sealed_memfd("grange-settings", self.settings.get().as_bytes()).and_then(
-            |memory| handover::tell(&child.control, &ToWorker::Settings, &[memory.as_fd()]),
-        );
+        let give = |what: &ToWorker, text: &[u8]| {
+            let memory = sys::sealed_memfd("grange-settings", text)?;
+            handover::tell(&child.control, what, &[memory.as_fd()])
+        };
+        let given = serde_json::to_vec(&self.farm.places)
+            .map_err(Into::into)
+            .and_then(|places| give(&ToWorker::Places, &places))
+            .and_then(|()| give(&ToWorker::Settings, self.settings.get().as_bytes()));
         if let Err(error) = &given {
             tracing::warn!(farm = %self.farm.name, %error, "cannot hand settings over: the worker is replaced");
         }
@@ -171,6 +177,9 @@ fn is_same_but_settings(one: &Farm, other: &Farm) -> bool {
     one.workers == other.workers
         && one.sockets == other.sockets
         && one.tcp == other.tcp
+        && one.jobs == other.jobs
+        && one.callers == other.callers
+        && one.keys == other.keys
         && one.counters == other.counters
         && one.user == other.user
         && one.admin_group == other.admin_group

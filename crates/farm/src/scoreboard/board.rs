@@ -64,6 +64,8 @@ pub(crate) const LISTENERS_MAX: usize = 16;
 pub(crate) const BUSY_LOAD: u32 = 750;
 /// The gauge of TCP connections.
 pub(crate) const TCP_GAUGE: usize = 0;
+/// The one of the job port; named sockets are in between.
+pub(crate) const JOBS_GAUGE: usize = LISTENERS_MAX - 1;
 /// Keys that the tally of a farm with TCP listeners holds.
 pub(crate) const TALLY_BUCKETS: usize = 16_384;
 

@@ -1,9 +1,12 @@
 //! A worker without a manager, within the process that asks for it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use socket::Address;
 
 use super::inner::Inner;
 use crate::handover::{self, DrainReason, ToManager, ToWorker, Told, WorkerHandover};
@@ -35,6 +38,17 @@ impl Alone {
         Ok(())
     }
 
+    /// Tells where other farms are from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no memory file.
+    pub fn new_places(&self, places: &BTreeMap<String, Vec<Address>>) -> std::io::Result<()> {
+        let memory = sys::sealed_memfd("grange-places", &serde_json::to_vec(places)?)?;
+        self.tell(&ToWorker::Places, &[memory.as_fd()]);
+        Ok(())
+    }
+
     /// Whether the worker has said by now that it is ready. Asked until it says yes, and not after.
     pub fn is_ready(&self) -> bool {
         matches!(handover::told::<ToManager>(&self.control), Ok(Told::Message(ToManager::Ready, _)))
@@ -58,6 +72,7 @@ pub(super) fn begin(farm: &Farm) -> Result<(Inner, Alone), ManagerError> {
     let failed = |what: &'static str| {
         move |error: std::io::Error| ManagerError::Setup(format!("cannot {what}: {error}"))
     };
+    farm.check_keys()?;
     let owners = Owners { user: None, admin_group: farm.admin_group };
     setup::prepare_run_dir(&farm.run_dir, owners)?;
     let lock = setup::lock_farm(&farm.run_dir, &farm.name)?;
@@ -75,8 +90,9 @@ pub(super) fn begin(farm: &Farm) -> Result<(Inner, Alone), ManagerError> {
         named.push((socket.name.clone(), socket.admin, listener));
     }
     let mut tcp = Vec::new();
-    for listen in &farm.tcp {
-        tcp.push((listen.name.clone(), setup::bind_tcp(listen)?.into()));
+    for listen in farm.listens() {
+        let listener = setup::bind_tcp(&listen)?;
+        tcp.push((listen.name, listener.into()));
     }
     let (control, theirs) = sys::packet::pair().map_err(failed("make a socketpair"))?;
     let given = WorkerHandover {
@@ -85,6 +101,7 @@ pub(super) fn begin(farm: &Farm) -> Result<(Inner, Alone), ManagerError> {
         slot: 0,
         generation: 1,
         run_dir: farm.run_dir.clone(),
+        data_dir: farm.data_dir.clone(),
         control: -1,
         scoreboard: -1,
         sockets: Vec::new(),
@@ -94,8 +111,12 @@ pub(super) fn begin(farm: &Farm) -> Result<(Inner, Alone), ManagerError> {
         gids: Vec::new(),
         admin_gids: farm.admin_group.into_iter().collect(),
         orphan_ms: farm.drain_reload.as_millis() as u64,
+        keys: farm.keys.clone(),
+        callers: farm.callers.clone(),
+        places: farm.places.clone(),
         settings: crate::manager::settings_json(&farm.settings)?,
     };
-    let inner = Inner::new(given, board, theirs, None, named, tcp);
+    let inner = Inner::new(given, board, theirs, None, named, tcp)
+        .map_err(|error| ManagerError::Setup(error.to_string()))?;
     Ok((inner, Alone { control, _lock: lock, _board: made }))
 }

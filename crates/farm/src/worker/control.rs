@@ -70,17 +70,34 @@ fn heard(inner: &Inner, message: ToWorker, fds: Vec<std::os::fd::OwnedFd>) {
             inner.begin_drain(reason, Duration::from_millis(within_ms));
         }
         ToWorker::Probe => inner.tell(&ToManager::Here),
-        ToWorker::Settings => match fds.first().map(sys::read_memfd) {
-            Some(Ok(settings)) => {
+        ToWorker::Settings => {
+            if let Some(settings) = read(inner, fds) {
                 *inner.new_settings.borrow_mut() = Some(settings);
                 inner.changed();
             }
+        }
+        ToWorker::Places => match read(inner, fds).map(|text| serde_json::from_slice(&text)) {
+            Some(Ok(places)) => inner.jobs.places_changed(places),
             Some(Err(error)) => {
-                tracing::error!(worker = %inner.given.worker, %error, "cannot read new settings");
+                tracing::error!(worker = %inner.given.worker, %error, "cannot read where farms are");
             }
-            None => tracing::error!(worker = %inner.given.worker, "new settings without a file"),
+            None => {}
         },
     }
+}
+
+/// Reads the memory file that came along with a message.
+fn read(inner: &Inner, fds: Vec<std::os::fd::OwnedFd>) -> Option<Vec<u8>> {
+    match fds.first().map(sys::read_memfd) {
+        Some(Ok(text)) => return Some(text),
+        Some(Err(error)) => {
+            tracing::error!(worker = %inner.given.worker, %error, "cannot read what the manager gives");
+        }
+        None => {
+            tracing::error!(worker = %inner.given.worker, "the manager gives something without a file");
+        }
+    }
+    None
 }
 
 /// The manager has died: nobody would replace or kill this worker any more. It drains, and ends itself when that takes too long.

@@ -12,13 +12,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use socket::Serving;
 use sys::SignalFd;
+use tls::KeysError;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::NamedTcp;
+use super::jobs::Jobs;
 use super::tally::Tally;
 use crate::handover::{self, DrainReason, ToManager, WorkerHandover};
-use crate::scoreboard::{BUSY_LOAD, Board, LISTENERS_MAX, Slot, TCP_GAUGE, WorkerState};
+use crate::manager::JOBS;
+use crate::scoreboard::{BUSY_LOAD, Board, JOBS_GAUGE, Slot, TCP_GAUGE, WorkerState};
 
 /// While draining, answers that others owe us, which come without telling, are looked for this often …
 const DRAIN_TICK: Duration = Duration::from_millis(20);
@@ -39,7 +42,7 @@ pub(super) struct Inner {
     pub(super) servers: RefCell<Vec<Rc<dyn Serving>>>,
     /// What its servers have in hand, all together.
     pub(super) hand: Rc<socket::Hand>,
-    pub(super) clients: RefCell<Vec<Box<dyn Fn() -> usize>>>,
+    pub(super) jobs: Jobs,
     pub(super) begin: RefCell<Vec<Begin>>,
     pub(super) is_ready: Cell<bool>,
     /// Whether it hears its manager and signals.
@@ -49,7 +52,7 @@ pub(super) struct Inner {
     pub(super) drain: Cell<Option<(DrainReason, Instant)>>,
     pub(super) new_settings: RefCell<Option<Vec<u8>>>,
     watchers: RefCell<Vec<Waker>>,
-    jobs: Cell<u32>,
+    in_hand: Cell<u32>,
     pub(super) tcp_connections: Cell<u32>,
     connections: Cell<u32>,
     worn: Cell<bool>,
@@ -74,22 +77,26 @@ impl Inner {
         signals: Option<SignalFd>,
         named: Vec<(String, bool, UnixListener)>,
         tcp: Vec<NamedTcp>,
-    ) -> Self {
+    ) -> Result<Self, KeysError> {
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
+        let mut port = None;
         for (name, fd) in tcp {
             let listener = TcpListener::from(fd);
             // Asked of the socket: a configured port 0 is a real one here.
-            if let Ok(address) = listener.local_addr() {
-                addresses.push((name.clone(), address));
+            let address = listener.local_addr();
+            if name == JOBS {
+                port = address.ok().map(|address| (OwnedFd::from(listener), address));
+                continue;
             }
+            addresses.extend(address.ok().map(|address| (name.clone(), address)));
             // Accepted connections have it from their listener, so that none needs a call for it.
             if let Err(error) = sys::send_at_once(&listener) {
                 tracing::warn!(listener = %name, %error, "cannot set TCP_NODELAY");
             }
             listeners.push((name, OwnedFd::from(listener)));
         }
-        Self {
+        Ok(Self {
             board,
             control,
             signals: Cell::new(signals),
@@ -98,7 +105,7 @@ impl Inner {
             addresses,
             servers: RefCell::default(),
             hand: Rc::default(),
-            clients: RefCell::default(),
+            jobs: Jobs::new(&given, port)?,
             begin: RefCell::default(),
             is_ready: Cell::new(false),
             hears: Cell::new(false),
@@ -106,7 +113,7 @@ impl Inner {
             drain: Cell::new(None),
             new_settings: RefCell::default(),
             watchers: RefCell::default(),
-            jobs: Cell::new(0),
+            in_hand: Cell::new(0),
             tcp_connections: Cell::new(0),
             connections: Cell::new(0),
             worn: Cell::new(false),
@@ -118,7 +125,7 @@ impl Inner {
             ended: Notify::new(),
             tally: Tally::default(),
             given,
-        }
+        })
     }
 
     pub(super) fn slot(&self) -> Slot<'_> {
@@ -133,7 +140,7 @@ impl Inner {
         };
         let index = named.iter().position(found)?;
         let (_, admin, listener) = named.get_mut(index)?.take()?;
-        Some((1 + index % (LISTENERS_MAX - 1), admin, listener.into()))
+        Some((1 + index % (JOBS_GAUGE - 1), admin, listener.into()))
     }
 
     pub(super) fn take_tcp(&self, name: &str) -> Option<OwnedFd> {
@@ -196,7 +203,7 @@ impl Inner {
 
     /// Waits until something in hand may have ended.
     pub(super) async fn wait_for_an_end(&self) {
-        let holds = self.jobs.get() > 0 || self.connections.get() > 0;
+        let holds = self.in_hand.get() > 0 || self.connections.get() > 0;
         let tick = if holds { DRAIN_LOOK } else { DRAIN_TICK };
         let _ = tokio::time::timeout(tick, self.ended.notified()).await;
     }
@@ -212,13 +219,14 @@ impl Inner {
             Some((DrainReason::Retire, before)) => (reason, before.min(ends)),
         };
         if self.drain.replace(Some((reason, ends))).is_none() {
-            tracing::info!(worker = %self.given.worker, ?reason, jobs = self.jobs.get(), connections = self.tcp_connections.get(), "draining");
+            tracing::info!(worker = %self.given.worker, ?reason, jobs = self.in_hand.get(), connections = self.tcp_connections.get(), "draining");
             self.slot().set_state(WorkerState::Draining);
             for task in self.accepting.take() {
                 task.abort();
             }
             self.named.take();
             self.tcp.take();
+            self.jobs.close();
             let servers = self.servers.borrow().clone();
             for server in servers {
                 server.drain();
@@ -228,27 +236,27 @@ impl Inner {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.jobs.get() == 0
+        self.in_hand.get() == 0
             && self.tcp_connections.get() == 0
             && self.servers.borrow().iter().all(|server| server.connections() == 0)
-            && self.clients.borrow().iter().all(|outstanding| outstanding() == 0)
+            && !self.jobs.waits()
     }
 
     // ── what is in hand ──
 
     fn add_jobs(&self, jobs: u32) {
-        self.jobs.set(jobs);
+        self.in_hand.set(jobs);
         self.slot().jobs().store(jobs, Relaxed);
         self.touch();
     }
 
     fn job_begun(&self) {
-        self.add_jobs(self.jobs.get() + 1);
+        self.add_jobs(self.in_hand.get() + 1);
     }
 
     fn job_ended(&self) {
-        self.add_jobs(self.jobs.get() - 1);
-        if self.jobs.get() == 0 {
+        self.add_jobs(self.in_hand.get() - 1);
+        if self.in_hand.get() == 0 {
             self.ended.notify_waiters();
         }
         let done = self.slot().jobs_done().fetch_add(1, Relaxed) + 1;
@@ -286,7 +294,7 @@ impl Inner {
     /// Tells the manager when this worker becomes busy (over three quarters of its slots or of the last second) or spare again
     /// (half of both), and not more often.
     pub(super) fn judge(&self) {
-        let taken = u64::from(self.jobs.get().max(self.tcp_connections.get()));
+        let taken = u64::from(self.in_hand.get().max(self.tcp_connections.get()));
         let slots = u64::from(self.given.concurrency);
         let load = self.slot().load().load(Relaxed);
         let busy = if self.busy.get() {

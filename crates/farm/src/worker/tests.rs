@@ -1,5 +1,8 @@
 //! A worker alone in this process, as stages' tests use it.
 
+mod hosts;
+
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +44,10 @@ fn farm(directory: &tempfile::TempDir) -> Farm {
         workers: Workers { concurrency: 2, ..Workers::default() },
         sockets: vec![NamedSocket { name: "echo.echo".into(), admin: false }],
         tcp: vec![TcpListen { name: "tcp".into(), address: (Ipv4Addr::LOCALHOST, 0).into() }],
+        jobs: None,
+        callers: BTreeMap::new(),
+        keys: None,
+        places: BTreeMap::new(),
         settings: br#"{"text":"settings"}"#.to_vec(),
         in_place: InPlace::All,
         counters: vec!["said_total".into()],

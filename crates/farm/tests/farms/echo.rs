@@ -24,6 +24,8 @@ pub(crate) struct Say {
     pub(crate) hold_ms: u64,
     /// Panic instead of answering.
     pub(crate) panic: bool,
+    /// Resign instead of answering.
+    pub(crate) resign: bool,
     /// Keep the processor busy for so long.
     pub(crate) spin_ms: u64,
     /// For the log.
@@ -57,6 +59,9 @@ pub(crate) struct Settings {
     /// The worker ends before it is ready.
     #[serde(default)]
     pub(crate) fails: bool,
+    /// The worker stands by while nothing of that name is there.
+    #[serde(default)]
+    pub(crate) stands_by: Option<std::path::PathBuf>,
 }
 
 /// The service.
@@ -70,6 +75,9 @@ pub(crate) struct Echoer {
 impl Service<Echo> for Echoer {
     fn call(&self, request: Say, responder: Responder<Echo>) {
         assert!(!request.panic, "asked to panic");
+        if request.resign {
+            return self.worker.resign();
+        }
         self.worker.count(0, 1);
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_millis(request.spin_ms) {}

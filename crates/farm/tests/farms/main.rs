@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod echo;
+mod hosts;
 mod program;
 mod support;
 mod tests;
@@ -18,6 +19,6 @@ fn main() {
         Some("farm") => program::manager(&arguments),
         Some("connect") => program::connect(&arguments),
         Some("run") => program::supervisor(&arguments),
-        _ => support::run_all(&[tests::ALL, upgrade::ALL].concat(), &arguments),
+        _ => support::run_all(&[tests::ALL, upgrade::ALL, hosts::ALL].concat(), &arguments),
     }
 }

@@ -1,5 +1,6 @@
 //! The roles of this program's processes.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::exit;
 use std::rc::Rc;
 use std::time::Duration;
 
-use farm::manager::{Farm, InPlace, Mode, NamedSocket, TcpListen};
+use farm::manager::{Farm, InPlace, JOBS, Mode, NamedSocket, TcpListen};
 use farm::supervisor::Plan;
 use farm::{Worker, WorkerError, Workers};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub(crate) struct FarmConfig {
     pub(crate) mode: String,
     pub(crate) every_ms: u64,
     pub(crate) tcp: Option<SocketAddr>,
+    pub(crate) jobs: Option<SocketAddr>,
+    pub(crate) keys: Option<PathBuf>,
     pub(crate) drain_ms: u64,
     pub(crate) on_crash: Option<String>,
     pub(crate) user: Option<(u32, u32)>,
@@ -63,6 +66,10 @@ impl Config {
                 .map(|name| NamedSocket { name, admin: false })
                 .collect(),
             tcp: tcp.into_iter().collect(),
+            jobs: farm.jobs,
+            callers: [(format!("{name}.echo"), vec!["asker".to_owned()])].into(),
+            keys: farm.keys.clone(),
+            places: BTreeMap::new(),
             settings: serde_json::to_vec(&farm.settings).unwrap(),
             in_place: farm.in_place.clone().map_or(InPlace::All, InPlace::Member),
             counters: vec!["answered_total".into()],
@@ -82,13 +89,15 @@ impl Config {
     }
 
     fn plan(&self, path: &Path) -> Plan {
-        let listen = |farm: &FarmConfig| {
-            let address = farm.tcp?;
-            Some((farm.name.clone(), TcpListen { name: "tcp".into(), address }))
+        let listens = |farm: &FarmConfig| {
+            let tcp = farm.tcp.map(|address| TcpListen { name: "tcp".into(), address });
+            let jobs = farm.jobs.map(|address| TcpListen { name: JOBS.into(), address });
+            let name = farm.name.clone();
+            tcp.into_iter().chain(jobs).map(move |listen| (name.clone(), listen))
         };
         Plan {
             farms: self.farms.iter().map(|farm| farm.name.clone()).collect(),
-            tcp: self.farms.iter().filter_map(listen).collect(),
+            tcp: self.farms.iter().flat_map(listens).collect(),
             arguments: vec![path.display().to_string()],
             run_dir: self.directory.join("run"),
             data_dir: self.directory.join("data"),
@@ -164,6 +173,21 @@ async fn serve(worker: Worker) -> Result<(), WorkerError> {
                 greet(&worker, stream).await;
             });
         })?;
+    }
+    if let Some(path) = &settings.stands_by
+        && !path.try_exists().unwrap()
+    {
+        worker.stand_by();
+        let appears = async {
+            while !path.try_exists().unwrap() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        worker.until_draining(appears).await;
+        if worker.is_draining() {
+            return Ok(());
+        }
+        worker.take_over();
     }
     worker.ready();
     if let Some(passes) = settings.passes {

@@ -161,7 +161,14 @@ impl Place {
 
     pub(crate) fn client(&self, farm: &str) -> Client<Echo> {
         let path = self.run_dir().join("sockets").join(format!("{farm}.echo"));
-        Client::new(path, ClientSettings { deadline: Duration::from_secs(20), waiting_max: 1000 })
+        Client::new(
+            path,
+            ClientSettings {
+                deadline: Duration::from_secs(20),
+                waiting_max: 1000,
+                ..ClientSettings::default()
+            },
+        )
     }
 }
 
@@ -194,6 +201,8 @@ pub(crate) fn farm(name: &str, workers: u32) -> FarmConfig {
         mode: "elastic".into(),
         every_ms: 3_600_000,
         tcp: None,
+        jobs: None,
+        keys: None,
         drain_ms: 5000,
         on_crash: None,
         user: None,
@@ -204,6 +213,7 @@ pub(crate) fn farm(name: &str, workers: u32) -> FarmConfig {
             passes: None,
             come_again_ms: None,
             fails: false,
+            stands_by: None,
         },
     }
 }

@@ -42,6 +42,8 @@ pub(crate) const ALL: &[Test] = &[
         "what_cannot_change_in_place_replaces_the_worker",
         what_cannot_change_in_place_replaces_the_worker,
     ),
+    ("a_worker_that_stands_by_is_up", a_worker_that_stands_by_is_up),
+    ("a_worker_that_resigned_is_replaced", a_worker_that_resigned_is_replaced),
     ("a_worn_worker_is_replaced", a_worn_worker_is_replaced),
     ("a_busy_farm_grows", a_busy_farm_grows),
     ("a_farm_has_one_manager", a_farm_has_one_manager),
@@ -502,6 +504,72 @@ fn a_farm_of_one_takes_settings_in_place() {
         .await;
         client.call(&Say::default()).await.unwrap();
     });
+}
+
+/// A farm of one whose worker stands by until a file is there.
+fn standing_by() -> (Place, std::path::PathBuf) {
+    let mut place = Place::new(1);
+    place.config.farms[0].mode = "one".into();
+    let file = place.path("go");
+    place.config.farms[0].settings.stands_by = Some(file.clone());
+    (place, file)
+}
+
+fn state(place: &Place) -> Option<WorkerState> {
+    place.view("echo")?.workers.first().map(|line| line.state)
+}
+
+fn a_worker_that_stands_by_is_up() {
+    let (mut place, file) = standing_by();
+    let notify = place.path("notify");
+    let systemd = UnixDatagram::bind(&notify).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    place.supervise(Some(&notify));
+    let mut buffer = [0; 1000];
+    loop {
+        let length = systemd.recv(&mut buffer).unwrap();
+        if String::from_utf8_lossy(&buffer[..length]).contains("READY=1") {
+            break;
+        }
+    }
+    assert_eq!(state(&place), Some(WorkerState::Standby));
+    block_on(async {
+        let client = place.client("echo");
+        let say = Say::default();
+        let mut call = std::pin::pin!(client.call(&say));
+        let early = tokio::time::timeout(Duration::from_millis(300), call.as_mut()).await;
+        assert!(early.is_err(), "it accepts nobody");
+        std::fs::write(&file, "").unwrap();
+        call.await.unwrap();
+        assert_eq!(state(&place), Some(WorkerState::Ready));
+    });
+    std::fs::remove_file(&file).unwrap();
+    // It ends as fast as another when it is told to.
+    place.signal(Signal::Terminate);
+    assert_eq!(place.wait(), Some(0));
+}
+
+fn a_worker_that_resigned_is_replaced() {
+    let (mut place, file) = standing_by();
+    place.manage();
+    let mut before = Vec::new();
+    for _ in 0..5 {
+        until(|| state(&place) == Some(WorkerState::Standby));
+        std::fs::write(&file, "").unwrap();
+        until(|| place.ready("echo").len() == 1 && place.ready("echo") != before);
+        before = place.ready("echo");
+        std::fs::remove_file(&file).unwrap();
+        block_on(async {
+            let client = place.client("echo");
+            let resigns = Say { resign: true, ..Say::default() };
+            // It answers nothing any more.
+            let lost = client.call(&resigns).await;
+            assert!(lost.is_err(), "{lost:?}");
+        });
+    }
+    until(|| state(&place) == Some(WorkerState::Standby));
+    let view = place.view("echo").unwrap();
+    assert_eq!(view.crashes, 0, "to resign is no crash, however often");
 }
 
 fn what_cannot_change_in_place_replaces_the_worker() {

@@ -1,38 +1,55 @@
 //! Asking a farm, and saying what stands in the way of its answer.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use farm::scoreboard::{self, WorkerState};
-use socket::{CallError, Client, ClientSettings, Conversation};
+use socket::{Address, CallError, Client, ClientSettings, Conversation, Places, Remote};
+use tls::Keys;
 
 use super::Failure;
+use crate::configuration::Configuration;
 
 /// How long a command waits for a farm.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 /// After so long it says for what it waits.
 const SAID_AFTER: Duration = Duration::from_secs(2);
 
-/// Asks one request of a socket in `run_dir`.
+/// Asks one request of a socket, wherever its farm is.
 pub(super) async fn ask<C: Conversation>(
-    run_dir: &Path,
+    configuration: &Configuration,
     socket: &str,
     request: &C::Request,
 ) -> Result<C::Answer, Failure> {
-    ask_within::<C>(run_dir, socket, request, ANSWER_DEADLINE).await
+    ask_within::<C>(configuration, socket, request, ANSWER_DEADLINE).await
 }
 
 /// Asks one request that must be answered so soon.
 pub(super) async fn ask_within<C: Conversation>(
-    run_dir: &Path,
+    configuration: &Configuration,
     socket: &str,
     request: &C::Request,
     deadline: Duration,
 ) -> Result<C::Answer, Failure> {
-    let path = path_of(run_dir, socket);
-    reachable(&path)?;
-    let settings = ClientSettings { deadline, waiting_max: 1 };
-    let client = Client::<C>::new(path, settings);
+    let places = places(configuration, socket)?;
+    ask_at::<C>(configuration, places, socket, request, deadline).await
+}
+
+/// Asks one request of a socket at these places.
+pub(super) async fn ask_at<C: Conversation>(
+    configuration: &Configuration,
+    places: Places,
+    socket: &str,
+    request: &C::Request,
+    deadline: Duration,
+) -> Result<C::Answer, Failure> {
+    let run_dir = &configuration.top.run_dir;
+    if let [Address::Path(path)] = places.addresses.as_slice() {
+        reachable(path)?;
+    }
+    let settings = ClientSettings { deadline, waiting_max: 1, ..ClientSettings::default() };
+    let client = Client::<C>::new(places, settings);
     let mut call = std::pin::pin!(client.call(request));
     let answer = match tokio::time::timeout(SAID_AFTER.min(deadline), &mut call).await {
         Ok(answer) => answer,
@@ -60,6 +77,38 @@ pub(super) async fn ask_within<C: Conversation>(
             Failure::Unavailable(format!("{socket} does not answer: {lost}"))
         }
     })
+}
+
+/// Where a socket is: on this host, on others, or on both.
+pub fn places(configuration: &Configuration, socket: &str) -> Result<Places, Failure> {
+    let (top, cluster) = (&configuration.top, &configuration.cluster);
+    let here = path_of(&top.run_dir, socket);
+    if !cluster.is_on() {
+        return Ok(here.into());
+    }
+    let farm = socket.split('.').next().unwrap_or(socket);
+    let addresses = cluster.places(&top.hostname, farm, &here);
+    remote_places(configuration, socket, addresses)
+}
+
+/// These addresses of a socket, with what is shown there if they are other hosts'.
+pub(super) fn remote_places(
+    configuration: &Configuration,
+    socket: &str,
+    addresses: Vec<Address>,
+) -> Result<Places, Failure> {
+    let is_remote = |address: &Address| matches!(address, Address::Tcp { .. });
+    if !addresses.iter().any(is_remote) {
+        return Ok(Places { addresses, remote: None });
+    }
+    let directory = &configuration.cluster.keys;
+    let keys = Keys::load(directory).map_err(|error| {
+        let error = anyhow::Error::from(error);
+        Failure::Unavailable(format!("other hosts must be shown this one's keys: {error:#}"))
+    })?;
+    let farm = socket.split('.').next().unwrap_or(socket).to_owned();
+    let remote = Remote { keys: Rc::new(keys), farm, socket: socket.to_owned() };
+    Ok(Places { addresses, remote: Some(remote) })
 }
 
 fn path_of(run_dir: &Path, socket: &str) -> PathBuf {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tls::{Issue, IssueError, Keys};
 
 use super::{Failure, table};
-use crate::cli;
+use crate::{cli, cluster};
 
 /// Runs a command on keys.
 pub(super) fn run(command: cli::Keys) -> Result<ExitCode, Failure> {
@@ -30,8 +30,12 @@ fn issue(options: cli::IssueKeys) -> Result<(), Failure> {
     let host = tls::check_host(&options.host).map_err(|error| Failure::Usage(error.to_string()))?;
     let out = options.out.unwrap_or_else(|| options.directory.join(&host));
     let until = tls::days_from_now(options.days);
-    let wanted =
-        Issue { host, farms: options.farms, until, out: out.clone(), replace: options.replace };
+    let mut farms = options.farms;
+    // Every host tells the others how its farms stand.
+    if !farms.is_empty() && !farms.iter().any(|farm| farm == cluster::STATUS) {
+        farms.push(cluster::STATUS.to_owned());
+    }
+    let wanted = Issue { host, farms, until, out: out.clone(), replace: options.replace };
     tls::issue(&options.directory, &wanted).map_err(refused)?;
     show_host(&out)
 }

@@ -1,6 +1,7 @@
 //! `grange queue …`: asks the scheduler; `list` and `show` read the store when there is none.
 
 mod stored;
+mod transfer;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -45,6 +46,16 @@ pub(super) fn run(configuration: &Configuration, command: cli::Queue) -> Result<
                 changed(configuration, &request, output, Some(done)).await?;
                 Ok(ExitCode::SUCCESS)
             }
+            cli::Queue::Export { file } => {
+                let messages = transfer::export(configuration, &file).await?;
+                eprintln!("grange: {messages} messages written");
+                Ok(ExitCode::SUCCESS)
+            }
+            cli::Queue::Import { file } => {
+                let messages = transfer::import(configuration, &file).await?;
+                eprintln!("grange: {messages} messages read, and in the queue");
+                Ok(ExitCode::SUCCESS)
+            }
             cli::Queue::Resume { lane, output } => {
                 let done = format!("{lane} goes on");
                 let request = AdminRequest::Resume(LaneChange { lane, seconds: None });
@@ -73,7 +84,7 @@ fn known_channel(configuration: &Configuration, lane: &str) -> Result<(), Failur
 /// Asks for a pass of requeue.
 pub(super) fn requeue(configuration: &Configuration) -> Result<ExitCode, Failure> {
     let request = RequeueRequest { reason: "asked on the command line".to_owned() };
-    block_on(ask::<Requeue>(&configuration.top.run_dir, "requeue.requeue", &request))??;
+    block_on(ask::<Requeue>(configuration, "requeue.requeue", &request))??;
     println!("a pass over accepted messages has been asked for");
     Ok(ExitCode::SUCCESS)
 }
@@ -81,7 +92,7 @@ pub(super) fn requeue(configuration: &Configuration) -> Result<ExitCode, Failure
 /// Asks for a pass of compact.
 pub(super) fn compact(configuration: &Configuration) -> Result<ExitCode, Failure> {
     let request = CompactRequest { reason: "asked on the command line".to_owned() };
-    block_on(ask::<Compact>(&configuration.top.run_dir, "compact.compact", &request))??;
+    block_on(ask::<Compact>(configuration, "compact.compact", &request))??;
     println!("a pass over segments in which little lives has been asked for");
     Ok(ExitCode::SUCCESS)
 }
@@ -90,7 +101,7 @@ async fn admin(
     configuration: &Configuration,
     request: &AdminRequest,
 ) -> Result<AdminAnswer, Failure> {
-    ask::<Admin>(&configuration.top.run_dir, "scheduler.admin", request).await
+    ask::<Admin>(configuration, "scheduler.admin", request).await
 }
 
 fn selection(select: cli::Select) -> Selection {

@@ -43,12 +43,10 @@ fn plan(configuration: &Configuration, only: &[String]) -> Result<Plan, Failure>
         return Err(Failure::Usage(format!("there is no farm {unknown}; there are {known}")));
     }
     let wanted = |name: &String| only.is_empty() || only.contains(name);
-    for name in &names {
-        farms::farm(configuration, name)?;
-    }
+    let listeners = farms::listeners(configuration)?;
     Ok(Plan {
         farms: names.into_iter().filter(wanted).collect(),
-        tcp: farms::listeners(configuration).into_iter().filter(|(farm, _)| wanted(farm)).collect(),
+        tcp: listeners.into_iter().filter(|(farm, _)| wanted(farm)).collect(),
         arguments: vec!["--config".to_owned(), text_of(&configuration.path)?],
         run_dir: configuration.top.run_dir.clone(),
         data_dir: configuration.top.data_dir.clone(),

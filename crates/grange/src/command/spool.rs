@@ -1,11 +1,10 @@
 //! `grange spool …`: looks at the files of the embedded queue.
 
-use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use queue_spool::{Finding, RepairError, RepairMode, Repaired, Report};
 
-use super::{Failure, stored_somewhere, table};
+use super::{Failure, may_write, stored_somewhere, table};
 use crate::cli;
 use crate::configuration::Configuration;
 
@@ -34,14 +33,8 @@ pub(super) fn run(configuration: &Configuration, command: cli::Spool) -> Result<
 
 fn repair(configuration: &Configuration, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     stored_somewhere(configuration)?;
+    may_write(configuration)?;
     let data_dir = &configuration.top.data_dir;
-    let owner = std::fs::metadata(data_dir.join("spool"))?.uid();
-    // What it writes must be readable for those who work with the queue afterwards.
-    if nix::unistd::geteuid().as_raw() != owner {
-        return Err(Failure::Refused(format!(
-            "the queue belongs to uid {owner}: run this as that user"
-        )));
-    }
     let mode = if dry_run { RepairMode::Say } else { RepairMode::Do };
     let repaired = queue_spool::repair(data_dir, mode).map_err(|error| match error {
         RepairError::Busy(_) => Failure::Refused(error.to_string()),

@@ -1,16 +1,19 @@
 //! `grange status`: farms and workers from the scoreboards, the queue from the scheduler.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
+use std::task::Poll;
 use std::time::Duration;
 
 use farm::scoreboard;
 use job::admin::{Admin, AdminAnswer, AdminRequest, Nothing, Status};
-use job::farms::FarmStanding;
+use job::farms::{FarmStanding, Farms, FarmsAnswer, FarmsRequest};
 use serde::Serialize;
 
-use super::{Failure, ask_within, block_on, table};
+use super::{Failure, ask_at, ask_within, block_on, remote_places, table};
+use crate::cluster::Host;
 use crate::configuration::Configuration;
-use crate::{cli, farms, standing};
+use crate::{cli, cluster, farms, standing};
 
 /// A scheduler that does not answer so soon keeps nobody from seeing how the farms stand.
 const SOON: Duration = Duration::from_secs(3);
@@ -18,31 +21,60 @@ const SOON: Duration = Duration::from_secs(3);
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
+    /// This host's.
     farms: Vec<FarmStanding>,
+    /// Every host of the cluster; none without one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<HostReport>,
     queue: Option<Status>,
+}
+
+/// How a host stands, or why that is not known.
+#[derive(Serialize)]
+struct HostReport {
+    host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    farms: Vec<FarmStanding>,
 }
 
 /// Shows how it stands.
 pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<ExitCode, Failure> {
     let run_dir = &configuration.top.run_dir;
-    let views = scoreboard::read_all(run_dir).map_err(|error| {
-        Failure::Unavailable(format!("no scoreboards in {}: {error}", run_dir.display()))
-    })?;
-    let request = AdminRequest::Status(Nothing {});
-    let (queue, silent) =
-        match block_on(ask_within::<Admin>(run_dir, "scheduler.admin", &request, SOON))? {
+    let views = scoreboard::read_all(run_dir);
+    let views = match views {
+        // Other hosts may be looked at from one where nothing runs.
+        Err(error) if configuration.cluster.is_on() && error.kind() == ErrorKind::NotFound => {
+            Vec::new()
+        }
+        views => views.map_err(|error| {
+            Failure::Unavailable(format!("no scoreboards in {}: {error}", run_dir.display()))
+        })?,
+    };
+    // A file that is wrong names no farm: what runs is shown.
+    let names = if configuration.is_whole { farms::names(configuration) } else { Vec::new() };
+    let farms = standing::of(&names, &views);
+    let (queue, silent, hosts) = block_on(async {
+        let request = AdminRequest::Status(Nothing {});
+        let queue = ask_within::<Admin>(configuration, "scheduler.admin", &request, SOON).await;
+        let (queue, silent) = match queue {
             Ok(AdminAnswer::Status(status)) => (Some(*status), None),
             Ok(_) => (None, Some("the scheduler gave an answer to another question".to_owned())),
             Err(failure) => (None, Some(failure.to_string())),
         };
-    // A file that is wrong names no farm: what runs is shown.
-    let names = if configuration.is_whole { farms::names(configuration) } else { Vec::new() };
-    let farms = standing::of(&names, &views);
-    let running = farms.iter().any(|farm| farm.alive);
+        (queue, silent, hosts(configuration, &farms).await)
+    })?;
+    let of_others = hosts.iter().flat_map(|host| &host.farms);
+    let running = farms.iter().chain(of_others).any(|farm| farm.alive);
     if output.json {
-        table::json(&Report { farms, queue })?;
+        table::json(&Report { farms, hosts, queue })?;
     } else {
-        print_farms(&farms)?;
+        match hosts.is_empty() {
+            true => print_farms(&farms)?,
+            false => print_hosts(&hosts)?,
+        }
         println!();
         match (&queue, silent) {
             (Some(status), _) => print_queue(status),
@@ -50,6 +82,71 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
         }
     }
     Ok(if running { ExitCode::SUCCESS } else { ExitCode::from(69) })
+}
+
+/// Every host of the cluster, in the order of the configuration; this one as it was seen here.
+async fn hosts(configuration: &Configuration, here: &[FarmStanding]) -> Vec<HostReport> {
+    let (top, cluster) = (&configuration.top, &configuration.cluster);
+    let each = cluster.hosts.iter().map(|host| async {
+        if host.name == cluster.here(&top.hostname) {
+            return HostReport {
+                host: host.name.clone(),
+                version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                error: None,
+                farms: here.to_vec(),
+            };
+        }
+        match ask_host(configuration, host).await {
+            Ok(FarmsAnswer { host, version, farms }) => {
+                HostReport { host, version: Some(version), error: None, farms }
+            }
+            Err(failure) => HostReport {
+                host: host.name.clone(),
+                version: None,
+                error: Some(failure.to_string()),
+                farms: Vec::new(),
+            },
+        }
+    });
+    let mut asked: Vec<_> = each.map(Box::pin).collect();
+    let mut reports: Vec<Option<HostReport>> = asked.iter().map(|_| None).collect();
+    // All at once: a silent host keeps nobody from seeing the others.
+    std::future::poll_fn(|context| {
+        for (asked, report) in asked.iter_mut().zip(&mut reports) {
+            if report.is_none()
+                && let Poll::Ready(answer) = asked.as_mut().poll(context)
+            {
+                *report = Some(answer);
+            }
+        }
+        if reports.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    reports.into_iter().flatten().collect()
+}
+
+async fn ask_host(configuration: &Configuration, host: &Host) -> Result<FarmsAnswer, Failure> {
+    let address = configuration.cluster.address(host, cluster::STATUS);
+    let places = remote_places(configuration, standing::SOCKET, address.into_iter().collect())?;
+    let request = FarmsRequest {};
+    ask_at::<Farms>(configuration, places, standing::SOCKET, &request, SOON).await
+}
+
+fn print_hosts(hosts: &[HostReport]) -> std::io::Result<()> {
+    for (place, host) in hosts.iter().enumerate() {
+        if place > 0 {
+            println!();
+        }
+        let HostReport { host, version, error, farms } = host;
+        match (version, error) {
+            (_, Some(error)) => println!("{host}: {}", table::plain(error)),
+            (version, None) => {
+                println!("{host}, grange {}", table::plain(version.as_deref().unwrap_or_default()));
+                print_farms(farms)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn print_farms(farms: &[FarmStanding]) -> std::io::Result<()> {

@@ -54,6 +54,12 @@ fn check_cluster(configuration: &Configuration) -> Result<(), Problem> {
     let mut jobs: Vec<String> =
         farms.iter().filter(|farm| *farm != "smtpserver").cloned().collect();
     jobs.push(cluster::STATUS.to_owned());
+    let hosts = configuration.cluster.hosts.len();
+    if hosts > 1 && !configuration.queue.is_database() {
+        let wrong = format!("a spool is one host's, and cluster.hosts names {hosts}");
+        let right = "\"postgres://USER@HOST/DATABASE\", which all of them reach";
+        return Err(Problem::new("queue.store", wrong, right));
+    }
     configuration.cluster.check(&configuration.top.hostname, &farms, &jobs)
 }
 

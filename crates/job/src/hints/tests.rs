@@ -37,7 +37,11 @@ struct Case {
 impl Case {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let settings = ClientSettings { deadline: Duration::from_secs(5), waiting_max: 10 };
+        let settings = ClientSettings {
+            deadline: Duration::from_secs(5),
+            waiting_max: 10,
+            ..ClientSettings::default()
+        };
         let path = |name: &str| directory.path().join(name);
         let counts = Rc::new(RefCell::new(HashMap::new()));
         let counting = Rc::clone(&counts);

@@ -168,7 +168,11 @@ impl Place {
     fn new(segments: &[(&'static str, Vec<Listed>)]) -> Self {
         let directory = tempfile::tempdir().expect("a scratch directory");
         let path = |name: &str| -> PathBuf { directory.path().join(name) };
-        let client = ClientSettings { deadline: Duration::from_secs(5), waiting_max: 16 };
+        let client = ClientSettings {
+            deadline: Duration::from_secs(5),
+            waiting_max: 16,
+            ..ClientSettings::default()
+        };
         let strikes = Rc::new(Strikes::default());
         let settings = Settings { outstanding_max: 4, ..Settings::default() };
         let pass = Pass {
@@ -308,7 +312,11 @@ fn a_scheduler_that_does_not_answer_ends_the_pass() {
         let mut place = Place::new(&[("a", vec![listed(1, 60)])]);
         let pass = Rc::get_mut(&mut place.pass).expect("nobody else has it");
         pass.settings.unreachable_after = config::Span::millis(100);
-        let client = ClientSettings { deadline: Duration::from_millis(50), waiting_max: 16 };
+        let client = ClientSettings {
+            deadline: Duration::from_millis(50),
+            waiting_max: 16,
+            ..ClientSettings::default()
+        };
         pass.scheduler = Client::new(place.directory.path().join("scheduler.known"), client);
         assert!(matches!(place.pass.go(None).await, Err(CutShort::Scheduler(_))));
         // And one whose router does not: the scheduler is there now.

@@ -62,7 +62,7 @@ impl Place {
     }
 
     fn handover(&self, deadline: Duration) -> Rc<Handover> {
-        let settings = ClientSettings { deadline, waiting_max: 10 };
+        let settings = ClientSettings { deadline, waiting_max: 10, ..ClientSettings::default() };
         let strike = Client::new(self.path.with_file_name("scheduler.strike"), settings.clone());
         let scheduler = Client::new(self.path.clone(), settings);
         scheduler.connect();

@@ -43,7 +43,11 @@ impl RequeueAsker {
         *self.state.borrow_mut() = Asking::Asks;
         let asker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let settings = ClientSettings { deadline: REQUEUE_DEADLINE, waiting_max: 4 };
+            let settings = ClientSettings {
+                deadline: REQUEUE_DEADLINE,
+                waiting_max: 4,
+                ..ClientSettings::default()
+            };
             let client = asker.worker.client::<Requeue>(&asker.socket, settings);
             let mut wait = REQUEUE_RETRY.0;
             loop {

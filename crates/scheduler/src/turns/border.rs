@@ -96,6 +96,8 @@ pub enum Progress {
     Synced,
     /// The checkpoint that ends with it is synced.
     Checkpointed,
+    /// No batch: it is known how the messages stand that were looked up.
+    Settled,
 }
 
 /// What turns have done at once, in the order in which they ask.

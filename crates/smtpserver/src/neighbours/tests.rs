@@ -49,7 +49,7 @@ impl Case {
 
     fn with_deadline(deadline: Duration) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let settings = ClientSettings { deadline, waiting_max: 10 };
+        let settings = ClientSettings { deadline, waiting_max: 10, ..ClientSettings::default() };
         let path = |name: &str| directory.path().join(name);
         let clients = Clients {
             verify: Client::new(path("verify"), settings.clone()),

@@ -9,14 +9,18 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::place::Place;
 use super::pool::Pool;
 use super::{CallError, Peer, PeerId};
 use crate::frame::{self, FRAME_BYTES, Frame, Id};
+use crate::lease::Granted;
 use crate::link::{Link, Sink};
-use crate::{Conversation, ErrorObject, codes};
+use crate::{Address, Conversation, ErrorObject, LeaseLeft, codes};
 
 /// After so long without a word, with answers outstanding, the server is pinged; after as long again it is given up.
 pub(super) const SILENCE: Duration = Duration::from_secs(15);
+/// Clocks do not run quite alike: a lease that was granted is over only so much later.
+const CLOCKS_DIFFER: Duration = Duration::from_millis(200);
 /// The largest window that is believed.
 const WINDOW_MAX: u32 = 65_536;
 /// The most workers of a farm that are believed, and so the most connections.
@@ -87,7 +91,9 @@ pub(super) struct Connection<C: Conversation> {
     pub(super) link: Rc<Link>,
     pub(super) id: PeerId,
     pub(super) worker: String,
-    pub(super) pid: u32,
+    pub(super) place: Rc<Place>,
+    /// The worker's process; see [`Place::process`].
+    pub(super) process: u32,
     version: u32,
     pub(super) window: u32,
     window_bytes: usize,
@@ -96,6 +102,10 @@ pub(super) struct Connection<C: Conversation> {
     outstanding_bytes: Cell<usize>,
     draining: Cell<bool>,
     next_id: Cell<u64>,
+    /// Says for how long what is asked here may be acted on, if the server was told to ask for that.
+    lease: Option<LeaseLeft>,
+    /// How long the last of what was granted lasts at most.
+    granted_until: Cell<Option<Instant>>,
     /// When the server was last heard, or the first of the requests now outstanding was sent.
     heard: Cell<Instant>,
     pinged: Cell<bool>,
@@ -105,13 +115,20 @@ pub(super) struct Connection<C: Conversation> {
 struct Nothing {}
 
 impl<C: Conversation> Connection<C> {
-    pub(super) fn new(pool: Weak<Pool<C>>, link: Rc<Link>, id: PeerId, hello: &Hello) -> Self {
+    pub(super) fn new(
+        pool: Weak<Pool<C>>,
+        link: Rc<Link>,
+        id: PeerId,
+        place: Rc<Place>,
+        hello: &Hello,
+    ) -> Self {
         Self {
             pool,
             link,
             id,
             worker: hello.worker.clone(),
-            pid: hello.pid,
+            process: place.process(hello.pid),
+            place,
             version: hello.version,
             window: hello.window.unwrap_or(crate::WINDOW).clamp(1, WINDOW_MAX),
             window_bytes: hello.window_bytes.unwrap_or(crate::WINDOW_BYTES),
@@ -120,16 +137,43 @@ impl<C: Conversation> Connection<C> {
             outstanding_bytes: Cell::new(0),
             draining: Cell::new(false),
             next_id: Cell::new(0),
+            lease: None,
+            granted_until: Cell::new(None),
             heard: Cell::new(Instant::now()),
             pinged: Cell::new(false),
         }
+    }
+
+    /// Has the server told that it must ask for how long it may act.
+    pub(super) fn leased(mut self, lease: LeaseLeft) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Answers a server's question whether this end is there, and for how long it stands behind what it asked.
+    fn answer_ping(&self, id: &Id) {
+        let Some(lease) = &self.lease else {
+            return self.link.append(|out| frame::write_answer(out, id, &Nothing {}));
+        };
+        let granted = Granted::of(lease);
+        // The server counts from before it asked: by then what it has is over.
+        let until = Instant::now() + granted.span();
+        self.granted_until.set(self.granted_until.get().max(Some(until)));
+        self.link.append(|out| frame::write_answer(out, id, &granted));
+    }
+
+    /// When a server that may be cut off from here acts no more on what it was asked; nothing if it does not now.
+    pub(super) fn acts_until(&self) -> Option<Instant> {
+        let is_remote = matches!(self.place.address, Address::Tcp { .. });
+        let until = self.granted_until.get()? + CLOCKS_DIFFER;
+        (is_remote && self.outstanding.get() > 0 && until > Instant::now()).then_some(until)
     }
 
     pub(super) fn peer(&self) -> Peer {
         Peer {
             id: self.id,
             worker: self.worker.clone(),
-            pid: self.pid,
+            pid: self.process,
             version: self.version,
             window: self.window,
             outstanding: self.outstanding.get(),
@@ -209,7 +253,7 @@ impl<C: Conversation> Connection<C> {
             on_answer(Err(CallError::Deadline));
         }
         if now >= self.heard.get() + SILENCE * 2 {
-            tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server is silent: connection given up");
+            tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, "a server is silent: connection given up");
             self.link.close();
             return None;
         }
@@ -231,7 +275,7 @@ impl<C: Conversation> Connection<C> {
         self.outstanding_bytes.set(0);
         for Pending { on_answer, is_alone: alone, .. } in pending.into_values() {
             if let Some(on_answer) = on_answer {
-                let (worker, pid) = (self.worker.clone(), self.pid);
+                let (worker, pid) = (self.worker.clone(), self.process);
                 on_answer(Err(CallError::Lost { worker, pid, alone }));
             }
         }
@@ -244,7 +288,7 @@ impl<C: Conversation> Connection<C> {
             Id::Text(_) => None,
         };
         let Some(pending) = pending else {
-            tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server answered what was not asked: connection closed");
+            tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, "a server answered what was not asked: connection closed");
             return false;
         };
         if pending.is_ping {
@@ -278,6 +322,14 @@ impl<C: Conversation> Connection<C> {
         self.close_if_over();
     }
 
+    /// Takes no more requests, since its peer is believed no more.
+    pub(super) fn end_soon(&self) {
+        match self.pool.upgrade() {
+            Some(pool) => self.begin_drain(&pool),
+            None => self.link.close(),
+        }
+    }
+
     fn notified(&self, method: &str, params: &RawValue) {
         let Some(pool) = self.pool.upgrade() else {
             return;
@@ -285,7 +337,7 @@ impl<C: Conversation> Connection<C> {
         match method {
             "drain" => self.begin_drain(&pool),
             "workers" => match serde_json::from_str::<FarmState>(params.get()) {
-                Ok(state) => pool.farm_changed(&state),
+                Ok(state) => pool.farm_changed(&self.place, &state),
                 Err(error) => {
                     tracing::warn!(conversation = C::NAME, peer = %self.worker, %error, "cannot read how many workers there are");
                 }
@@ -322,7 +374,7 @@ impl<C: Conversation> Sink for Connection<C> {
             }
             Ok(Frame::Request { id, method, .. }) => {
                 if method == "ping" {
-                    self.link.append(|out| frame::write_answer(out, &id, &Nothing {}));
+                    self.answer_ping(&id);
                 } else {
                     let error = ErrorObject::new(codes::METHOD, "nothing is served here but ping");
                     self.link.append(|out| frame::write_error(out, Some(&id), &error));
@@ -330,18 +382,18 @@ impl<C: Conversation> Sink for Connection<C> {
                 true
             }
             Ok(Frame::Error { id: None, error }) => {
-                tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, error = ?error.message, code = error.code, "a server could not read us: connection closed");
+                tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, error = ?error.message, code = error.code, "a server could not read us: connection closed");
                 false
             }
             Err(malformed) => {
-                tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, error = ?malformed.error.message, "a server sends no frames: connection closed");
+                tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, error = ?malformed.error.message, "a server sends no frames: connection closed");
                 false
             }
         }
     }
 
     fn too_long(&self) {
-        tracing::warn!(conversation = C::NAME, peer = %self.worker, pid = self.pid, "a server sent a line that is too long: connection closed");
+        tracing::warn!(conversation = C::NAME, peer = %self.worker, place = %self.place.address, "a server sent a line that is too long: connection closed");
     }
 }
 

@@ -1,7 +1,6 @@
 //! All connections of a client: which to use, when to make one, what waits.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -9,8 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::connection::{Connection, FarmState, OnAnswer};
+use super::place::{Place, Places};
 use super::{CallError, ClientSettings, GIVE_UP_LATER, Peer, PeerId, SendError, SendOptions, dial};
 use crate::frame::{FRAME_BYTES, LINE_BYTES_MAX};
+use crate::link::End;
 use crate::{Conversation, Request, STANDSTILL};
 
 /// Deadlines are looked at this often at most.
@@ -22,14 +23,13 @@ const CRASHES_KEPT: usize = 256;
 type OnCrash = Rc<dyn Fn(u32)>;
 
 pub(super) struct Pool<C: Conversation> {
-    path: RefCell<PathBuf>,
+    places: RefCell<Vec<Rc<Place>>>,
+    /// How many places of other hosts it has had.
+    hosts: Cell<u32>,
     pub(super) settings: ClientSettings,
     connections: RefCell<Vec<Rc<Connection<C>>>>,
-    /// How many workers the farm has ready, as last heard; one before that.
-    workers: Cell<u32>,
-    dialling: Cell<bool>,
-    /// Wakes the dialling task from its pause, when something has changed; also from the next one, if it is just connecting.
-    pub(super) redial: Rc<Notify>,
+    /// Connections that have ended, whose servers may still act on what they were asked.
+    cut_off: RefCell<Vec<Rc<Connection<C>>>>,
     /// Wakes the timekeeper, when something is due before it would look.
     due: Rc<Notify>,
     next_look: Cell<Option<Instant>>,
@@ -48,14 +48,14 @@ pub(super) struct Pool<C: Conversation> {
 }
 
 impl<C: Conversation> Pool<C> {
-    pub(super) fn new(path: PathBuf, settings: ClientSettings) -> Rc<Self> {
+    pub(super) fn new(places: &Places, settings: ClientSettings) -> Rc<Self> {
+        let hosts = Cell::new(0);
         Rc::new_cyclic(|this| Self {
-            path: RefCell::new(path),
+            places: RefCell::new(Place::arrange(places, &[], &hosts)),
+            hosts,
             settings,
             connections: RefCell::default(),
-            workers: Cell::new(1),
-            dialling: Cell::new(false),
-            redial: Rc::default(),
+            cut_off: RefCell::default(),
             due: Rc::default(),
             next_look: Cell::new(None),
             timekeeping: Cell::new(false),
@@ -77,52 +77,66 @@ impl<C: Conversation> Pool<C> {
 
     /// Sees to it that a connection for each worker is up or being made.
     pub(super) fn want(&self) {
-        if self.lacks() && !self.dialling.replace(true) {
-            let guard = DialGuard(self.this.clone());
-            tokio::task::spawn_local(dial::dial(guard, self.redial.clone()));
+        for place in self.places.borrow().iter() {
+            if self.lacks(place) && !place.dialling.replace(true) {
+                let guard = DialGuard { pool: self.this.clone(), place: Rc::clone(place) };
+                tokio::task::spawn_local(dial::dial(guard));
+            }
         }
     }
 
-    /// Where to connect.
-    pub(super) fn path(&self) -> PathBuf {
-        self.path.borrow().clone()
-    }
-
-    /// Connects elsewhere from now on: connections that are up take no more requests, and close when their answers have come.
-    pub(super) fn move_to(&self, path: PathBuf) {
-        if self.path.replace(path.clone()) == path {
-            return;
-        }
-        // What is known of the farm was known of another.
-        self.workers.set(1);
-        self.redial.notify_one();
+    /// Connects to these places from now on: connections to others take no more requests, and close when their answers have come.
+    pub(super) fn move_to(&self, places: &Places) {
+        let arranged = Place::arrange(places, &self.places.borrow(), &self.hosts);
+        let before = self.places.replace(arranged);
         let connections = self.connections.borrow().clone();
-        for connection in &connections {
+        let is_used = !connections.is_empty() || before.iter().any(|place| place.dialling.get());
+        for place in &before {
+            if !self.places.borrow().iter().any(|kept| Rc::ptr_eq(kept, place)) {
+                place.left.set(true);
+                place.redial.notify_one();
+            }
+        }
+        for connection in connections.iter().filter(|connection| connection.place.left.get()) {
             connection.begin_drain(self);
         }
+        if is_used {
+            self.want();
+        }
     }
 
-    /// A connection takes no more requests. If it was the last, the dialling task does not finish its pause first: whoever has
-    /// something to send waits for it.
+    /// A connection takes no more requests. If it was the last, the dialling tasks do not finish their pauses first: whoever has
+    /// something to send waits for one of them.
     pub(super) fn lost_one(&self) {
         self.want();
         let connections = self.connections.borrow();
         if !connections.iter().any(|connection| connection.takes_requests()) {
-            self.redial.notify_one();
+            self.places.borrow().iter().for_each(|place| place.redial.notify_one());
         }
     }
 
-    /// Whether a worker is without a connection of ours.
-    pub(super) fn lacks(&self) -> bool {
-        let connections = self.connections.borrow();
-        let up = connections.iter().filter(|connection| connection.takes_requests()).count();
-        up < self.workers.get() as usize
+    /// Whether a worker of a place is without a connection of ours.
+    pub(super) fn lacks(&self, place: &Rc<Place>) -> bool {
+        self.up_at(place) < place.workers() as usize
     }
 
-    /// Whether this worker has a connection of ours already.
-    pub(super) fn has(&self, pid: u32) -> bool {
+    pub(super) fn has_other_places(&self) -> bool {
+        self.places.borrow().len() > 1
+    }
+
+    /// Connections to a place that take requests.
+    fn up_at(&self, place: &Rc<Place>) -> usize {
         let connections = self.connections.borrow();
-        connections.iter().any(|connection| connection.takes_requests() && connection.pid == pid)
+        let is_up = |connection: &&Rc<Connection<C>>| {
+            connection.takes_requests() && Rc::ptr_eq(&connection.place, place)
+        };
+        connections.iter().filter(is_up).count()
+    }
+
+    /// Whether this process has a connection of ours already.
+    pub(super) fn has(&self, process: u32) -> bool {
+        let connections = self.connections.borrow();
+        connections.iter().any(|one| one.takes_requests() && one.process == process)
     }
 
     pub(super) fn next_peer(&self) -> PeerId {
@@ -132,33 +146,49 @@ impl<C: Conversation> Pool<C> {
     }
 
     pub(super) fn came(&self, connection: Rc<Connection<C>>, state: &FarmState) {
-        if !state.crashed.contains(&connection.pid) {
+        let place = Rc::clone(&connection.place);
+        if !state.crashed.iter().any(|pid| place.process(*pid) == connection.process) {
             // The number is a living process's again.
-            self.crashes.borrow_mut().retain(|pid| *pid != connection.pid);
+            self.crashes.borrow_mut().retain(|process| *process != connection.process);
         }
         self.connections.borrow_mut().push(connection);
-        self.farm_changed(state);
+        self.farm_changed(&place, state);
         self.room.notify_waiters();
         self.changed();
     }
 
-    pub(super) fn gone(&self, connection: &Rc<Connection<C>>) {
+    /// A connection has ended. What it was asked is lost then; or, where the server may still act on it, when that time is over. A
+    /// server that closed in order acts no more.
+    pub(super) fn gone(&self, connection: &Rc<Connection<C>>, end: &End) {
         self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
-        connection.lose_all();
+        match connection.acts_until().filter(|_| !matches!(end, End::Eof)) {
+            None => connection.lose_all(),
+            Some(until) => {
+                self.cut_off.borrow_mut().push(connection.clone());
+                let (this, connection) = (self.this.clone(), connection.clone());
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep_until(until.into()).await;
+                    if let Some(pool) = this.upgrade() {
+                        pool.cut_off.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
+                    }
+                    connection.lose_all();
+                });
+            }
+        }
         self.lost_one();
         self.changed();
     }
 
-    pub(super) fn farm_changed(&self, state: &FarmState) {
-        if self.workers.replace(state.workers()) < state.workers() {
-            self.redial.notify_one();
+    pub(super) fn farm_changed(&self, place: &Place, state: &FarmState) {
+        if place.has_grown(state) {
+            place.redial.notify_one();
         }
-        for pid in &state.crashed {
+        for process in state.crashed.iter().map(|pid| place.process(*pid)) {
             let is_new = {
                 let mut crashes = self.crashes.borrow_mut();
-                let is_new = !crashes.contains(pid);
+                let is_new = !crashes.contains(&process);
                 if is_new {
-                    crashes.push(*pid);
+                    crashes.push(process);
                     let surplus = crashes.len().saturating_sub(CRASHES_KEPT);
                     crashes.drain(..surplus);
                 }
@@ -167,7 +197,7 @@ impl<C: Conversation> Pool<C> {
             if is_new {
                 let callbacks = self.on_crash.borrow().clone();
                 for on_crash in callbacks {
-                    on_crash(*pid);
+                    on_crash(process);
                 }
             }
         }
@@ -183,8 +213,9 @@ impl<C: Conversation> Pool<C> {
     }
 
     pub(super) fn outstanding(&self) -> usize {
-        let connections = self.connections.borrow();
-        connections.iter().map(|connection| connection.outstanding() as usize).sum()
+        let (connections, cut_off) = (self.connections.borrow(), self.cut_off.borrow());
+        let all = connections.iter().chain(cut_off.iter());
+        all.map(|connection| connection.outstanding() as usize).sum()
     }
 
     // ── requests ──
@@ -386,11 +417,11 @@ impl<C: Conversation> Pool<C> {
 
 impl<C: Conversation> Drop for Pool<C> {
     fn drop(&mut self) {
-        for connection in self.connections.take() {
+        for connection in self.connections.take().into_iter().chain(self.cut_off.take()) {
             connection.link.close_when_flushed();
             connection.lose_all();
         }
-        self.redial.notify_one();
+        self.places.get_mut().iter().for_each(|place| place.redial.notify_one());
         self.due.notify_one();
     }
 }
@@ -412,19 +443,21 @@ impl<C: Conversation> Drop for Waits<'_, C> {
 }
 
 /// The dialling task's hold on its pool: when the task ends, for whatever reason, another may be started.
-pub(super) struct DialGuard<C: Conversation>(Weak<Pool<C>>);
+pub(super) struct DialGuard<C: Conversation> {
+    pool: Weak<Pool<C>>,
+    pub(super) place: Rc<Place>,
+}
 
 impl<C: Conversation> DialGuard<C> {
+    /// The pool, unless it has gone, or moved from this place.
     pub(super) fn pool(&self) -> Option<Rc<Pool<C>>> {
-        self.0.upgrade()
+        self.pool.upgrade().filter(|_| !self.place.left.get())
     }
 }
 
 impl<C: Conversation> Drop for DialGuard<C> {
     fn drop(&mut self) {
-        if let Some(pool) = self.0.upgrade() {
-            pool.dialling.set(false);
-        }
+        self.place.dialling.set(false);
     }
 }
 

@@ -1,6 +1,7 @@
 mod versions;
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 
 use tokio::net::UnixListener;
 
@@ -24,6 +25,12 @@ impl Answers {
     fn len(&self) -> usize {
         self.0.borrow().len()
     }
+}
+
+/// A place that nobody connects to.
+fn place() -> Rc<place::Place> {
+    let places = PathBuf::from("unused").into();
+    place::Place::arrange(&places, &[], &Cell::new(0)).remove(0)
 }
 
 /// Accepts the next connection as a raw peer.
@@ -456,13 +463,14 @@ fn a_silent_server_is_pinged_and_then_left() {
         .unwrap();
     runtime.block_on(async {
         let (one, two) = tokio::net::UnixStream::pair().unwrap();
-        let (link, read) = crate::link::Link::new(one);
+        let (link, read) = crate::link::Link::new(crate::stream::Stream::Unix(one));
         let hello = serde_json::from_str(r#"{"conversation":"echo","versions":[2]}"#).unwrap();
-        let pool = Pool::<Echo>::new("unused".into(), ClientSettings::default());
+        let pool = Pool::<Echo>::new(&PathBuf::from("unused").into(), ClientSettings::default());
         let connection = Rc::new(super::connection::Connection::new(
             Rc::downgrade(&pool),
             link.clone(),
             PeerId(1),
+            place(),
             &hello,
         ));
         let answers = Answers::default();
@@ -540,12 +548,13 @@ fn a_drain_is_not_forgotten_while_the_dialling_task_connects() {
 fn what_expires_soon_is_given_up_in_time_although_the_server_was_pinged() {
     run(async {
         let (one, _two) = tokio::net::UnixStream::pair().unwrap();
-        let (link, _read) = crate::link::Link::new(one);
+        let (link, _read) = crate::link::Link::new(crate::stream::Stream::Unix(one));
         let hello = serde_json::from_str(r#"{"conversation":"echo","versions":[2]}"#).unwrap();
         let connection = Rc::new(super::connection::Connection::<Echo>::new(
             std::rc::Weak::new(),
             link,
             PeerId(1),
+            place(),
             &hello,
         ));
         let answers = Answers::default();

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Caller, Connection};
 use crate::frame::{self, Id};
+use crate::lease::Lease;
 use crate::link::Link;
 use crate::{Conversation, ErrorObject, codes};
 
@@ -147,7 +148,8 @@ impl<C: Conversation> Responder<C> {
 
     /// The dot gate of this request, for work that goes on while the responder is kept elsewhere.
     pub fn gate(&self) -> Gate {
-        Gate { link: self.connection.link.clone(), deadline: self.deadline }
+        let lease = self.connection.lease.get().cloned();
+        Gate { link: self.connection.link.clone(), lease, deadline: self.deadline }
     }
 
     fn close(&mut self) {
@@ -160,7 +162,7 @@ impl<C: Conversation> Responder<C> {
         if let Some(gauge) = &connection.server.settings.gauge {
             gauge.ended();
         }
-        if connection.server.draining.get() {
+        if connection.draining.get() {
             connection.server.ended.notify_waiters();
         }
     }
@@ -176,11 +178,13 @@ impl<C: Conversation> Drop for Responder<C> {
     }
 }
 
-/// The dot gate of one request: whether its connection is up, and when its deadline passes. Cheap to clone; it outlives
-/// the [`Responder`] and owes no answer.
+/// The dot gate of one request: whether its connection is up, whether its client still stands behind it, and when its deadline passes.
+/// Cheap to clone; it outlives the [`Responder`] and owes no answer.
 #[derive(Clone)]
 pub struct Gate {
     link: Rc<Link>,
+    /// Where the client wants to be asked.
+    lease: Option<Rc<Lease>>,
     deadline: Option<Instant>,
 }
 
@@ -190,8 +194,27 @@ impl Gate {
         self.link.is_up_now()
     }
 
+    /// Whether the client, which was asked not long ago, said that what it asked may still be acted on at this moment. True for a client
+    /// that need not be asked.
+    pub fn is_leased(&self) -> bool {
+        self.lease.as_ref().is_none_or(|lease| lease.holds())
+    }
+
+    /// Waits a little, if need be, until [`Gate::is_leased`]. While a request is unanswered its client is asked every now and then:
+    /// this waits only for the first answer, or where the last ones did not come.
+    pub async fn leased(&self) {
+        if let Some(lease) = &self.lease {
+            lease.wait(&self.link).await;
+        }
+    }
+
     /// When the request's deadline passes, on our own monotonic clock.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    #[cfg(test)]
+    pub(crate) fn close_for_test(&self) {
+        self.link.close();
     }
 }

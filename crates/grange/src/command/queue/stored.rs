@@ -158,6 +158,11 @@ pub(super) async fn find(
     Ok(found.pop())
 }
 
+/// Everything that is accepted, in the order of ids.
+pub(super) async fn everything(recovery: &dyn queue::Recovery) -> Result<Vec<Listed>, Failure> {
+    listed(recovery, After::NOTHING).await
+}
+
 /// What is accepted after an id, in the order of ids.
 async fn listed(recovery: &dyn queue::Recovery, after: After) -> Result<Vec<Listed>, Failure> {
     let mut listed = Vec::new();
@@ -216,7 +221,7 @@ async fn unknown(configuration: &Configuration, listed: &[Listed]) -> Result<Vec
     let messages =
         listed.iter().map(|one| KnownMessage { handle: one.handle.clone(), id: one.id }).collect();
     let request = KnownRequest { messages };
-    let answer = ask::<Known>(&configuration.top.run_dir, "scheduler.known", &request).await?;
+    let answer = ask::<Known>(configuration, "scheduler.known", &request).await?;
     let wanted = answer.wanted.iter().filter_map(|wanted| listed.get(wanted.index as usize));
     Ok(wanted.cloned().collect())
 }

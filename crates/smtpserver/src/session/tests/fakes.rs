@@ -221,6 +221,10 @@ impl Intake for Writer {
         let id = MessageId::new(Timestamp::from_millis(1), self.0.begun.get());
         Ok(Box::new(Writing { store: Rc::clone(&self.0), id, body: Vec::new() }))
     }
+
+    fn begin_as(&self, _: MessageId, hint: SizeHint) -> Result<Box<dyn Draft>, IntakeError> {
+        self.begin(hint)
+    }
 }
 
 struct Writing {

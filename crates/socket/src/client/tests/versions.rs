@@ -47,7 +47,10 @@ where
 
 fn client<C: Conversation>(place: &Place) -> Client<C> {
     let deadline = Duration::from_secs(5);
-    Client::new(place.path(), ClientSettings { deadline, waiting_max: 3 })
+    Client::new(
+        place.path(),
+        ClientSettings { deadline, waiting_max: 3, ..ClientSettings::default() },
+    )
 }
 
 fn speak<S: Conversation, C: Conversation<Request = Say, Answer = Say>>(version: u32)
@@ -80,7 +83,11 @@ fn two_without_a_version_in_common_do_not_speak() {
         let server = serve::<Third>(place.listen());
         let client = Client::<First>::new(
             place.path(),
-            ClientSettings { deadline: Duration::from_millis(300), waiting_max: 3 },
+            ClientSettings {
+                deadline: Duration::from_millis(300),
+                waiting_max: 3,
+                ..ClientSettings::default()
+            },
         );
         let answer = client.call(&say("x")).await;
         assert!(matches!(answer, Err(CallError::NotSent(_) | CallError::Deadline)), "{answer:?}");

@@ -1,5 +1,7 @@
 //! The scheduler as a worker: real sockets in a scratch directory, agents in the same process, a ledger in memory.
 
+mod ownership;
+
 use std::cell::{Cell, RefCell};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -21,8 +23,8 @@ use mail::{
     Timestamp,
 };
 use queue::{
-    Accept, Handle, Ledger, LedgerError, Local, Mark, Record, RoutedRecipient, SizeHint, Sole,
-    Standing, State,
+    Accept, Handle, Ledger, LedgerError, Local, Mark, Ownership, Record, RoutedRecipient, SizeHint,
+    Sole, Standing, State,
 };
 use queue_memory::Memory;
 use scheduler::{Assignment, ChannelFacts, Settings};
@@ -39,6 +41,10 @@ fn farm(run_dir: &Path, name: &str, sockets: &[&str]) -> Farm {
             .map(|name| NamedSocket { name: (*name).to_owned(), admin: name.ends_with("admin") })
             .collect(),
         tcp: Vec::new(),
+        jobs: None,
+        callers: std::collections::BTreeMap::new(),
+        keys: None,
+        places: std::collections::BTreeMap::new(),
         settings: b"{}".to_vec(),
         counters: scheduler::COUNTERS.iter().map(|name| (*name).to_owned()).collect(),
         run_dir: run_dir.to_owned(),
@@ -128,15 +134,23 @@ struct Running {
 
 impl Running {
     fn start(run_dir: &Path, settings: Settings, ledger: Rc<dyn Ledger>) -> Self {
+        let ownership = Rc::new(Sole(move || Ok(Rc::clone(&ledger))));
+        Self::contend(run_dir, settings, ownership)
+    }
+
+    fn contend(run_dir: &Path, settings: Settings, ownership: Rc<dyn Ownership>) -> Self {
         let (worker, alone) =
             Worker::alone(&farm(run_dir, "scheduler", &SOCKETS)).expect("a worker");
-        let ownership = Rc::new(Sole(move || Ok(Rc::clone(&ledger))));
         let running = scheduler::run(worker.clone(), assignment(settings), ownership);
         Self { worker, alone, ended: tokio::task::spawn_local(running) }
     }
 
     fn client<C: socket::Conversation>(&self, name: &str) -> Client<C> {
-        let settings = ClientSettings { deadline: DEADLINE, waiting_max: 100_000 };
+        let settings = ClientSettings {
+            deadline: DEADLINE,
+            waiting_max: 100_000,
+            ..ClientSettings::default()
+        };
         self.worker.client(name, settings)
     }
 

@@ -1,0 +1,106 @@
+//! A journal whose scheduler hears, does not hear, or comes later.
+
+use mail::{MessageId, Timestamp};
+use socket::SendError;
+
+use super::*;
+
+/// A scheduler that hears only while it is there, and what it heard.
+#[derive(Clone, Default)]
+struct Scheduler {
+    is_there: Rc<Cell<bool>>,
+    heard: Rc<RefCell<Vec<MessageId>>>,
+}
+
+impl Tell for Scheduler {
+    fn tell(&self, entry: OutcomeRequest) -> Local<'static, Result<(), CallError>> {
+        let there = self.is_there.get();
+        if there {
+            self.heard.borrow_mut().push(entry.id);
+        }
+        let lost = CallError::NotSent(SendError::Disconnected);
+        Box::pin(async move { if there { Ok(()) } else { Err(lost) } })
+    }
+}
+
+fn entry(number: u64) -> OutcomeRequest {
+    OutcomeRequest {
+        handle: queue::Handle::parse("test:1").expect("a handle"),
+        id: MessageId::new(Timestamp::from_millis(1), number),
+        attempt: 1,
+        report: None,
+        outcomes: Vec::new(),
+    }
+}
+
+fn run_test(test: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build_local(Default::default()).expect("a runtime");
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(30), test).await.expect("the test ends in time");
+    });
+}
+
+async fn until(what: impl Fn() -> bool) {
+    while !what() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn bytes_in(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum()
+}
+
+#[test]
+fn what_was_done_is_told_when_somebody_hears() {
+    run_test(async {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        let scheduler = Scheduler::default();
+        let path = folder.path().join("outcomes");
+        let journal = Journal::new(path.clone(), "smtp", Box::new(scheduler.clone()));
+        tokio::task::spawn_local(journal.clone().run());
+        journal.add((0..100).map(entry));
+        until(|| bytes_in(&path) > 0).await;
+        assert!(scheduler.heard.borrow().is_empty());
+        scheduler.is_there.set(true);
+        until(|| journal.is_empty() && bytes_in(&path) == 0).await;
+        let expected: Vec<_> = (0..100).map(|number| entry(number).id).collect();
+        assert_eq!(*scheduler.heard.borrow(), expected);
+        journal.add([entry(200)]);
+        until(|| scheduler.heard.borrow().len() == 101).await;
+    });
+}
+
+#[test]
+fn what_a_process_left_is_told_by_the_next() {
+    let folder = tempfile::tempdir().expect("a scratch directory");
+    let deaf = Scheduler::default();
+    run_test(async {
+        let other = Journal::new(folder.path().to_owned(), "smtp-bulk", Box::new(deaf.clone()));
+        tokio::task::spawn_local(other.clone().run());
+        other.add([entry(50)]);
+        let journal = Journal::new(folder.path().to_owned(), "smtp", Box::new(deaf.clone()));
+        tokio::task::spawn_local(journal.clone().run());
+        journal.add((0..3).map(entry));
+        let name = |name: &str| folder.path().join(name);
+        let has = |path: PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() > 0);
+        until(|| has(name("smtp.0.journal")) && has(name("smtp-bulk.0.journal"))).await;
+    });
+    // Its end was sudden: the last line is not whole.
+    let path = folder.path().join("smtp.0.journal");
+    let mut file = OpenOptions::new().append(true).open(&path).expect("it is there");
+    file.write_all(b"{\"handle\":\"te").expect("it can be written to");
+    drop(file);
+    let scheduler = Scheduler::default();
+    scheduler.is_there.set(true);
+    run_test(async {
+        let folder = folder.path().to_owned();
+        let journal = Journal::new(folder, "smtp", Box::new(scheduler.clone()));
+        tokio::task::spawn_local(journal.run());
+        until(|| scheduler.heard.borrow().len() == 3).await;
+        until(|| !path.try_exists().expect("the folder can be looked at")).await;
+    });
+    let expected: Vec<_> = (0..3).map(|number| entry(number).id).collect();
+    assert_eq!(*scheduler.heard.borrow(), expected, "another channel's are left alone");
+}
