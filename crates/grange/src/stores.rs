@@ -66,13 +66,16 @@ impl Stores {
         Ok(reader)
     }
 
-    /// The way to the scheduler's ledger.
-    pub fn ownership(&self) -> Rc<dyn Ownership> {
+    /// The way to the scheduler's ledger. `holder` says to other hosts who has it.
+    pub fn ownership(&self, holder: &str) -> anyhow::Result<Rc<dyn Ownership>> {
+        if let Some(database) = self.database()? {
+            return Ok(queue_postgres::open_ownership(&database, holder));
+        }
         let (data_dir, settings) = (self.data_dir.clone(), self.settings.spool.clone());
-        Rc::new(Sole(move || {
+        Ok(Rc::new(Sole(move || {
             let ledger: Rc<dyn Ledger> = queue_spool::open_ledger(&data_dir, &settings)?;
             Ok(ledger)
-        }))
+        })))
     }
 
     /// Opens the queue for listing.
@@ -99,6 +102,9 @@ impl Stores {
 
     /// Opens the queue for compacting it.
     pub fn compaction(&self) -> anyhow::Result<Rc<dyn Compaction>> {
+        if self.settings.is_database() {
+            return Ok(queue_postgres::open_compaction());
+        }
         let opening = "cannot open the queue for compacting";
         let compaction =
             queue_spool::open_compaction(&self.data_dir, &self.settings.spool).context(opening)?;

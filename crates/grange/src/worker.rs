@@ -107,7 +107,10 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
             router::run(worker, *assignment, stores.reader()?).await?;
         }
         Role::Scheduler(assignment) => {
-            scheduler::run(worker, *assignment, stores.ownership()).await?;
+            let (hostname, pid) = (&assignment.hostname, std::process::id());
+            let holder = format!("{} on {hostname}, process {pid}", worker.name());
+            let ownership = stores.ownership(&holder)?;
+            scheduler::run(worker, *assignment, ownership).await?;
         }
         Role::Requeue(assignment) => {
             requeue::run(worker, *assignment, stores.recovery()?).await?;

@@ -3,6 +3,7 @@
 //! ```text
 //!  intake     collects what waits ─▶ one INSERT of many rows, one COMMIT ─▶ 250 to each      message, body, intake_batch
 //!  reader     reads by handle, checks every byte                                             message, body
+//!  ledger     one owner's, by a lease: folds its records ─▶ a few statements of many rows     routed, recipient, message, body …
 //!  recovery   lists what was accepted, by key, a part at a time                              message, routed
 //! ```
 //!
@@ -26,8 +27,11 @@ mod connection;
 mod database;
 mod fault;
 mod intake;
+mod lease;
+mod ledger;
 mod link;
 mod name;
+mod ownership;
 mod random;
 mod reader;
 mod recovery;
@@ -44,7 +48,9 @@ pub use connection::{Checks, Connection, in_order};
 pub use database::Database;
 pub use fault::{Cause, Fault};
 pub use intake::{PIECE_BYTES, PostgresIntake};
+pub use ledger::PostgresLedger;
 pub use name::{Name, STORE};
+pub use ownership::PostgresOwnership;
 pub use reader::PostgresReader;
 pub use recovery::PostgresRecovery;
 pub use schema::{Found, VERSION, check, init, migrate};
@@ -66,6 +72,20 @@ pub fn open_reader(database: &Database) -> Result<Rc<PostgresReader>, Fault> {
 /// Opens the queue for listing what was accepted; connects as [`open_intake`] does.
 pub fn open_recovery(database: &Database) -> Result<Rc<PostgresRecovery>, Fault> {
     PostgresRecovery::open(database).map(Rc::new)
+}
+
+/// The way to the scheduler's ledger, for one of several that stand in line. `holder` says to others who has it: host and process.
+pub fn open_ownership(database: &Database, holder: &str) -> Rc<PostgresOwnership> {
+    Rc::new(PostgresOwnership::new(database, holder))
+}
+
+/// Opens the scheduler's ledger if nobody else has it at this moment, as a tool does while no scheduler runs. Must be called on a tokio
+/// `LocalRuntime`, which it holds up until the database has answered.
+pub fn open_ledger(
+    database: &Database,
+    holder: &str,
+) -> Result<Rc<PostgresLedger>, queue::LedgerError> {
+    PostgresOwnership::new(database, holder).acquire_now().map(Rc::new)
 }
 
 /// Opens the queue for compacting it: there is never anything to do.

@@ -27,6 +27,15 @@ pub struct Settings {
     /// What bodies may hold in one worker's memory, all together, until they are committed; more are refused with `451`.
     /// Default 256 MiB.
     pub draft_bytes_max: ByteSize,
+    /// How long the scheduler's lease on the ledger lasts if it is not renewed: so long after a scheduler's death another takes over, by
+    /// the database's clock. Default 15 s.
+    pub lease: Span,
+    /// How often the lease is renewed. Default 5 s.
+    pub lease_renewal: Span,
+    /// So long before its lease ends a scheduler that could not renew it sends nothing any more. Default 5 s.
+    pub lease_margin: Span,
+    /// How often a scheduler that stands by looks whether it can take over. Default 1 s.
+    pub standby_look: Span,
     /// Bodies over 256 KiB that one worker writes at a time; more are refused with `451`. Default 32.
     pub large_bodies_max: u32,
 }
@@ -64,6 +73,10 @@ impl Default for Settings {
             statement_timeout: Span::seconds(30),
             commit_timeout: Span::seconds(120),
             draft_bytes_max: ByteSize(256 << 20),
+            lease: Span::seconds(15),
+            lease_renewal: Span::seconds(5),
+            lease_margin: Span::seconds(5),
+            standby_look: Span::seconds(1),
             large_bodies_max: 32,
         }
     }
@@ -80,12 +93,26 @@ impl Settings {
             ("connect_timeout", self.connect_timeout, second / 10, minute),
             ("statement_timeout", self.statement_timeout, second, 60 * minute),
             ("commit_timeout", self.commit_timeout, second, 10 * minute),
+            ("lease", self.lease, 2 * second, 10 * minute),
+            ("lease_renewal", self.lease_renewal, second / 10, 5 * minute),
+            ("lease_margin", self.lease_margin, second / 2, 5 * minute),
+            ("standby_look", self.standby_look, second / 10, minute),
         ];
         for (key, span, min, max) in spans {
             if !(min..=max).contains(&span.0) {
                 let right = format!("from {} to {}", Span(min), Span(max));
                 return wrong(key, format!("{span} is out of range"), right);
             }
+        }
+        if self.lease_renewal.0 >= self.lease.0 / 2 {
+            let (renewal, lease) = (self.lease_renewal, self.lease);
+            let right = "less than half of lease".to_owned();
+            return wrong("lease_renewal", format!("{renewal} with lease = {lease}"), right);
+        }
+        if self.lease_margin.0 + self.lease_renewal.0 >= self.lease.0 {
+            let (margin, lease) = (self.lease_margin, self.lease);
+            let right = "less than what lease_renewal leaves of lease".to_owned();
+            return wrong("lease_margin", format!("{margin} with lease = {lease}"), right);
         }
         let counts = [
             ("connections", self.connections, 1, 64),

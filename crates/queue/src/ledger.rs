@@ -35,6 +35,11 @@ pub trait Ledger {
     /// last sync failed, or what was replayed is not proven durable, so that no space is given back until one has ended.
     fn checkpoint_due(&self) -> bool;
 
+    /// Whether the ledger gives back space by checkpoints, and starts faster after one.
+    fn has_checkpoints(&self) -> bool {
+        true
+    }
+
     /// Begins a checkpoint in a new file. The scheduler then appends a [`Record::Snapshot`] of every live message, a
     /// slice a turn and mixed with ordinary records as they happen, and calls [`Ledger::end_checkpoint`].
     ///

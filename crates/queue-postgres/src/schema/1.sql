@@ -21,6 +21,7 @@ CREATE TABLE body (
     seq integer NOT NULL,
     data bytea NOT NULL,
     crc bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (id, seq)
 );
 
@@ -48,7 +49,14 @@ INSERT INTO shard_lease (shard, lease_until, clean) VALUES (0, '-infinity', true
 CREATE TABLE routed (
     shard smallint NOT NULL,
     message_id text COLLATE "C" NOT NULL,
+    routing integer NOT NULL,
+    handle text NOT NULL,
     facts bytea NOT NULL,
+    hold text,
+    held_by_hand boolean NOT NULL,
+    strikes integer NOT NULL,
+    reroute integer,
+    owed bytea,
     PRIMARY KEY (shard, message_id)
 );
 CREATE TABLE recipient (
@@ -58,19 +66,23 @@ CREATE TABLE recipient (
     channel text NOT NULL,
     host text NOT NULL,
     facts bytea NOT NULL,
-    state bytea NOT NULL,
+    state bytea,
+    told boolean NOT NULL,
+    delay_reported boolean NOT NULL,
     PRIMARY KEY (shard, message_id, index)
 );
 CREATE TABLE suspended (
     shard smallint NOT NULL,
     channel text NOT NULL,
     host text NOT NULL,
+    every boolean NOT NULL,
     until bigint NOT NULL,
-    PRIMARY KEY (shard, channel, host)
+    PRIMARY KEY (shard, channel, host, every)
 );
 CREATE TABLE strike (
     shard smallint NOT NULL,
     message_id text COLLATE "C" NOT NULL,
+    handle text NOT NULL,
     strikes integer NOT NULL,
     hold text,
     PRIMARY KEY (shard, message_id)

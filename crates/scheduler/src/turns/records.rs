@@ -249,7 +249,7 @@ impl Records {
     /// Begins the checkpoint before the end, if nothing stands against it.
     pub(super) fn begin_last(&mut self) -> bool {
         let free = self.checkpoint == Checkpoint::None && self.failure.is_none();
-        free && self.ledger.begin_checkpoint().is_ok()
+        free && self.ledger.has_checkpoints() && self.ledger.begin_checkpoint().is_ok()
     }
 
     /// Appends the last records, and says what is to be synced.

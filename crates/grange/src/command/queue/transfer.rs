@@ -135,7 +135,9 @@ async fn append(ledger: &dyn Ledger, records: &mut Vec<Record>) -> Result<(), Fa
 /// The ledger, which nobody else may hold meanwhile.
 async fn acquired(configuration: &Configuration) -> Result<Rc<dyn Ledger>, Failure> {
     super::super::may_write(configuration)?;
-    let ownership = configuration.stores().ownership();
+    let (hostname, pid) = (&configuration.top.hostname, std::process::id());
+    let holder = format!("a command on {hostname}, process {pid}");
+    let ownership = configuration.stores().ownership(&holder).map_err(Failure::System)?;
     match tokio::time::timeout(OWNED, ownership.acquire()).await {
         Ok(Ok(tenure)) => Ok(tenure.ledger),
         Ok(Err(queue::LedgerError::Held(who))) => Err(Failure::Refused(format!(
