@@ -1,7 +1,7 @@
 //! One connection after another: what a task keeps instead of a connection that may end.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -29,31 +29,32 @@ impl BackOff {
     }
 }
 
-/// How many links of a kind have a connection, as far as they have looked.
-pub(crate) type Connected = Rc<Cell<usize>>;
+/// The connections that links of a kind have.
+#[derive(Default, Clone)]
+pub(crate) struct Connected(Rc<RefCell<Vec<Weak<Connection>>>>);
+
+impl Connected {
+    fn add(&self, connection: Connection) -> Rc<Connection> {
+        let connection = Rc::new(connection);
+        let mut all = self.0.borrow_mut();
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Rc::downgrade(&connection));
+        connection
+    }
+
+    /// Whether one of them is open.
+    pub(crate) fn any(&self) -> bool {
+        let is_open = |one: &Weak<Connection>| one.upgrade().is_some_and(|one| !one.is_closed());
+        self.0.borrow().iter().any(is_open)
+    }
+}
 
 /// A connection that is made when it is needed, and made again when it has ended.
 pub(crate) struct Link {
     database: Database,
     checks: Checks,
-    connection: Option<Linked>,
+    connection: Option<Rc<Connection>>,
     connected: Connected,
-}
-
-/// A connection, counted while it is kept.
-struct Linked(Rc<Connection>, Connected);
-
-impl Linked {
-    fn new(connection: Connection, connected: &Connected) -> Self {
-        connected.set(connected.get() + 1);
-        Self(Rc::new(connection), connected.clone())
-    }
-}
-
-impl Drop for Linked {
-    fn drop(&mut self) {
-        self.1.set(self.1.get() - 1);
-    }
 }
 
 impl Link {
@@ -64,7 +65,7 @@ impl Link {
         first: Option<Connection>,
         connected: &Connected,
     ) -> Self {
-        let connection = first.map(|first| Linked::new(first, connected));
+        let connection = first.map(|first| connected.add(first));
         Self { database, checks, connection, connected: connected.clone() }
     }
 
@@ -74,16 +75,16 @@ impl Link {
         deadline: Instant,
         mut tried: impl FnMut(&Fault),
     ) -> Result<Rc<Connection>, Fault> {
-        self.connection.take_if(|linked| linked.0.is_closed());
-        if let Some(linked) = &self.connection {
-            return Ok(linked.0.clone());
+        self.connection.take_if(|connection| connection.is_closed());
+        if let Some(connection) = &self.connection {
+            return Ok(connection.clone());
         }
         let mut back_off = BackOff::new();
         loop {
             match Connection::open(&self.database, self.checks).await {
                 Ok(connection) => {
-                    let linked = Linked::new(connection, &self.connected);
-                    return Ok(self.connection.insert(linked).0.clone());
+                    let connection = self.connected.add(connection);
+                    return Ok(self.connection.insert(connection).clone());
                 }
                 Err(fault) => {
                     tried(&fault);
@@ -104,6 +105,6 @@ impl Link {
 
     /// Whether this is the connection that it has.
     pub(crate) fn has(&self, connection: &Rc<Connection>) -> bool {
-        self.connection.as_ref().is_some_and(|linked| Rc::ptr_eq(&linked.0, connection))
+        self.connection.as_ref().is_some_and(|it| Rc::ptr_eq(it, connection))
     }
 }

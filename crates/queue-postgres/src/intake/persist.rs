@@ -46,11 +46,13 @@ pub(crate) async fn persist(
             Ok(connection) => connection,
             Err(fault) => return Err(GivenUp { fault, last: attempt }),
         };
-        shared.health.well();
         let until = deadline.min(Instant::now() + limit);
         let sent = timeout_at(until, send(connection, attempt)).await;
         let fault = match sent.unwrap_or_else(|_| Err(unanswered(shared, limit))) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                shared.health.well();
+                return Ok(());
+            }
             Err(fault) => fault,
         };
         match &fault {

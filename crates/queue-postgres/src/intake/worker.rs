@@ -9,6 +9,8 @@ use queue::IntakeError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use tokio_postgres::error::SqlState;
+
 use super::accept::{self, Commit, CommitBody};
 use super::backlog::Backlog;
 use super::bodies::{self, Job};
@@ -42,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) commits: Backlog<Commit>,
     pub(crate) jobs: Backlog<Job>,
     answers: mpsc::UnboundedSender<Vec<Answer>>,
-    /// How many accept lanes have a connection.
+    /// The connections of the accept lanes.
     pub(crate) connected: Connected,
 }
 
@@ -52,9 +54,9 @@ impl Shared {
         let _ = self.answers.send(answers);
     }
 
-    /// A connection could not be made. No draft begins any more, unless another lane has one.
+    /// A connection could not be made. No draft begins any more, unless only another one is lacking.
     pub(crate) fn unreachable(&self, fault: &Fault) {
-        if self.connected.get() == 0 {
+        if !fault.is_code(&SqlState::TOO_MANY_CONNECTIONS) || !self.connected.any() {
             self.health.ill(fault);
         }
         let limit = self.database.settings().commit_timeout.0;
@@ -89,8 +91,12 @@ pub(crate) async fn run(
     });
     let probe = tokio::task::spawn_local(probe(shared.clone()));
     let bodies = tokio::task::spawn_local(bodies::lane(shared.clone()));
-    let accepts: Vec<_> = (0..lanes)
-        .map(|_| tokio::task::spawn_local(accept::lane(shared.clone(), first.take())))
+    let accepts: Vec<_> = (1..=lanes)
+        .map(|lane| {
+            // The one that waits last is woken first.
+            let first = if lane == lanes { first.take() } else { None };
+            tokio::task::spawn_local(accept::lane(shared.clone(), first))
+        })
         .collect();
     let mut adding = Vec::new();
     while let Some(event) = events.recv().await {
