@@ -14,11 +14,12 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::Severity;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage, Socket};
 
-use crate::schema;
 use crate::{Cause, Database, Fault, MayLose};
+use crate::{schema, tls};
 
 /// What must hold of a server before a connection to it is used. Each includes what stands before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +77,24 @@ impl Connection {
         host: &tokio_postgres::Config,
         checks: Checks,
     ) -> Result<Self, Fault> {
-        let connected = host.connect(NoTls).await;
+        let connection = match tls::of(database.settings()) {
+            Ok(Some(tls)) => Self::connect(database, host, tls).await?,
+            Ok(None) => Self::connect(database, host, NoTls).await?,
+            Err(cause) => return Err(Fault::Refused { database: database.name().clone(), cause }),
+        };
+        connection.check(checks).await?;
+        Ok(connection)
+    }
+
+    async fn connect<T>(
+        database: &Database,
+        host: &tokio_postgres::Config,
+        tls: T,
+    ) -> Result<Self, Fault>
+    where
+        T: MakeTlsConnect<Socket, Stream: 'static>,
+    {
+        let connected = host.connect(tls).await;
         let (client, mut messages) =
             connected.map_err(|error| Fault::of(database.name(), error))?;
         let warnings = Rc::new(Cell::new(0));
@@ -93,11 +111,8 @@ impl Connection {
                 }
             }
         });
-        let driver = driver.abort_handle();
-        let connection =
-            Self { client, database: database.clone(), driver, warnings, last_warning };
-        connection.check(checks).await?;
-        Ok(connection)
+        let (database, driver) = (database.clone(), driver.abort_handle());
+        Ok(Self { client, database, driver, warnings, last_warning })
     }
 
     async fn check(&self, checks: Checks) -> Result<(), Fault> {

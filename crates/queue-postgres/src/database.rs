@@ -65,18 +65,27 @@ impl Database {
         if !config.get_hostaddrs().is_empty() {
             return Err(wrong("it has hostaddr, which is not needed: name addresses as hosts"));
         }
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(wrong(
-                "it asks for TLS, which this program does not speak to a database yet",
-            ));
+        match (config.get_ssl_mode(), &settings.ca_file) {
+            (SslMode::Require, None) => {
+                return Err(wrong("it asks for TLS, and there is no queue.postgres.ca_file"));
+            }
+            (SslMode::Disable, Some(_)) => {
+                return Err(wrong("it forbids TLS, and there is a queue.postgres.ca_file"));
+            }
+            _ => {}
         }
         if config.get_password().is_some() && settings.password_file.is_some() {
             return Err(wrong(
                 "it has a password, and there is a queue.postgres.password_file too",
             ));
         }
-        let name = name(&config).into();
-        let hosts = (0..hosts).filter_map(|number| of_host(&config, number)).collect();
+        let name: Arc<str> = name(&config).into();
+        // Where an @ or a / stands unescaped, the parser takes a part of the password for one of these, and they are shown.
+        if !name.chars().all(|one| one.is_alphanumeric() || "._-/,:".contains(one)) {
+            return Err(wrong("a host or the database has a character that neither may have"));
+        }
+        let tls = if settings.ca_file.is_some() { SslMode::Require } else { SslMode::Disable };
+        let hosts = (0..hosts).filter_map(|number| of_host(&config, number, tls)).collect();
         Ok(Self(Arc::new(Inner { hosts, name, settings: settings.clone() })))
     }
 
@@ -130,16 +139,15 @@ fn name(config: &Config) -> String {
     };
     let hosts: Vec<_> = config.get_hosts().iter().map(host).collect();
     let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
-    // It stands in log lines and on terminals.
-    format!("{}/{database}", hosts.join(",")).escape_debug().to_string()
+    format!("{}/{database}", hosts.join(","))
 }
 
 /// The configuration for one host of several: the client would try them all under no time limit of its own.
-fn of_host(all: &Config, number: usize) -> Option<Config> {
+fn of_host(all: &Config, number: usize, tls: SslMode) -> Option<Config> {
     let mut one = Config::new();
     match all.get_hosts().get(number)? {
-        Host::Tcp(name) => one.host(name),
-        Host::Unix(path) => one.host_path(path),
+        Host::Tcp(name) => one.host(name).ssl_mode(tls),
+        Host::Unix(path) => one.host_path(path).ssl_mode(SslMode::Disable),
     };
     let ports = all.get_ports();
     if let Some(port) = ports.get(number).or(ports.first()) {
@@ -158,7 +166,6 @@ fn of_host(all: &Config, number: usize) -> Option<Config> {
         one.options(options);
     }
     one.application_name(all.get_application_name().unwrap_or(APPLICATION_NAME))
-        .ssl_mode(SslMode::Disable)
         .channel_binding(all.get_channel_binding())
         .target_session_attrs(TargetSessionAttrs::Any)
         .keepalives(true)
@@ -175,3 +182,6 @@ fn read_password(path: &PathBuf) -> std::io::Result<String> {
     std::fs::File::open(path)?.take(PASSWORD_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,7 +99,7 @@ pub enum Cause {
         message: String,
     },
     /// The connection, or what was sent over it.
-    #[error("{0}")]
+    #[error("{}", chain(&**.0))]
     Connection(Arc<tokio_postgres::Error>),
     /// A file, or the system.
     #[error("{0}")]
@@ -211,6 +211,12 @@ impl Cause {
     pub fn is_code(&self, wanted: &SqlState) -> bool {
         matches!(self, Self::Server { code, .. } if code == wanted.code())
     }
+}
+
+/// An error's text, and that of everything behind it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let behind = std::iter::successors(error.source(), |error| error.source());
+    behind.fold(error.to_string(), |text, error| format!("{text}: {error}"))
 }
 
 impl From<io::Error> for Cause {

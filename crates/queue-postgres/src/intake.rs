@@ -33,6 +33,7 @@ mod rows;
 mod worker;
 
 use accept::{Commit, CommitBody};
+pub(crate) use bodies::LOCK_BODIES;
 use health::Health;
 use memory::{Budget, Held};
 use rows::{Large, Rows};
@@ -66,6 +67,7 @@ impl PostgresIntake {
         let health = Arc::new(Health::default());
         let (its_database, its_health) = (database.clone(), health.clone());
         let thread = StoreThread::open("pg-intake", database, Checks::Durable, move |first| {
+            let first = first.map_err(|fault| its_health.ill(&fault)).ok();
             worker::run(its_database, its_health, first, from, answers)
         })?;
         let pump = tokio::task::spawn_local(async move {

@@ -40,6 +40,7 @@ mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod thread;
+mod tls;
 
 use std::rc::Rc;
 

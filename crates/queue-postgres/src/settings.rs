@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// A file whose first line is the password, read at each connect. Default: the password in the URL, if there is one.
     pub password_file: Option<PathBuf>,
+    /// A file with the certificates of the authorities that may have signed the database's, as PEM. With it every connection over a
+    /// network speaks TLS 1.3, and the certificate must be of the host that the URL names. Default: none, no TLS.
+    pub ca_file: Option<PathBuf>,
+    /// A file with the certificate that we show the database, as PEM. Default: none is shown.
+    pub certificate_file: Option<PathBuf>,
+    /// A file with that certificate's private key, as PEM.
+    pub key_file: Option<PathBuf>,
     /// What the server may have switched off although it can then lose accepted mail: `"synchronous_commit"`, `"fsync"`,
     /// `"full_page_writes"`. Default: nothing, such a server is refused.
     pub may_lose: Vec<MayLose>,
@@ -67,6 +74,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             password_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
             may_lose: Vec::new(),
             connections: 2,
             connect_timeout: Span::seconds(5),
@@ -88,6 +98,18 @@ impl Settings {
         let wrong = |key: &str, wrong: String, right: String| {
             Err(Problem::new(format!("queue.postgres.{key}"), wrong, &right))
         };
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            let right = "certificate_file and key_file, both or neither".to_owned();
+            return wrong(
+                "certificate_file",
+                "one is there and the other is not".to_owned(),
+                right,
+            );
+        }
+        if self.certificate_file.is_some() && self.ca_file.is_none() {
+            let right = "ca_file, which switches TLS on".to_owned();
+            return wrong("ca_file", "there is a certificate_file without it".to_owned(), right);
+        }
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
         let spans = [
             ("connect_timeout", self.connect_timeout, second / 10, minute),
@@ -136,3 +158,6 @@ impl Settings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,8 +27,8 @@ impl StoreThread {
         Ok(Self(Some(thread)))
     }
 
-    /// Starts a thread that connects before anything else. `work` is then given the connection, or nothing when the database
-    /// is away, which it may outlive.
+    /// Starts a thread that connects before anything else. `work` is then called with the connection, or with why there is none
+    /// when that may pass, before this returns.
     ///
     /// Waits for that first connection, at most `connect_timeout` for each host. Whatever more waiting would not change is an
     /// error: another schema, a wrong password, a server that may lose what it has.
@@ -45,11 +45,13 @@ impl StoreThread {
         let its_database = database.clone();
         let thread = Self::start(name, move || async move {
             let connection = Connection::open(&its_database, checks).await;
-            let lasting = connection.as_ref().err().filter(|fault| !fault.may_pass()).cloned();
-            let is_lasting = lasting.is_some();
-            let _ = opened.send(lasting.map_or(Ok(()), Err));
-            if !is_lasting {
-                work(connection).await;
+            match connection {
+                Err(fault) if !fault.may_pass() => drop(opened.send(Err(fault))),
+                connection => {
+                    let work = work(connection);
+                    drop(opened.send(Ok(())));
+                    work.await;
+                }
             }
         });
         let failed = |error: io::Error| Fault::Refused {

@@ -39,8 +39,10 @@ INSERT INTO body (id, seq, data, crc)
 SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::bigint[])
 ON CONFLICT (id, seq) DO NOTHING";
 
-/// Locks first, so that the next statement sees every message that was accepted meanwhile.
-const LOCK: &str = "SELECT 1 FROM body WHERE id = ANY ($1::text[]) ORDER BY id, seq FOR UPDATE";
+/// To be done before rows are removed that no message names: accept transactions hold the rows that theirs will name, and the
+/// statement behind this sees every message that was accepted meanwhile.
+pub(crate) const LOCK_BODIES: &str =
+    "SELECT 1 FROM body WHERE id = ANY ($1::text[]) ORDER BY id, seq FOR UPDATE";
 const REMOVE: &str = "\
 DELETE FROM body WHERE id = ANY ($1::text[])
 AND NOT EXISTS (SELECT 1 FROM message WHERE message.body_id = body.id)";
@@ -114,7 +116,7 @@ async fn discard(shared: &Shared, link: &mut Link, ids: &[MessageId]) {
         let client = connection.client();
         let work = async {
             let these: [Parameter; 1] = [(&ids, Type::TEXT_ARRAY)];
-            let lock = client.execute_typed(LOCK, &these);
+            let lock = client.execute_typed(LOCK_BODIES, &these);
             let remove = client.execute_typed(REMOVE, &these);
             let (locked, removed) = in_order(lock, remove).await;
             locked.and(removed).map(drop)

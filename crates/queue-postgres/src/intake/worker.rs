@@ -73,11 +73,10 @@ impl Shared {
 pub(crate) async fn run(
     database: Database,
     health: Arc<Health>,
-    first: Result<Connection, Fault>,
+    mut first: Option<Connection>,
     mut events: mpsc::UnboundedReceiver<Event>,
     answers: mpsc::UnboundedSender<Vec<Answer>>,
 ) {
-    let mut first = first.map_err(|fault| health.ill(&fault)).ok();
     let lanes = database.settings().connections;
     let (commits, jobs) = (Backlog::new(), Backlog::new());
     let shared = Rc::new(Shared {

@@ -16,6 +16,7 @@ use super::statements::Statement;
 use super::tenancy::Tenancy;
 use super::transaction::{Wait, transact};
 use crate::connection::Parameter;
+use crate::intake::LOCK_BODIES;
 use crate::link::{BackOff, Connected, Link};
 use crate::{Checks, Connection, Fault};
 
@@ -316,7 +317,9 @@ async fn sweep(connection: &Connection, epoch: i64, swept: Swept) -> Result<Opti
     let rows = connection.limited(rows).await?;
     let ids: Vec<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
     let Some(last) = ids.last().cloned() else { return Ok(None) };
+    // What is locked first is looked at after every accept transaction that has such a body: none is swept from under it.
+    let lock = Statement::new(LOCK_BODIES).with(ids.clone(), Type::TEXT_ARRAY);
     let bodies = Statement::new(SWEEP_BODY).with(ids, Type::TEXT_ARRAY);
-    transact(connection, epoch, Wait::Written, [&bodies]).await?;
+    transact(connection, epoch, Wait::Written, [&lock, &bodies]).await?;
     Ok(Some(Swept::Bodies(last)))
 }

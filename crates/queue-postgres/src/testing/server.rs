@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::process::Signal;
 
-use super::keeper::{Home, as_other_user};
+use super::keeper::{Home, as_other_user, other_user};
 
 /// Where Debian puts the servers' programs, a folder for each major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -18,7 +18,7 @@ pub const USER: &str = "grange";
 pub const ADMIN: &str = "postgres";
 /// A database with the present schema, of which copies are made.
 const TEMPLATE: &str = "grange_template";
-/// The port that a server's socket is named for; it listens on no network.
+/// The port that a server's socket is named for, unless it listens on a network too.
 pub const PORT: u16 = 5432;
 
 /// What a server is like.
@@ -26,17 +26,23 @@ pub const PORT: u16 = 5432;
 pub struct Options {
     /// Lines for `postgresql.conf` beside the defaults, which sync nothing: `fsync = on`.
     pub settings: Vec<String>,
+    /// Lines for `pg_hba.conf` before the defaults, which trust everybody.
+    pub access: Vec<String>,
 }
 
 impl Options {
     /// With these lines for `postgresql.conf`.
     pub fn with(settings: &[&str]) -> Self {
-        Self { settings: settings.iter().map(|&line| line.to_owned()).collect() }
+        let settings = settings.iter().map(|&line| line.to_owned()).collect();
+        Self { settings, ..Self::default() }
     }
 }
 
 /// A server. Dropping it ends it at once and removes what it had.
-pub struct Server(Home);
+pub struct Server {
+    home: Home,
+    port: u16,
+}
 
 /// How a server is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +56,7 @@ pub enum End {
 impl Server {
     /// Makes and starts a server of the newest version that is installed.
     pub fn start(options: Options) -> Self {
-        let mut server = Self(Home::make());
+        let mut server = Self { home: Home::make(), port: PORT };
         let mut initdb = program("initdb");
         initdb.args(["--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]);
         succeed(initdb.arg(format!("--username={USER}")).arg("-D").arg(server.data()));
@@ -65,13 +71,57 @@ impl Server {
         ];
         lines.extend(options.settings);
         server.configure(&lines);
+        let access = server.data().join("pg_hba.conf");
+        let defaults = std::fs::read_to_string(&access).expect("initdb has made it");
+        let lines = options.access.join("\n");
+        std::fs::write(access, format!("{lines}\n{defaults}")).expect("it can be written");
         server.run();
         server
     }
 
+    /// Makes a server that also listens on a port of the loopback interface, with this certificate and key, and asks for one
+    /// signed by `authority`.
+    pub fn start_with_tls(
+        certificate: &str,
+        key: &str,
+        authority: &str,
+        access: &[&str],
+    ) -> (Self, u16) {
+        // Somebody else may take it before the server does, which then does not start.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+        let port = port.expect("a port is free").port();
+        let mut server = Self::start(Options {
+            access: access.iter().map(|&line| line.to_owned()).collect(),
+            ..Options::default()
+        });
+        let write = |name: &str, text: &str| {
+            let path = server.dir().join(name);
+            std::fs::write(&path, text).expect("it can be written");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(&path, mode).expect("it is ours");
+            if let Some((uid, gid)) = other_user() {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("root may");
+            }
+            path.display().to_string()
+        };
+        let lines = [
+            "ssl = on".to_owned(),
+            format!("ssl_cert_file = '{}'", write("server.pem", certificate)),
+            format!("ssl_key_file = '{}'", write("server.key", key)),
+            format!("ssl_ca_file = '{}'", write("ca.pem", authority)),
+            "listen_addresses = '127.0.0.1'".to_owned(),
+            format!("port = {port}"),
+        ];
+        server.configure(&lines);
+        server.end(End::Fast);
+        server.port = port;
+        server.run();
+        (server, port)
+    }
+
     /// A server that takes over what this one has, and follows it as a standby of this name until it is promoted.
     pub fn standby(&self, name: &str, options: Options) -> Self {
-        let mut server = Self(Home::make());
+        let mut server = Self { home: Home::make(), port: PORT };
         let mut copy = program("pg_basebackup");
         copy.arg("-h").arg(self.dir()).args(["-p", &PORT.to_string(), "-U", USER]);
         copy.args(["--checkpoint=fast", "--wal-method=stream", "--no-sync"]);
@@ -117,34 +167,35 @@ impl Server {
     /// Starts it again after [`Self::end`].
     pub fn run(&mut self) {
         let (data, socket) = (self.data(), self.dir().to_owned());
+        let port = self.port.to_string();
         let sockets = format!("unix_socket_directories={}", socket.display());
         let words = ["-D", data.to_str().expect("a plain name"), "-c", &sockets];
-        self.0.start(&folder().join("postgres"), &words, || {
+        self.home.start(&folder().join("postgres"), &words, || {
             let mut ask = program("pg_isready");
-            ask.arg("-q").arg("-h").arg(&socket).args(["-p", &PORT.to_string()]);
+            ask.arg("-q").arg("-h").arg(&socket).args(["-p", &port]);
             ask.status().expect("it can be run").success()
         });
     }
 
     /// Ends it; its directory stays, and [`Self::run`] starts it again.
     pub fn end(&mut self, how: End) {
-        let processes = self.0.processes();
+        let processes = self.home.processes();
         match how {
-            End::Fast => self.0.signal(processes.get(..1).unwrap_or_default(), Signal::INT),
-            End::Kill => self.0.signal(&processes, Signal::KILL),
+            End::Fast => self.home.signal(processes.get(..1).unwrap_or_default(), Signal::INT),
+            End::Kill => self.home.signal(&processes, Signal::KILL),
         }
         let file = self.data().join("postmaster.pid");
-        self.0.ended(|| how == End::Kill || !file.try_exists().expect("it can be looked at"));
+        self.home.ended(|| how == End::Kill || !file.try_exists().expect("it can be looked at"));
     }
 
     /// Stops all its processes where they are, until [`Self::go_on`].
     pub fn freeze(&self) {
-        self.0.signal(&self.0.processes(), Signal::STOP);
+        self.home.signal(&self.home.processes(), Signal::STOP);
     }
 
     /// Lets all its processes go on.
     pub fn go_on(&self) {
-        self.0.signal(&self.0.processes(), Signal::CONT);
+        self.home.signal(&self.home.processes(), Signal::CONT);
     }
 
     /// Makes a standby the primary.
@@ -156,7 +207,7 @@ impl Server {
     pub fn sql(&self, database: &str, statements: &str) -> String {
         let mut psql = program("psql");
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database]);
-        psql.arg("-h").arg(self.dir()).args(["-p", &PORT.to_string(), "-c", statements]);
+        psql.arg("-h").arg(self.dir()).args(["-p", &self.port.to_string(), "-c", statements]);
         let output = psql.output().expect("it can be run");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{statements}: {error}");
@@ -166,17 +217,17 @@ impl Server {
     /// The URL of one of its databases, over its socket.
     pub fn url(&self, database: &str) -> String {
         let dir = self.dir().display().to_string().replace('/', "%2F");
-        format!("postgres://{USER}@{dir}:{PORT}/{database}")
+        format!("postgres://{USER}@{dir}:{}/{database}", self.port)
     }
 
     /// The socket that it listens on.
     pub fn socket(&self) -> PathBuf {
-        self.dir().join(format!(".s.PGSQL.{PORT}"))
+        self.dir().join(format!(".s.PGSQL.{}", self.port))
     }
 
     /// Its directory, in which its socket is too.
     pub fn dir(&self) -> &Path {
-        self.0.dir()
+        self.home.dir()
     }
 
     /// Makes a database with the present schema and gives its name.
@@ -205,7 +256,7 @@ impl Server {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        self.0.log()
+        self.home.log()
     }
 
     fn data(&self) -> PathBuf {
