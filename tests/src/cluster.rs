@@ -128,7 +128,9 @@ impl Cluster {
     /// The name of the node whose scheduler owns the queue, by the database's word.
     pub fn owner(&self, database: &Postgres) -> String {
         let owner = database.sql("SELECT owner FROM shard_epoch WHERE shard = 0");
-        owner.split('.').next().unwrap_or_default().to_owned()
+        // As in `scheduler/1 on q1.example.test, process 4711`.
+        let host = owner.split_once(" on ").map_or("", |(_, host)| host);
+        host.split('.').next().unwrap_or_default().to_owned()
     }
 }
 

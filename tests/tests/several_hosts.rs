@@ -134,7 +134,6 @@ fn taken_over(cluster: &Cluster, from: &str, database: &Postgres) -> String {
 }
 
 #[test]
-#[ignore = "job sockets do not cross hosts yet"]
 fn what_is_accepted_arrives_whatever_fails() {
     let mut trial = Trial::begin();
     cut_each_link(&mut trial);

@@ -119,3 +119,19 @@ fn what_is_hardly_meant_is_noted_with_its_place() {
     }
     assert_eq!(load(GOOD).unwrap().notices, Vec::<String>::new());
 }
+
+#[test]
+fn the_examples_are_right_and_describe_one_cluster() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/three-hosts");
+    let load = |host: &str| {
+        let loaded = Configuration::load(&folder.join(format!("{host}.toml")));
+        loaded.unwrap_or_else(|error| panic!("{host}: {error}"))
+    };
+    let hosts = ["mx1", "q1", "q2"].map(load);
+    for host in &hosts {
+        assert_eq!((&host.cluster, &host.queue), (&hosts[0].cluster, &hosts[0].queue));
+        assert!(host.notices.is_empty(), "{:?}", host.notices);
+    }
+    assert_eq!(crate::farms::names(&hosts[0]), ["smtpserver", "status"]);
+    assert!(crate::farms::names(&hosts[2]).contains(&"scheduler".to_owned()));
+}
