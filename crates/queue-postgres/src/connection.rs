@@ -44,6 +44,9 @@ pub struct Connection {
 /// A parameter of a typed statement.
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
+/// The encoding that a database must have: addresses may be in any language.
+const ENCODING: &str = "UTF8";
+
 /// What the server says of itself: one row, in this order.
 const ASK_SERVER: &str = "SELECT current_setting('transaction_read_only'), \
     current_setting('synchronous_commit', true), current_setting('fsync', true), \
@@ -128,6 +131,14 @@ impl Connection {
                 cause: Cause::ReadOnly,
             });
         }
+        if let Some(encoding) = value(4).filter(|encoding| *encoding != ENCODING) {
+            return Err(Fault::Refused {
+                database: self.database.name().clone(),
+                cause: Cause::Other(format!(
+                    "its encoding is {encoding}, a queue needs {ENCODING}"
+                )),
+            });
+        }
         if let Some(found) = found?
             && !found.is_known()
         {
@@ -210,13 +221,7 @@ impl Connection {
 
     /// The first row that a statement without parameters gives, as text.
     pub(crate) async fn ask(&self, statement: &str) -> Result<Option<Vec<Option<String>>>, Fault> {
-        let rows = self.limited(self.client.simple_query(statement)).await?;
-        Ok(rows.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|number| row.get(number).map(str::to_owned)).collect())
-            }
-            _ => None,
-        }))
+        self.limited(self.client.simple_query(statement)).await.map(|rows| first_row(&rows))
     }
 }
 
@@ -262,4 +267,14 @@ fn poll_once<F: Future>(
     {
         *output = Some(value);
     }
+}
+
+/// The first row of an answer, as text.
+pub(crate) fn first_row(answer: &[SimpleQueryMessage]) -> Option<Vec<Option<String>>> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|number| row.get(number).map(str::to_owned)).collect())
+        }
+        _ => None,
+    })
 }
