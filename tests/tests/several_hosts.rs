@@ -168,10 +168,12 @@ fn every_host_can_look_and_steer(trial: &Trial) {
             let lanes = lanes["lanes"].as_array().expect("a list of lanes");
             lanes.iter().any(|lane| lane["reason"] == "suspended").then_some(())
         });
-        let page = node.ok(&["queue", "list", "--json"]);
-        let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
-        let message = page["messages"][0]["id"].as_str().expect("a message waits");
-        node.ok(&["queue", "show", message]);
+        let message = until(&format!("{name} lists what waits"), || {
+            let page = node.ok(&["queue", "list", "--lane", &lane, "--json"]);
+            let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+            page["messages"][0]["id"].as_str().map(str::to_owned)
+        });
+        node.ok(&["queue", "show", &message]);
         node.ok(&["queue", "resume", &lane]);
     }
 }
