@@ -36,6 +36,8 @@ pub enum Checks {
 pub struct Connection {
     client: Client,
     database: Database,
+    /// Which of the database's hosts it leads to.
+    host: usize,
     driver: AbortHandle,
     warnings: Rc<Cell<u64>>,
     last_warning: Rc<Cell<Option<String>>>,
@@ -55,21 +57,34 @@ const ASK_SERVER: &str = "SELECT current_setting('transaction_read_only'), \
 impl Connection {
     /// Connects to the first host that takes writes and passes `checks`; the settings' `connect_timeout` is each host's.
     ///
-    /// When none does, the first answer that more waiting does not change counts, else the last one. Must be called on a local
-    /// runtime.
+    /// When none does, an answer that more waiting does not change counts more than others, then the first. Must be called on a
+    /// local runtime.
     pub async fn open(database: &Database, checks: Checks) -> Result<Self, Fault> {
+        Self::open_from(database, checks, 0).await
+    }
+
+    /// As [`Self::open`], and begins with another host: that of this number, counted round and round.
+    pub(crate) async fn open_from(
+        database: &Database,
+        checks: Checks,
+        first: usize,
+    ) -> Result<Self, Fault> {
         let limit = database.settings().connect_timeout.0;
-        let mut last = None;
-        for host in database.hosts()? {
-            let opened = timeout(limit, Self::open_host(database, &host, checks)).await;
+        let hosts = database.hosts()?;
+        let in_turn = (0..hosts.len()).map(|number| (first + number) % hosts.len());
+        let mut refused: Option<Fault> = None;
+        for number in in_turn {
+            let Some(host) = hosts.get(number) else { continue };
+            let opened = timeout(limit, Self::open_host(database, number, host, checks)).await;
             match opened.unwrap_or_else(|_| Err(late(database, limit))) {
                 Ok(connection) => return Ok(connection),
-                Err(fault @ Fault::Away { .. }) => last = last.or(Some(fault)),
-                // A standby behind it would say the same, or would lead to where it should not.
-                Err(fault) => return Err(fault),
+                Err(fault) => {
+                    let counts = refused.as_ref().is_none_or(Fault::may_pass) && !fault.may_pass();
+                    refused = if counts { Some(fault) } else { refused.or(Some(fault)) };
+                }
             }
         }
-        Err(last.unwrap_or_else(|| Fault::Away {
+        Err(refused.unwrap_or_else(|| Fault::Away {
             database: database.name().clone(),
             cause: Cause::Other("it names no host".into()),
         }))
@@ -77,12 +92,13 @@ impl Connection {
 
     async fn open_host(
         database: &Database,
+        number: usize,
         host: &tokio_postgres::Config,
         checks: Checks,
     ) -> Result<Self, Fault> {
         let connection = match tls::of(database.settings()) {
-            Ok(Some(tls)) => Self::connect(database, host, tls).await?,
-            Ok(None) => Self::connect(database, host, NoTls).await?,
+            Ok(Some(tls)) => Self::connect(database, number, host, tls).await?,
+            Ok(None) => Self::connect(database, number, host, NoTls).await?,
             Err(cause) => return Err(Fault::Refused { database: database.name().clone(), cause }),
         };
         connection.check(checks).await?;
@@ -91,6 +107,7 @@ impl Connection {
 
     async fn connect<T>(
         database: &Database,
+        number: usize,
         host: &tokio_postgres::Config,
         tls: T,
     ) -> Result<Self, Fault>
@@ -115,7 +132,7 @@ impl Connection {
             }
         });
         let (database, driver) = (database.clone(), driver.abort_handle());
-        Ok(Self { client, database, driver, warnings, last_warning })
+        Ok(Self { client, database, host: number, driver, warnings, last_warning })
     }
 
     async fn check(&self, checks: Checks) -> Result<(), Fault> {
@@ -183,6 +200,11 @@ impl Connection {
     /// The database that it leads to.
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// Which of the database's hosts it leads to, by number.
+    pub(crate) fn host(&self) -> usize {
+        self.host
     }
 
     /// Whether it has ended.
