@@ -49,7 +49,8 @@ pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Re
     let deliveries = Rc::new(Deliveries::new(agent, channel, journal.clone()));
     worker.serve::<Deliver>(socket, Rc::<Deliveries>::clone(&deliveries))?;
     worker.ready();
-    tokio::task::spawn_local(journal.run());
+    let telling = tokio::task::spawn_local(journal.clone().run());
+    let kept = Rc::clone(&deliveries.kept);
     let stopping = worker.clone();
     tokio::task::spawn_local(async move {
         stopping.stopping().await;
@@ -57,6 +58,9 @@ pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Re
         deliveries.give_up();
     });
     worker.drained().await;
+    telling.abort();
+    journal.add(kept.all_gone());
+    journal.end().await;
     Ok(())
 }
 
