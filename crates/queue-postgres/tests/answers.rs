@@ -1,7 +1,7 @@
 //! What the server says is sorted by what is to be done about it; and a message keeps the id that it is given, whatever its body.
 
-use queue::{Intake, Reader, SizeHint};
 use queue::conformance::{accept, pattern};
+use queue::{Intake, Reader, SizeHint};
 use queue_postgres::testing::{block_on, settings, shared};
 use queue_postgres::{Checks, Connection, Database, Fault};
 

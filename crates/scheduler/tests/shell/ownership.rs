@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use config::Span;
 use farm::scoreboard::{self, WorkerState};
 use job::deliver::RecipientOutcome;
 use job::enqueue::Enqueue;
@@ -185,6 +186,23 @@ fn one_that_stands_by_stops_when_it_is_told() {
         until("it stands by", || state(scratch.path()) == Some(WorkerState::Standby)).await;
         running.stop().await;
         assert_eq!(line.ledger.released.get(), None, "it never had it");
+    });
+}
+
+#[test]
+fn one_that_ends_before_agents_can_have_told_it_all_says_so_to_the_next() {
+    let scratch = scratch();
+    on_runtime(async {
+        for (grace, is_clean) in [(Duration::from_secs(600), false), (Duration::ZERO, true)] {
+            let memory = Memory::new();
+            let line = Line::to(Leased::of(&memory), false);
+            line.opens.notify_one();
+            let settings = Settings { takeover_grace: Span(grace), ..Settings::default() };
+            let running = line.start(scratch.path(), settings);
+            running.status().await;
+            running.stop().await;
+            assert_eq!(line.ledger.released.get(), Some(is_clean), "{grace:?}");
+        }
     });
 }
 
