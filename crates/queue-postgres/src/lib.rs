@@ -7,7 +7,7 @@
 //!  recovery   lists what was accepted, by key, a part at a time                              message, routed
 //! ```
 //!
-//! Handles are `pg:m.ID` for a message and `pg:b.ID` for the body of a finished draft. What each table holds, who writes it and
+//! Handles are `pg:m.ID` for a message and `pg:b.ID.SIZE` for the body of a finished draft. What each table holds, who writes it and
 //! what an operator may ask it stands in `docs/database-format.md`.
 //!
 //! Each opened role has a thread of its own with its own runtime and connections ([`thread::StoreThread`]), as the spool has

@@ -20,7 +20,11 @@ impl StoreThread {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let mut runtime = runtime;
             match runtime.enable_all().build_local(Default::default()) {
-                Ok(runtime) => runtime.block_on(async { work().await }),
+                Ok(runtime) => {
+                    runtime.block_on(async { work().await });
+                    // A name may still be looked up, for as long as that takes.
+                    runtime.shutdown_background();
+                }
                 Err(error) => tracing::error!(%error, "no runtime for the database"),
             }
         })?;

@@ -47,6 +47,9 @@ pub(super) async fn ask_at<C: Conversation>(
     let run_dir = &configuration.top.run_dir;
     if let [Address::Path(path)] = places.addresses.as_slice() {
         reachable(path)?;
+        if newest(run_dir, socket).is_some_and(|worker| worker.state == WorkerState::Standby) {
+            return Err(Failure::Unavailable(format!("{socket}: {}", hindrance(run_dir, socket))));
+        }
     }
     let settings = ClientSettings { deadline, waiting_max: 1, ..ClientSettings::default() };
     let client = Client::<C>::new(places, settings);
@@ -117,6 +120,14 @@ fn path_of(run_dir: &Path, socket: &str) -> PathBuf {
         true => directory.join("admin").join(socket),
         false => directory.join(socket),
     }
+}
+
+/// The newest worker of the farm behind a socket.
+fn newest(run_dir: &Path, socket: &str) -> Option<scoreboard::Line> {
+    let farm = socket.split('.').next().unwrap_or(socket);
+    let views = scoreboard::read_all(run_dir).unwrap_or_default();
+    let view = views.into_iter().find(|view| view.farm == farm)?;
+    view.workers.into_iter().max_by_key(|line| line.generation)
 }
 
 /// Why the farm behind a socket may be silent, by its scoreboard and by what the system says of its workers.
