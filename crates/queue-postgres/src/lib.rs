@@ -41,6 +41,7 @@ mod settings;
 pub mod testing;
 pub mod thread;
 mod tls;
+mod verify;
 
 use std::rc::Rc;
 
@@ -56,6 +57,7 @@ pub use reader::PostgresReader;
 pub use recovery::PostgresRecovery;
 pub use schema::{Found, VERSION, check, init, migrate};
 pub use settings::{MayLose, Settings};
+pub use verify::{Verified, verify};
 
 /// Opens the queue for accepting messages. Must be called on a tokio `LocalRuntime`.
 ///
