@@ -128,7 +128,6 @@ impl Service<Deliver> for Deliveries {
             self.kept.settle(connection, settled);
         }
         if request.recipients.len() > PART_RECIPIENTS_MAX {
-            self.kept.answered(connection, None);
             let text = format!("more than {PART_RECIPIENTS_MAX} recipients");
             return responder.refuse(ErrorObject::new(codes::PARAMS, text));
         }
@@ -142,9 +141,6 @@ impl Service<Deliver> for Deliveries {
             (self.stop(connection), Rc::clone(&self.kept), self.journal.clone());
         tokio::task::spawn_local(async move {
             let Some(answer) = stop.work(&gate, work).await else {
-                if responder.is_connected() {
-                    kept.answered(connection, None);
-                }
                 let text = "not taken: this worker stops";
                 return responder.refuse(ErrorObject::new(codes::NOT_TAKEN, text));
             };

@@ -445,8 +445,9 @@ impl Hands for Doors {
         let (job, connection) = (send.job, (send.channel, send.peer));
         let inbox = Rc::clone(&self.inbox);
         let on_answer = move |result: Result<DeliverAnswer, CallError>| {
-            let has_come = matches!(result, Ok(_) | Err(CallError::Refused(_)));
-            let (result, from) = (result.map_err(unanswered), has_come.then_some(connection));
+            // Not an error: it may come from the socket, which an agent does not hear of.
+            let from = result.is_ok().then_some(connection);
+            let result = result.map_err(unanswered);
             inbox.push(Incoming::Answered { job, result, from });
         };
         let options = SendOptions {
