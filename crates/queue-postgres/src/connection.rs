@@ -259,7 +259,7 @@ pub(crate) fn late(database: &Database, limit: Duration) -> Fault {
 }
 
 /// Drives two futures together, the first one first in every turn: what they send goes out in this order, in one write.
-pub async fn in_order<A, B>(
+pub(crate) async fn in_order<A, B>(
     first: impl Future<Output = A>,
     second: impl Future<Output = B>,
 ) -> (A, B) {
