@@ -8,9 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use queue_postgres::testing;
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::{HttpServer, Process, Site, as_user, burst, find, is_root, program, run, until};
+use tests::{
+    Burst, HttpServer, Process, Sink, Site, as_user, burst, find, is_root, program, run, until,
+};
 
 /// Sockets and the conversations they hold.
 const SOCKETS: &[(&str, &str)] = &[
@@ -85,6 +88,71 @@ fn nonsense_is_answered_and_kills_nobody() {
     for farm in ["router", "scheduler", "smtp", "local", "error"] {
         assert_eq!(grange.farm(farm)["crashes"], 0);
     }
+    assert!(grange.stop().success());
+}
+
+#[test]
+fn a_job_that_is_said_again_changes_nothing() {
+    said_again(&Site::new());
+}
+
+#[test]
+fn a_job_that_is_said_again_changes_nothing_in_a_database() {
+    let server = testing::shared();
+    let url = server.url(&server.database());
+    let queue = format!("store = {url:?}\n\n[queue.postgres]\nmay_lose = [\"fsync\"]");
+    said_again(&Site::new().replace("store = \"spool\"", &queue));
+}
+
+/// Says a message's `route` and `enqueue` again: while it waits, and when it has been delivered.
+fn said_again(site: &Site) {
+    let grange = site.start();
+    site.ok(&["queue", "suspend", "smtp"]);
+    let Burst { accepted, .. } = burst(site.smtp.number, 1, 1, "someone@sink.example");
+    let message = until("it is routed", || {
+        site.queued().pop().filter(|message| message["state"] != "accepted")
+    });
+    let again = |what: &str| {
+        let (id, handle, recipient) =
+            (&message["id"], &message["handle"], &message["recipients"][0]);
+        let route = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"route","deadline_ms":5000,"params":{{"handle":{handle},"id":{id},"routing":1}}}}"#
+        );
+        let recipient = serde_json::json!({
+            "index": recipient["index"], "address": recipient["address"],
+            "channel": recipient["channel"], "host": recipient["host"], "user": recipient["user"],
+        });
+        let enqueue = serde_json::json!({
+            "jsonrpc": "2.0", "id": 2, "method": "enqueue", "deadline_ms": 5000,
+            "params": {
+                "handle": handle, "id": id, "routing": 1, "sender": message["sender"],
+                "size": message["size"], "accepted_at": message["accepted_at"],
+                "recipients": [recipient],
+            },
+        });
+        for _ in 0..3 {
+            let mut router = Peer::ready(&site.socket("router.route"));
+            let answer = router.ask(&route);
+            // A router cannot read what has been delivered, and says so.
+            assert!(answer["result"].is_object() || answer["error"]["code"].is_i64(), "{answer}");
+            let mut scheduler = Peer::ready(&site.socket("scheduler.enqueue"));
+            let answer = scheduler.ask(&enqueue.to_string());
+            assert_eq!(answer["result"], serde_json::json!({}), "{what}: {answer}");
+        }
+    };
+    again("while it waits");
+    assert_eq!(site.queued().len(), 1);
+    let sink = Sink::start(site.sink.number);
+    site.ok(&["queue", "resume", "smtp"]);
+    site.wait_empty();
+    again("when it has been delivered");
+    site.wait_empty();
+    // What might have been sent again would have been by the time that a message behind it is.
+    let Burst { accepted: later, .. } = burst(site.smtp.number, 1, 1, "someone@sink.example");
+    sink.wait(2);
+    site.wait_empty();
+    let expected = accepted.union(&later).map(|token| (token.clone(), 1));
+    assert!(sink.tokens().into_iter().eq(expected), "{:?}", sink.tokens());
     assert!(grange.stop().success());
 }
 

@@ -136,6 +136,7 @@ fn taken_over(cluster: &Cluster, from: &str, database: &Postgres) -> String {
 #[test]
 fn what_is_accepted_arrives_whatever_fails() {
     let mut trial = Trial::begin();
+    every_host_can_look_and_steer(&trial);
     cut_each_link(&mut trial);
     kill_each_process(&mut trial);
     stop_the_scheduler(&mut trial);
@@ -144,6 +145,37 @@ fn what_is_accepted_arrives_whatever_fails() {
         (trial.accepted() >= MESSAGES).then_some(())
     });
     settle(trial);
+}
+
+/// `grange status` and `grange queue` answer for the whole cluster from any host.
+fn every_host_can_look_and_steer(trial: &Trial) {
+    for (name, node) in &trial.cluster.nodes {
+        let status = node.status().expect("a status");
+        let hosts = status["hosts"].as_array().expect("a list of hosts");
+        let states = hosts.iter().flat_map(|host| host["farms"].as_array().into_iter().flatten());
+        let states: Vec<&str> = states
+            .filter(|farm| farm["farm"] == "scheduler")
+            .flat_map(|farm| farm["workers"].as_array().into_iter().flatten())
+            .filter_map(|worker| worker["state"].as_str())
+            .collect();
+        let of = |wanted| states.iter().filter(|state| **state == wanted).count();
+        assert_eq!((of("ready"), of("standby")), (1, 1), "{name}: {status}");
+        let lane = format!("smtp/[{}]:2527", trial.cluster.sink.address);
+        node.ok(&["queue", "suspend", &lane]);
+        until(&format!("{name} sees mail wait"), || {
+            let lanes = node.ok(&["queue", "summary", "--json"]);
+            let lanes: serde_json::Value = serde_json::from_str(&lanes).expect("JSON");
+            let lanes = lanes["lanes"].as_array().expect("a list of lanes");
+            lanes.iter().any(|lane| lane["reason"] == "suspended").then_some(())
+        });
+        let message = until(&format!("{name} lists what waits"), || {
+            let page = node.ok(&["queue", "list", "--lane", &lane, "--json"]);
+            let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+            page["messages"][0]["id"].as_str().map(str::to_owned)
+        });
+        node.ok(&["queue", "show", &message]);
+        node.ok(&["queue", "resume", &lane]);
+    }
 }
 
 fn cut_each_link(trial: &mut Trial) {

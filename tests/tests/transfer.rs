@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use queue_postgres::testing;
 use serde_json::{Value, json};
 use tests::{Answer, Client, Event, Sink, Site, as_user, is_root, program, run, until};
 
@@ -79,28 +80,57 @@ fn export(site: &Site, to: &Path) {
 
 #[test]
 fn a_queue_is_carried_from_one_spool_to_another() {
-    let (old, new) = (Site::new(), Site::new());
+    let new = Site::new();
+    // Its directories are made, and are the workers'.
+    assert!(new.start().stop().success());
+    carried(&new);
+}
+
+#[test]
+fn a_queue_is_carried_from_a_spool_to_a_database() {
+    let server = testing::shared();
+    let store = server.url(&server.empty_database());
+    let new = on_database(&store);
+    new.ok(&["store", "init"]);
+    carried(&new);
+    let rows = |table| server.sql(&database_of(&store), &format!("SELECT count(*) FROM {table}"));
+    for table in ["message", "body", "routed", "recipient"] {
+        until(&format!("{table} is empty"), || (rows(table).trim() == "0").then_some(()));
+    }
+}
+
+/// A site whose queue is in this database.
+fn on_database(store: &str) -> Site {
+    let queue = format!("store = {store:?}\n\n[queue.postgres]\nmay_lose = [\"fsync\"]");
+    Site::new().replace("store = \"spool\"", &queue)
+}
+
+fn database_of(store: &str) -> String {
+    let (_, name) = store.rsplit_once('/').expect("a database's name");
+    name.split('?').next().unwrap_or_default().to_owned()
+}
+
+/// Carries a queue from a spool to a new place, and delivers it from there.
+fn carried(new: &Site) {
+    let old = Site::new();
     let (tokens, before) = fill(&old);
     let folder = tempfile::tempdir().expect("a scratch directory");
     tests::open_to(folder.path(), 0o777);
     let file = folder.path().join("queue");
     export(&old, &file);
-    assert!(new.start().stop().success());
     let path = file.to_str().expect("a path of letters");
     // Cut off, it is refused, and what was read stays; then all of it is read.
     let whole = std::fs::read(&file).expect("it was written");
     let cut = folder.path().join("cut");
     std::fs::write(&cut, &whole[..whole.len() - 30]).expect("a file can be written");
-    let (code, said) = as_owner(&new, &["queue", "import", cut.to_str().expect("letters")]);
+    let (code, said) = as_owner(new, &["queue", "import", cut.to_str().expect("letters")]);
     assert_eq!(code, Some(65), "{said}");
     for _ in 0..2 {
-        let (code, said) = as_owner(&new, &["queue", "import", path]);
+        let (code, said) = as_owner(new, &["queue", "import", path]);
         assert_eq!((code, said.as_str()), (Some(0), "grange: 3 messages read, and in the queue\n"));
     }
     let grange = new.start();
-    assert_eq!(queued(&new), before);
-    let (code, said) = as_owner(&new, &["queue", "export", "-"]);
-    assert_eq!(code, Some(75), "{said}");
+    assert_eq!(queued(new), before);
     // They go where they were routed to.
     let sink = Sink::start(old.sink.number);
     let lanes = new.json(&["queue", "summary", "--json"]);
@@ -113,6 +143,15 @@ fn a_queue_is_carried_from_one_spool_to_another() {
     sink.wait(3);
     new.wait_empty();
     assert!(sink.tokens().into_iter().eq(tokens_once(tokens)));
+    assert!(grange.stop().success());
+}
+
+#[test]
+fn a_queue_that_a_scheduler_works_with_is_not_carried() {
+    let site = Site::new();
+    let grange = site.start();
+    let (code, said) = as_owner(&site, &["queue", "export", "-"]);
+    assert_eq!(code, Some(75), "{said}");
     assert!(grange.stop().success());
 }
 

@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -117,6 +118,11 @@ impl Journal {
         }
     }
 
+    /// Writes what is not in the file: the next worker tells it. [`Journal::run`] must have ended.
+    pub(crate) async fn end(self) {
+        self.write().await;
+    }
+
     /// Writes what is not in the file, and says whether all is in it. A disk that fails is told of, and the entries are told all
     /// the same.
     async fn write(&self) -> bool {
@@ -162,6 +168,7 @@ impl Journal {
     async fn tell(&self) -> bool {
         let part: Vec<OutcomeRequest> =
             self.0.entries.borrow().iter().take(TOLD_AT_ONCE).cloned().collect();
+        let count = part.len();
         let told: Vec<_> = part.iter().map(|entry| self.0.teller.tell(entry.clone())).collect();
         let mut unheard = Vec::new();
         for (entry, told) in part.into_iter().zip(told) {
@@ -179,10 +186,10 @@ impl Journal {
             }
         }
         let all = unheard.is_empty();
+        let heard = count - unheard.len();
+        // More may have come meanwhile, behind those that were told.
         let mut entries = self.0.entries.borrow_mut();
-        let heard = entries.len().min(TOLD_AT_ONCE) - unheard.len();
-        let part = entries.len().min(TOLD_AT_ONCE);
-        entries.drain(..part);
+        entries.drain(..count);
         unheard.into_iter().rev().for_each(|entry| entries.push_front(entry));
         self.0.written.set(self.0.written.get().saturating_sub(heard));
         let is_over = entries.is_empty();
@@ -233,7 +240,8 @@ fn hold(path: &Path, create: bool) -> io::Result<Option<File>> {
         opened => opened?,
     };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
+        // Whoever held it until now may have removed it.
+        Ok(()) => Ok((file.metadata()?.nlink() > 0).then_some(file)),
         Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -59,6 +59,12 @@ impl Kept {
         let answers = self.connections.borrow_mut().remove(&connection).unwrap_or_default();
         answers.unsettled.into_iter().map(|(_, done)| done).collect()
     }
+
+    /// All connections have ended.
+    pub(crate) fn all_gone(&self) -> Vec<OutcomeRequest> {
+        let all = self.connections.take().into_values().flat_map(|answers| answers.unsettled);
+        all.map(|(_, done)| done).collect()
+    }
 }
 
 /// What of a job is told again if need be.
@@ -117,6 +123,9 @@ mod tests {
         assert_eq!(kept.gone(7), []);
         kept.settle(8, 0);
         assert_eq!(kept.gone(8), [outcome(4)]);
+        kept.answered(9, Some(outcome(5)));
+        assert_eq!(kept.all_gone(), [outcome(5)]);
+        assert_eq!(kept.all_gone(), []);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Re
     let deliveries = Rc::new(Deliveries::new(agent, channel, journal.clone()));
     worker.serve::<Deliver>(socket, Rc::<Deliveries>::clone(&deliveries))?;
     worker.ready();
-    tokio::task::spawn_local(journal.run());
+    let telling = tokio::task::spawn_local(journal.clone().run());
+    let kept = Rc::clone(&deliveries.kept);
     let stopping = worker.clone();
     tokio::task::spawn_local(async move {
         stopping.stopping().await;
@@ -57,6 +58,9 @@ pub async fn run(worker: farm::Worker, socket: &str, agent: Rc<dyn Agent>) -> Re
         deliveries.give_up();
     });
     worker.drained().await;
+    telling.abort();
+    journal.add(kept.all_gone());
+    journal.end().await;
     Ok(())
 }
 
@@ -124,7 +128,6 @@ impl Service<Deliver> for Deliveries {
             self.kept.settle(connection, settled);
         }
         if request.recipients.len() > PART_RECIPIENTS_MAX {
-            self.kept.answered(connection, None);
             let text = format!("more than {PART_RECIPIENTS_MAX} recipients");
             return responder.refuse(ErrorObject::new(codes::PARAMS, text));
         }
@@ -138,9 +141,6 @@ impl Service<Deliver> for Deliveries {
             (self.stop(connection), Rc::clone(&self.kept), self.journal.clone());
         tokio::task::spawn_local(async move {
             let Some(answer) = stop.work(&gate, work).await else {
-                if responder.is_connected() {
-                    kept.answered(connection, None);
-                }
                 let text = "not taken: this worker stops";
                 return responder.refuse(ErrorObject::new(codes::NOT_TAKEN, text));
             };

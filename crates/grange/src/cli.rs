@@ -140,7 +140,9 @@ pub enum Store {
     ///
     /// A program refuses tables that are newer than it knows, and tables that are older.
     Migrate,
-    /// Look whether they are there and whether the server keeps what it has committed; changes nothing
+    /// Look whether they are there, whether the server keeps what it has committed, and whether every message is whole
+    ///
+    /// Changes nothing, and may run while mail comes and goes.
     Check,
 }
 

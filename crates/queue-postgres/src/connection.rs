@@ -36,6 +36,8 @@ pub enum Checks {
 pub struct Connection {
     client: Client,
     database: Database,
+    /// Which of the database's hosts it leads to.
+    host: usize,
     driver: AbortHandle,
     warnings: Rc<Cell<u64>>,
     last_warning: Rc<Cell<Option<String>>>,
@@ -43,6 +45,9 @@ pub struct Connection {
 
 /// A parameter of a typed statement.
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// The encoding that a database must have: addresses may be in any language.
+const ENCODING: &str = "UTF8";
 
 /// What the server says of itself: one row, in this order.
 const ASK_SERVER: &str = "SELECT current_setting('transaction_read_only'), \
@@ -52,21 +57,34 @@ const ASK_SERVER: &str = "SELECT current_setting('transaction_read_only'), \
 impl Connection {
     /// Connects to the first host that takes writes and passes `checks`; the settings' `connect_timeout` is each host's.
     ///
-    /// When none does, the first answer that more waiting does not change counts, else the last one. Must be called on a local
-    /// runtime.
+    /// When none does, an answer that more waiting does not change counts more than others, then the first. Must be called on a
+    /// local runtime.
     pub async fn open(database: &Database, checks: Checks) -> Result<Self, Fault> {
+        Self::open_from(database, checks, 0).await
+    }
+
+    /// As [`Self::open`], and begins with another host: that of this number, counted round and round.
+    pub(crate) async fn open_from(
+        database: &Database,
+        checks: Checks,
+        first: usize,
+    ) -> Result<Self, Fault> {
         let limit = database.settings().connect_timeout.0;
-        let mut last = None;
-        for host in database.hosts()? {
-            let opened = timeout(limit, Self::open_host(database, &host, checks)).await;
+        let hosts = database.hosts()?;
+        let in_turn = (0..hosts.len()).map(|number| (first + number) % hosts.len());
+        let mut refused: Option<Fault> = None;
+        for number in in_turn {
+            let Some(host) = hosts.get(number) else { continue };
+            let opened = timeout(limit, Self::open_host(database, number, host, checks)).await;
             match opened.unwrap_or_else(|_| Err(late(database, limit))) {
                 Ok(connection) => return Ok(connection),
-                Err(fault @ Fault::Away { .. }) => last = last.or(Some(fault)),
-                // A standby behind it would say the same, or would lead to where it should not.
-                Err(fault) => return Err(fault),
+                Err(fault) => {
+                    let counts = refused.as_ref().is_none_or(Fault::may_pass) && !fault.may_pass();
+                    refused = if counts { Some(fault) } else { refused.or(Some(fault)) };
+                }
             }
         }
-        Err(last.unwrap_or_else(|| Fault::Away {
+        Err(refused.unwrap_or_else(|| Fault::Away {
             database: database.name().clone(),
             cause: Cause::Other("it names no host".into()),
         }))
@@ -74,12 +92,13 @@ impl Connection {
 
     async fn open_host(
         database: &Database,
+        number: usize,
         host: &tokio_postgres::Config,
         checks: Checks,
     ) -> Result<Self, Fault> {
         let connection = match tls::of(database.settings()) {
-            Ok(Some(tls)) => Self::connect(database, host, tls).await?,
-            Ok(None) => Self::connect(database, host, NoTls).await?,
+            Ok(Some(tls)) => Self::connect(database, number, host, tls).await?,
+            Ok(None) => Self::connect(database, number, host, NoTls).await?,
             Err(cause) => return Err(Fault::Refused { database: database.name().clone(), cause }),
         };
         connection.check(checks).await?;
@@ -88,6 +107,7 @@ impl Connection {
 
     async fn connect<T>(
         database: &Database,
+        number: usize,
         host: &tokio_postgres::Config,
         tls: T,
     ) -> Result<Self, Fault>
@@ -112,7 +132,7 @@ impl Connection {
             }
         });
         let (database, driver) = (database.clone(), driver.abort_handle());
-        Ok(Self { client, database, driver, warnings, last_warning })
+        Ok(Self { client, database, host: number, driver, warnings, last_warning })
     }
 
     async fn check(&self, checks: Checks) -> Result<(), Fault> {
@@ -126,6 +146,14 @@ impl Connection {
             return Err(Fault::Away {
                 database: self.database.name().clone(),
                 cause: Cause::ReadOnly,
+            });
+        }
+        if let Some(encoding) = value(4).filter(|encoding| *encoding != ENCODING) {
+            return Err(Fault::Refused {
+                database: self.database.name().clone(),
+                cause: Cause::Other(format!(
+                    "its encoding is {encoding}, a queue needs {ENCODING}"
+                )),
             });
         }
         if let Some(found) = found?
@@ -174,6 +202,11 @@ impl Connection {
         &self.database
     }
 
+    /// Which of the database's hosts it leads to, by number.
+    pub(crate) fn host(&self) -> usize {
+        self.host
+    }
+
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
@@ -210,13 +243,7 @@ impl Connection {
 
     /// The first row that a statement without parameters gives, as text.
     pub(crate) async fn ask(&self, statement: &str) -> Result<Option<Vec<Option<String>>>, Fault> {
-        let rows = self.limited(self.client.simple_query(statement)).await?;
-        Ok(rows.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|number| row.get(number).map(str::to_owned)).collect())
-            }
-            _ => None,
-        }))
+        self.limited(self.client.simple_query(statement)).await.map(|rows| first_row(&rows))
     }
 }
 
@@ -232,7 +259,7 @@ pub(crate) fn late(database: &Database, limit: Duration) -> Fault {
 }
 
 /// Drives two futures together, the first one first in every turn: what they send goes out in this order, in one write.
-pub async fn in_order<A, B>(
+pub(crate) async fn in_order<A, B>(
     first: impl Future<Output = A>,
     second: impl Future<Output = B>,
 ) -> (A, B) {
@@ -262,4 +289,14 @@ fn poll_once<F: Future>(
     {
         *output = Some(value);
     }
+}
+
+/// The first row of an answer, as text.
+pub(crate) fn first_row(answer: &[SimpleQueryMessage]) -> Option<Vec<Option<String>>> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|number| row.get(number).map(str::to_owned)).collect())
+        }
+        _ => None,
+    })
 }

@@ -128,8 +128,10 @@ impl Fault {
         let (code, cause) = (answer.code().clone(), Cause::of_server(answer));
         match code.code() {
             "22012" => Self::Fenced { database },
-            // Too many connections are not a lack of space.
-            "53300" | "25006" | "57014" => Self::Away { database, cause },
+            // Too many connections are not a lack of space; 25P03 and 25P04 end a connection whose transaction took too long.
+            "53300" | "25006" | "25P03" | "25P04" | "57014" => Self::Away { database, cause },
+            // Engines that are several servers say so when they cannot tell what became of a COMMIT.
+            "40003" => Self::Unknown { database, cause },
             "40001" | "40P01" | "55P03" => Self::Again { database, cause },
             other => match other.get(..2).unwrap_or_default() {
                 "08" | "57" => Self::Away { database, cause },

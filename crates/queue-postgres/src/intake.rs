@@ -231,7 +231,7 @@ impl PostgresDraft {
         }
         let rows = self.send_rest();
         rows.written().await?;
-        Ok(Name::Body(self.id, rows.size()).handle())
+        Ok(Name::Body(self.body_id, rows.size()).handle())
     }
 
     /// Hands the message to the store. From here on it is the store's.
@@ -267,7 +267,7 @@ impl PostgresDraft {
         self.memory = Vec::new();
         self.held.give_back();
         if self.rows.take().is_some() {
-            self.inner.send(Event::Discard(self.id));
+            self.inner.send(Event::Discard(self.body_id));
         }
         self.stage = Stage::Spent;
     }

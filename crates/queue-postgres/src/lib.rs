@@ -7,10 +7,10 @@
 //!  recovery   lists what was accepted, by key, a part at a time                              message, routed
 //! ```
 //!
-//! Handles are `pg:m.ID` for a message and `pg:b.ID` for the body of a finished draft. What each table holds, who writes it and
+//! Handles are `pg:m.ID` for a message and `pg:b.ID.SIZE` for the body of a finished draft. What each table holds, who writes it and
 //! what an operator may ask it stands in `docs/database-format.md`.
 //!
-//! Each opened role has a thread of its own with its own runtime and connections ([`thread::StoreThread`]), as the spool has
+//! Each opened role has a thread of its own with its own runtime and connections (`thread::StoreThread`), as the spool has
 //! disk threads: opening is synchronous, and a worker's runtime never waits for the database.
 //!
 //! What must hold: a commit is answered only after the database has answered COMMIT without a warning · an unanswered COMMIT is
@@ -39,13 +39,14 @@ mod schema;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
-pub mod thread;
+mod thread;
 mod tls;
+mod verify;
 
 use std::rc::Rc;
 
 pub use compaction::PostgresCompaction;
-pub use connection::{Checks, Connection, in_order};
+pub use connection::{Checks, Connection};
 pub use database::Database;
 pub use fault::{Cause, Fault};
 pub use intake::{PIECE_BYTES, PostgresIntake};
@@ -56,6 +57,7 @@ pub use reader::PostgresReader;
 pub use recovery::PostgresRecovery;
 pub use schema::{Found, VERSION, check, init, migrate};
 pub use settings::{MayLose, Settings};
+pub use verify::{Verified, verify};
 
 /// Opens the queue for accepting messages. Must be called on a tokio `LocalRuntime`.
 ///

@@ -55,6 +55,8 @@ pub(crate) struct Link {
     checks: Checks,
     connection: Option<Rc<Connection>>,
     connected: Connected,
+    /// The host that is tried first, counted round and round.
+    first_host: usize,
 }
 
 impl Link {
@@ -66,7 +68,7 @@ impl Link {
         connected: &Connected,
     ) -> Self {
         let connection = first.map(|first| connected.add(first));
-        Self { database, checks, connection, connected: connected.clone() }
+        Self { database, checks, connection, connected: connected.clone(), first_host: 0 }
     }
 
     /// The connection, if need be after trying again and again until `deadline`; `tried` is told of each failure.
@@ -81,7 +83,7 @@ impl Link {
         }
         let mut back_off = BackOff::new();
         loop {
-            match Connection::open(&self.database, self.checks).await {
+            match Connection::open_from(&self.database, self.checks, self.first_host).await {
                 Ok(connection) => {
                     let connection = self.connected.add(connection);
                     return Ok(self.connection.insert(connection).clone());
@@ -98,9 +100,12 @@ impl Link {
         }
     }
 
-    /// Cuts the connection: its state is not known.
+    /// Cuts the connection: its state is not known. The next one is looked for at the other hosts first: a primary that has
+    /// been left behind takes writes, and does not answer them.
     pub(crate) fn cut(&mut self) {
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            self.first_host = connection.host() + 1;
+        }
     }
 
     /// Whether this is the connection that it has.

@@ -184,8 +184,7 @@ impl PiecesBody {
             piece(&row).map(Some).map_err(|error| connection.fault(error))
         });
         let Some((data, crc)) = found.await.map_err(unreadable)? else {
-            let what = format!("row {seq} of its body {id} is not there");
-            return Err(ReadError::Gone(self.handle.clone(), what));
+            return Err(self.missing(seq).await);
         };
         let expected = (self.size - u64::from(seq.unsigned_abs()) * PIECE_BYTES as u64)
             .min(PIECE_BYTES as u64);
@@ -194,6 +193,20 @@ impl PiecesBody {
             return Err(ReadError::Damaged(self.handle.clone(), what));
         }
         Ok(data)
+    }
+
+    /// A draft's body ends with it, and a message's with that; else it is damage.
+    async fn missing(&self, seq: i32) -> ReadError {
+        let what = format!("row {seq} of its body {} is not there", self.id);
+        let handle = self.handle.clone();
+        let Some(Name::Message(id)) = Name::parse(&handle) else {
+            return ReadError::Gone(handle, what);
+        };
+        match self.asker.ask(async move |connection| find_message(connection, id).await).await {
+            Ok(Some(_)) => ReadError::Damaged(handle, what),
+            Ok(None) => ReadError::Gone(handle, "it has ended".into()),
+            Err(fault) => unreadable(fault),
+        }
     }
 
     async fn next_piece(&mut self) -> Result<Option<Bytes>, ReadError> {

@@ -11,7 +11,7 @@ use std::fmt;
 
 use tokio_postgres::error::SqlState;
 
-use crate::connection::Checks;
+use crate::connection::{Checks, first_row};
 use crate::{Connection, Database, Fault};
 
 /// The version of the schema that this program reads and writes.
@@ -85,31 +85,36 @@ pub async fn init(database: &Database) -> Result<Found, Fault> {
 pub async fn migrate(database: &Database) -> Result<Found, Fault> {
     let connection = Connection::open(database, Checks::Writable).await?;
     let found = look(&connection).await?;
-    let Found::Version(before) = found else { return known_or_else(database, found) };
-    if before >= VERSION {
-        return known_or_else(database, found);
+    match found {
+        Found::Version(before) if before < VERSION => {}
+        _ => return known_or_else(database, found),
     }
-    let is_postgres = is_postgres(&connection).await?;
-    run(&connection, "BEGIN; SET LOCAL statement_timeout = 0").await?;
-    let work = async {
-        // Whoever waited here finds what the other has made of it.
-        let row = connection.ask("SELECT version FROM grange_schema FOR UPDATE").await?;
-        let Found::Version(now) = version(row) else {
-            return known_or_else(database, Found::Nothing);
-        };
-        for step in STEPS.get(now as usize..).unwrap_or_default() {
-            step.take(&connection, is_postgres).await?;
-        }
-        run(
-            &connection,
-            &format!(
-                "UPDATE grange_schema SET version = {VERSION} WHERE version < {VERSION}; COMMIT"
-            ),
-        )
-        .await?;
-        Ok(Found::Version(now))
+    match climb(&connection, STEPS).await? {
+        before if before <= VERSION => Ok(Found::Version(before)),
+        newer => known_or_else(database, Found::Version(newer)),
+    }
+}
+
+/// Takes the steps that are missing, in one transaction, and says from where.
+async fn climb(connection: &Connection, steps: &[Step]) -> Result<u32, Fault> {
+    let is_postgres = is_postgres(connection).await?;
+    run(connection, "BEGIN; SET LOCAL statement_timeout = 0").await?;
+    // Whoever waits here, for as long as it takes, finds what the other has made of it.
+    let rows =
+        connection.client().simple_query("SELECT version FROM grange_schema FOR UPDATE").await;
+    let found = version(first_row(&rows.map_err(|error| connection.fault(error))?));
+    let Found::Version(before) = found else {
+        return Err(Fault::Version { database: connection.database().name().clone(), found });
     };
-    work.await
+    let missing = steps.get(before as usize..).unwrap_or_default();
+    for step in missing {
+        step.take(connection, is_postgres).await?;
+    }
+    if !missing.is_empty() {
+        run(connection, &format!("UPDATE grange_schema SET version = {}", steps.len())).await?;
+    }
+    run(connection, "COMMIT").await?;
+    Ok(before)
 }
 
 /// Looks whether everything is as it should be, and changes nothing.
@@ -173,3 +178,6 @@ fn is_there(fault: &Fault) -> bool {
     let codes = [SqlState::DUPLICATE_TABLE, SqlState::UNIQUE_VIOLATION, SqlState::DUPLICATE_OBJECT];
     codes.iter().any(|code| fault.is_code(code))
 }
+
+#[cfg(test)]
+mod tests;

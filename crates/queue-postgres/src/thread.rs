@@ -8,11 +8,14 @@ use crate::{Checks, Connection, Database, Fault};
 
 /// A thread that runs one future on its own runtime. Dropping it waits until that future has ended: whoever holds it closes
 /// first what the future reads from, and the future bounds what it still waits for.
-pub struct StoreThread(Option<JoinHandle<()>>);
+pub(crate) struct StoreThread(Option<JoinHandle<()>>);
 
 impl StoreThread {
     /// Starts a thread; `work` is called on it and may spawn local tasks.
-    pub fn start<F>(name: &str, work: impl FnOnce() -> F + Send + 'static) -> io::Result<Self>
+    pub(crate) fn start<F>(
+        name: &str,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<Self>
     where
         F: Future<Output = ()> + 'static,
     {
@@ -20,7 +23,11 @@ impl StoreThread {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let mut runtime = runtime;
             match runtime.enable_all().build_local(Default::default()) {
-                Ok(runtime) => runtime.block_on(async { work().await }),
+                Ok(runtime) => {
+                    runtime.block_on(async { work().await });
+                    // A name may still be looked up, for as long as that takes.
+                    runtime.shutdown_background();
+                }
                 Err(error) => tracing::error!(%error, "no runtime for the database"),
             }
         })?;
@@ -32,7 +39,7 @@ impl StoreThread {
     ///
     /// Waits for that first connection, at most `connect_timeout` for each host. Whatever more waiting would not change is an
     /// error: another schema, a wrong password, a server that may lose what it has.
-    pub fn open<F>(
+    pub(crate) fn open<F>(
         name: &str,
         database: &Database,
         checks: Checks,
@@ -64,7 +71,7 @@ impl StoreThread {
     }
 
     /// Waits until the future has ended.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(thread) = self.0.take()
             && thread.join().is_err()
         {

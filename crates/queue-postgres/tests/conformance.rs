@@ -5,14 +5,14 @@ use std::rc::Rc;
 use queue::conformance::{Backend, run};
 use queue::{Compaction, Intake, Ledger, LedgerError, Reader, Recovery};
 use queue_postgres::Database;
-use queue_postgres::testing::{settings, shared};
+use queue_postgres::testing::{Bouncer, settings, shared};
 
 struct Store(Database);
 
 impl Store {
-    /// A database of its own on the server that the cases share.
-    fn new() -> Self {
-        let url = shared().url(&shared().database());
+    /// A database of its own on the server that the cases share, reached as `url` says.
+    fn new(url: impl Fn(&str) -> String) -> Self {
+        let url = url(&shared().database());
         Self(Database::new(&url, &settings()).expect("it is a URL"))
     }
 }
@@ -42,5 +42,11 @@ impl Backend for Store {
 
 #[test]
 fn postgres_conforms() {
-    run(Store::new);
+    run(|| Store::new(|name| shared().url(name)));
+}
+
+#[test]
+fn postgres_conforms_behind_a_pooler() {
+    let bouncer = Bouncer::start(shared(), 4);
+    run(|| Store::new(|name| bouncer.url(name)));
 }

@@ -41,3 +41,30 @@ fn a_newer_schema_is_refused_and_not_touched() {
     assert_eq!(shared().sql(&name, "SELECT count(*) FROM pg_class"), before);
     assert_eq!(shared().sql(&name, "SELECT version FROM grange_schema"), "1000");
 }
+
+#[test]
+fn two_that_make_the_tables_at_once_do_not_meet() {
+    let name = shared().empty_database();
+    let threads: Vec<_> = (0..6)
+        .map(|_| {
+            let database = database(&name);
+            std::thread::spawn(move || block_on(init(&database)))
+        })
+        .collect();
+    let ends: Vec<_> = threads.into_iter().map(|it| it.join().expect("it ends well")).collect();
+    for end in &ends {
+        end.as_ref().expect("the tables are there, whoever made them");
+    }
+    assert_eq!(shared().sql(&name, "SELECT version FROM grange_schema"), VERSION.to_string());
+    block_on(async { check(&database(&name)).await.expect("it is sound") });
+}
+
+#[test]
+fn a_database_of_another_encoding_is_refused() {
+    let options = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    shared().sql("postgres", &format!("CREATE DATABASE latin {options}"));
+    block_on(async {
+        let fault = init(&database("latin")).await.expect_err("it is of another encoding");
+        assert!(fault.whole().contains("LATIN1"), "{}", fault.whole());
+    });
+}

@@ -317,6 +317,9 @@ fn a_damaged_row_is_never_handed_out() {
         for (length, damage) in cases {
             let handle =
                 deliver(&*intake, &pattern(length, 1), accept("a@example.test", 1)).await.1;
+            let sound = queue_postgres::verify(&database, |_, _| panic!("it is sound"));
+            let sound = sound.await.expect("it can be read");
+            assert_eq!((sound.messages, sound.bytes), (1, length as u64));
             shared().sql(&name, &damage);
             let error = match reader.open(&handle).await {
                 Err(error) => error,
@@ -330,6 +333,12 @@ fn a_damaged_row_is_never_handed_out() {
                     }
                 },
             };
+            let mut found = Vec::new();
+            let verified =
+                queue_postgres::verify(&database, |handle, _| found.push(handle.clone()));
+            let verified = verified.await.expect("it can be read");
+            assert_eq!((verified.messages, verified.damaged), (0, 1), "{damage}");
+            assert_eq!(found, std::slice::from_ref(&handle));
             assert!(
                 matches!(&error, ReadError::Damaged(which, _) if *which == handle),
                 "{damage}: {error}"
@@ -341,6 +350,11 @@ fn a_damaged_row_is_never_handed_out() {
         let mut stored = reader.open(&handle).await.expect("the message is there");
         stored.body.next().await.expect("the first is there");
         stored.body.next().await.expect("the second is there");
+        assert!(matches!(stored.body.next().await, Err(ReadError::Damaged(..))));
+        // One that ends while it is read is no damage.
+        let mut stored = reader.open(&handle).await.expect("the message is there");
+        stored.body.next().await.expect("the first is there");
+        shared().sql(&name, "DELETE FROM body; DELETE FROM message");
         assert!(matches!(stored.body.next().await, Err(ReadError::Gone(..))));
     });
 }

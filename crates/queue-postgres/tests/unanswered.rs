@@ -259,3 +259,17 @@ fn what_stays_unknown_is_told_as_refused() {
         until(|| messages(&pair.primary, &pair.name) == "1");
     });
 }
+
+#[test]
+fn a_primary_that_was_left_behind_is_left() {
+    let pair = Pair::start();
+    block_on(async {
+        let intake = queue_postgres::open_intake(&database(&pair.url())).expect("it opens");
+        // Nobody told the old primary: it takes writes, and waits for a standby that it no longer has.
+        pair.standby.promote();
+        let handle = deliver(&intake, &pattern(5000, 1)).await.expect("it is accepted");
+        assert_eq!(messages(&pair.standby, &pair.name), "1");
+        assert_eq!(messages(&pair.primary, &pair.name), "0");
+        check_whole(&pair.standby.url(&pair.name), &handle, &pattern(5000, 1)).await;
+    });
+}

@@ -75,7 +75,7 @@ pub async fn run(
     match load::replay(&worker, &*ledger, &mut scheduler).await {
         Ok(true) => {}
         Ok(false) => {
-            give_up(&*ledger, true).await;
+            give_up(&*ledger, is_clean).await;
             return Ok(());
         }
         Err(error @ LedgerError::Fenced(_)) => {
@@ -173,6 +173,8 @@ struct Shell {
     doors: Doors,
     token_next: u64,
     begun: Instant,
+    /// Until then, on its clock, agents may tell of jobs that the owner before had in hand.
+    late_until: u64,
     chance: SplitMix,
     counted: [u64; COUNTERS.len()],
 }
@@ -220,6 +222,7 @@ impl Shell {
             doors,
             token_next: 0,
             begun: Instant::now(),
+            late_until: 0,
             chance: SplitMix(seed),
             counted: [0; COUNTERS.len()],
         };
@@ -269,7 +272,8 @@ impl Shell {
                 grace_s = grace.as_secs(),
                 "the ledger was not given up in order: what was replayed waits for late outcomes"
             );
-            self.turns.wait_for_late_outcomes(self.now().mono.saturating_add(millis(grace)));
+            self.late_until = self.now().mono.saturating_add(millis(grace));
+            self.turns.wait_for_late_outcomes(self.late_until);
         }
         if self.worker.has_crashed_lately() {
             self.turns.put_enqueues_aside(self.now().mono.saturating_add(millis(STRIKES_FIRST)));
@@ -399,8 +403,9 @@ impl Shell {
                 let (messages, in_hand) =
                     (self.turns.scheduler().messages(), self.turns.scheduler().in_hand());
                 tracing::info!(messages, in_hand, "ledger synced");
+                let is_clean = in_hand == 0 && self.now().mono >= self.late_until;
                 self.turns.close(&mut self.doors);
-                give_up(&*self.ledger, in_hand == 0).await;
+                give_up(&*self.ledger, is_clean).await;
             }
             Err(error) => tracing::error!(%error, "the ledger could not be synced at the end"),
         }
@@ -440,8 +445,9 @@ impl Hands for Doors {
         let (job, connection) = (send.job, (send.channel, send.peer));
         let inbox = Rc::clone(&self.inbox);
         let on_answer = move |result: Result<DeliverAnswer, CallError>| {
-            let has_come = matches!(result, Ok(_) | Err(CallError::Refused(_)));
-            let (result, from) = (result.map_err(unanswered), has_come.then_some(connection));
+            // Not an error: it may come from the socket, which an agent does not hear of.
+            let from = result.is_ok().then_some(connection);
+            let result = result.map_err(unanswered);
             inbox.push(Incoming::Answered { job, result, from });
         };
         let options = SendOptions {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::load::free_port;
+use super::memory::cpu_of_tree;
 use crate::Failure;
 use crate::process::{Guarded, find, is_root, output, succeeds};
 
@@ -19,7 +20,7 @@ const START: Duration = Duration::from_secs(60);
 /// A running server with an empty database.
 pub(super) struct Database {
     // Ended when this is dropped.
-    _server: Guarded,
+    server: Guarded,
     port: u16,
 }
 
@@ -64,6 +65,8 @@ pub(super) struct Counted {
     pub(super) rows: f64,
     /// Bytes written to its log, which is what a standby is sent.
     pub(super) wal_bytes: f64,
+    /// CPU time of the server's processes.
+    pub(super) cpu: Duration,
 }
 
 impl Database {
@@ -96,7 +99,7 @@ impl Database {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let database = Self { _server: server, port };
+        let database = Self { server, port };
         database.ask("postgres", &format!("CREATE DATABASE {USER}"))?;
         Ok(database)
     }
@@ -121,7 +124,9 @@ impl Database {
         let mut numbers = text.split('|').map(|number| number.parse().ok());
         let mut next =
             || numbers.next().flatten().ok_or("PostgreSQL's counters are not understood");
-        Ok(Counted { transactions: next()?, rows: next()?, wal_bytes: next()? })
+        let (transactions, rows, wal_bytes) = (next()?, next()?, next()?);
+        let cpu = cpu_of_tree(self.server.id())?;
+        Ok(Counted { transactions, rows, wal_bytes, cpu })
     }
 
     fn ask(&self, database: &str, question: &str) -> Result<String, Failure> {

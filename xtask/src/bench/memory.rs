@@ -70,6 +70,23 @@ fn parents() -> Result<BTreeMap<u32, u32>, Failure> {
     Ok(parents)
 }
 
+/// The CPU time that a process and all that it started have used, as far as they still run.
+pub(super) fn cpu_of_tree(root: u32) -> Result<Duration, Failure> {
+    let ticks: u64 = tree(root, &parents()?)
+        .into_iter()
+        .filter_map(|pid| ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
+        .sum();
+    // The kernel tells hundredths of a second, whatever it counts in.
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+/// User and system time in a line of `/proc/PID/stat`.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
 /// The parent in a line of `/proc/PID/stat`; the name before it may hold anything, a parenthesis too.
 fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
@@ -110,6 +127,8 @@ mod tests {
             proportional("00-ff ---p 00 00:00 0 [rollup]\nRss:   90 kB\nPss:    12 kB\n"),
             12_288
         );
+        let stat = "12 (odd) name) S 7 12 12 0 -1 4194560 1 2 3 4 50 25 0 0";
+        assert_eq!(ticks(stat), Some(75));
         let parents = BTreeMap::from([(2, 1), (3, 2), (4, 3), (9, 1)]);
         assert_eq!(tree(2, &parents), BTreeSet::from([2, 3, 4]));
     }

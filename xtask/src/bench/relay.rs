@@ -220,10 +220,11 @@ impl Stored {
         let after = database.counted()?;
         let trips = trips.map_or("-".into(), |trips| format!("{:.2}", trips / messages));
         println!(
-            "database, a message: {:.2} rows written, {:.3} transactions, {trips} round trips, {:.0} bytes of WAL",
+            "database, a message: {:.2} rows written, {:.3} transactions, {trips} round trips, {:.0} bytes of WAL, {:.0} µs of CPU",
             (after.rows - self.before.rows) / messages,
             (after.transactions - self.before.transactions) / messages,
             (after.wal_bytes - self.before.wal_bytes) / messages,
+            after.cpu.saturating_sub(self.before.cpu).as_secs_f64() * 1e6 / messages,
         );
         Ok(())
     }

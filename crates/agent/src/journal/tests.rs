@@ -104,3 +104,57 @@ fn what_a_process_left_is_told_by_the_next() {
     let expected: Vec<_> = (0..3).map(|number| entry(number).id).collect();
     assert_eq!(*scheduler.heard.borrow(), expected, "another channel's are left alone");
 }
+
+/// A scheduler that hears everything, after a while.
+struct Slow(Rc<RefCell<Vec<MessageId>>>, Rc<Notify>);
+
+impl Tell for Slow {
+    fn tell(&self, entry: OutcomeRequest) -> Local<'static, Result<(), CallError>> {
+        let (heard, go) = (Rc::clone(&self.0), Rc::clone(&self.1));
+        Box::pin(async move {
+            go.notified().await;
+            heard.borrow_mut().push(entry.id);
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn what_is_added_while_others_are_told_is_told_too() {
+    run_test(async {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        let (heard, go) = (Rc::<RefCell<Vec<MessageId>>>::default(), Rc::new(Notify::new()));
+        let slow = Box::new(Slow(Rc::clone(&heard), Rc::clone(&go)));
+        let journal = Journal::new(folder.path().to_owned(), "smtp", slow);
+        tokio::task::spawn_local(journal.clone().run());
+        journal.add([entry(1)]);
+        until(|| bytes_in(folder.path()) > 0).await;
+        journal.add((2..5).map(entry));
+        for _ in 0..4 {
+            let before = heard.borrow().len();
+            go.notify_one();
+            until(|| heard.borrow().len() > before).await;
+        }
+        let expected: Vec<_> = (1..5).map(|number| entry(number).id).collect();
+        assert_eq!(*heard.borrow(), expected);
+        until(|| journal.is_empty() && bytes_in(folder.path()) == 0).await;
+    });
+}
+
+#[test]
+fn what_could_not_be_told_before_the_end_is_written_down() {
+    run_test(async {
+        let folder = tempfile::tempdir().expect("a scratch directory");
+        let deaf = Box::new(Scheduler::default());
+        let ending = Journal::new(folder.path().to_owned(), "smtp", deaf);
+        let telling = tokio::task::spawn_local(ending.clone().run());
+        ending.add([entry(1)]);
+        telling.abort();
+        ending.end().await;
+        let scheduler = Scheduler::default();
+        scheduler.is_there.set(true);
+        let next = Journal::new(folder.path().to_owned(), "smtp", Box::new(scheduler.clone()));
+        tokio::task::spawn_local(next.run());
+        until(|| *scheduler.heard.borrow() == [entry(1).id]).await;
+    });
+}

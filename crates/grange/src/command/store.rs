@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
+use config::ByteSize;
 use queue_postgres::{Fault, Found, VERSION};
 
-use super::{Failure, block_on};
+use super::{Failure, block_on, table};
 use crate::cli;
 use crate::configuration::Configuration;
 
@@ -32,6 +33,18 @@ pub(super) fn run(configuration: &Configuration, command: cli::Store) -> Result<
         cli::Store::Check => {
             block_on(queue_postgres::check(&database))?.map_err(failed)?;
             println!("{name}: schema version {VERSION}, and it keeps what it has committed");
+            let verified = queue_postgres::verify(&database, |handle, what| {
+                println!("{handle}: {}", table::plain(what));
+            });
+            let verified = block_on(verified)?.map_err(anyhow::Error::from)?;
+            let (messages, bytes) = (verified.messages, ByteSize(verified.bytes));
+            println!(
+                "{name}: {messages} messages are whole, {bytes} of bodies; {} damaged",
+                verified.damaged
+            );
+            if verified.damaged > 0 {
+                return Ok(ExitCode::from(65));
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

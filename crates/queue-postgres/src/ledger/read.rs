@@ -99,7 +99,8 @@ DELETE FROM intake_batch WHERE id IN (SELECT id FROM intake_batch ORDER BY id LI
     AND at < clock_timestamp() - interval '1 hour'";
 /// Bodies that no message names are drafts, or what is left of them.
 const SWEEP_BODIES: &str = "\
-SELECT DISTINCT id FROM body WHERE id > $1 AND at < clock_timestamp() - interval '1 hour' ORDER BY id LIMIT $2";
+SELECT DISTINCT id, NOT EXISTS (SELECT 1 FROM message WHERE message.body_id = body.id)
+FROM body WHERE id > $1 AND at < clock_timestamp() - interval '1 hour' ORDER BY id LIMIT $2";
 const SWEEP_BODY: &str = "\
 DELETE FROM body WHERE id = ANY ($1) AND NOT EXISTS (SELECT 1 FROM message WHERE message.body_id = body.id)
     AND NOT EXISTS (SELECT 1 FROM body AS newer WHERE newer.id = body.id
@@ -117,7 +118,10 @@ impl Reader {
             loop {
                 let connection = match self.link.get(self.tenancy.deadline(), |_| {}).await {
                     Ok(connection) => connection,
-                    Err(fault) if fault.may_pass() => continue,
+                    Err(fault) if fault.may_pass() => {
+                        sleep(back_off.next()).await;
+                        continue;
+                    }
                     Err(fault) => return Err(Unreadable::Fault(fault)),
                 };
                 match question(&connection).await {
@@ -311,11 +315,45 @@ async fn sweep(connection: &Connection, epoch: i64, swept: Swept) -> Result<Opti
     };
     let parameters: [Parameter; 2] = [(&after, Type::TEXT), (&SWEEP_ROWS, Type::INT8)];
     let rows = read(connection, SWEEP_BODIES, &parameters).await?;
-    let ids: Vec<String> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
-    let Some(last) = ids.last().cloned() else { return Ok(None) };
+    let Some(last) = rows.last().and_then(|row| row.try_get(0).ok()) else { return Ok(None) };
+    // To lock a row is to write it: those that a message names are left alone.
+    let unnamed = rows.iter().filter(|row| row.try_get(1).unwrap_or(false));
+    let ids: Vec<String> = unnamed.filter_map(|row| row.try_get(0).ok()).collect();
+    if ids.is_empty() {
+        return Ok(Some(Swept::Bodies(last)));
+    }
     // What is locked first is looked at after every accept transaction that has such a body: none is swept from under it.
     let lock = Statement::new(LOCK_BODIES).with(ids.clone(), Type::TEXT_ARRAY);
     let bodies = Statement::new(SWEEP_BODY).with(ids, Type::TEXT_ARRAY);
     transact(connection, epoch, Wait::Written, [&lock, &bodies]).await?;
     Ok(Some(Swept::Bodies(last)))
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::Database;
+    use crate::testing::{block_on, settings, shared};
+
+    #[test]
+    fn old_bodies_that_no_message_names_are_cleared_away_and_others_not_touched() {
+        let (server, name) = (shared(), shared().database());
+        server.sql(
+            &name,
+            "INSERT INTO body (id, seq, data, crc, at) SELECT id, seq, 'x', 0, clock_timestamp() - age * interval '1 minute'
+                FROM (VALUES ('left', 61), ('named', 61), ('young', 59)) AS new (id, age), generate_series(0, 1) AS seq;
+            INSERT INTO message (id, accepted_at, accepted, size, crc, body_id) VALUES ('m', 0, '', 2, 0, 'named')",
+        );
+        let database = Database::new(&server.url(&name), &settings()).expect("it is a URL");
+        block_on(async {
+            let connection =
+                Connection::open(&database, Checks::Schema).await.expect("it is there");
+            let mut swept = Some(Swept::Nothing);
+            while let Some(step) = swept {
+                swept = sweep(&connection, 0, step).await.expect("it can be swept");
+            }
+        });
+        let left = server.sql(&name, "SELECT id, seq, xmax = 0 FROM body ORDER BY id, seq");
+        assert_eq!(left, "named|0|t\nnamed|1|t\nyoung|0|t\nyoung|1|t");
+    }
 }

@@ -16,8 +16,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
 use super::statements::Statement;
-use crate::connection::Parameter;
-use crate::{Cause, Connection, Fault, in_order};
+use crate::connection::{Parameter, in_order};
+use crate::{Cause, Connection, Fault};
 
 /// So long the server waits for the rest of a transaction.
 const IDLE_MAX: Duration = Duration::from_secs(10);

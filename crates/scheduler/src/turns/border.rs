@@ -44,7 +44,7 @@ pub enum Arrival {
         job: u64,
         /// How.
         result: Result<DeliverAnswer, Unanswered>,
-        /// Over which connection of which channel the answer came, an error too; nothing if none came.
+        /// Over which connection of which channel the answer came; nothing if none came, or an error.
         from: Option<(ChannelId, PeerId)>,
     },
     /// The connected workers of a channel are now these.

@@ -6,13 +6,15 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use config::Span;
 use farm::scoreboard::{self, WorkerState};
-use job::deliver::RecipientOutcome;
+use job::deliver::{Deliver, DeliverAnswer, DeliverRequest, RecipientOutcome};
 use job::enqueue::Enqueue;
 use job::outcome::{LateOutcome, OutcomeRequest};
 use queue::{Handle, Ledger, LedgerError, Local, Mark, Ownership, Record, Standing, Tenure};
 use queue_memory::Memory;
 use scheduler::Settings;
+use socket::{ErrorObject, Responder, Service, codes};
 use tokio::sync::Notify;
 
 use super::{DEADLINE, Running, accept, agent, delivered, enqueue_all, on_runtime, scratch};
@@ -185,6 +187,65 @@ fn one_that_stands_by_stops_when_it_is_told() {
         until("it stands by", || state(scratch.path()) == Some(WorkerState::Standby)).await;
         running.stop().await;
         assert_eq!(line.ledger.released.get(), None, "it never had it");
+    });
+}
+
+#[test]
+fn one_that_ends_before_agents_can_have_told_it_all_says_so_to_the_next() {
+    let scratch = scratch();
+    on_runtime(async {
+        for (grace, is_clean) in [(Duration::from_secs(600), false), (Duration::ZERO, true)] {
+            let memory = Memory::new();
+            let line = Line::to(Leased::of(&memory), false);
+            line.opens.notify_one();
+            let settings = Settings { takeover_grace: Span(grace), ..Settings::default() };
+            let running = line.start(scratch.path(), settings);
+            running.status().await;
+            running.stop().await;
+            assert_eq!(line.ledger.released.get(), Some(is_clean), "{grace:?}");
+        }
+    });
+}
+
+/// Refuses the first job, and does the others.
+struct Refusing(Rc<RefCell<Vec<Option<u64>>>>);
+
+impl Service<Deliver> for Refusing {
+    fn call(&self, request: DeliverRequest, responder: Responder<Deliver>) {
+        self.0.borrow_mut().push(request.settled);
+        if self.0.borrow().len() == 1 {
+            return responder.refuse(ErrorObject::new(codes::PARAMS, "not this one"));
+        }
+        let outcome = |index| RecipientOutcome { index, outcome: delivered() };
+        let outcomes = request.recipients.iter().map(|one| outcome(one.index)).collect();
+        responder.answer(&DeliverAnswer { outcomes, ..DeliverAnswer::default() });
+    }
+}
+
+#[test]
+fn an_error_is_not_counted_as_an_answer_that_is_written_down() {
+    let scratch = scratch();
+    on_runtime(async {
+        let run_dir = scratch.path();
+        let farm = super::farm(run_dir, "smtp", &["smtp.deliver"]);
+        let (worker, _alone) = farm::Worker::alone(&farm).expect("an agent");
+        let settled = Rc::<RefCell<Vec<Option<u64>>>>::default();
+        let service = Rc::new(Refusing(Rc::clone(&settled)));
+        worker.serve::<Deliver>("smtp.deliver", service).expect("its socket");
+        worker.ready();
+        let memory = Memory::new();
+        let line = Line::to(Leased::of(&memory), true);
+        line.opens.notify_one();
+        let running = line.start(run_dir, Settings::default());
+        let enqueue = running.client::<Enqueue>("scheduler.enqueue");
+        for number in 0..5 {
+            enqueue_all(&enqueue, &[accept(&memory, &format!("{number}.test")).await]).await;
+            until("it is sent", || settled.borrow().len() == number + 1).await;
+        }
+        let most = [0, 0, 1, 2, 3];
+        let fits = |(settled, most): (&Option<u64>, u64)| settled.is_some_and(|it| it <= most);
+        assert!(settled.borrow().iter().zip(most).all(fits), "{settled:?}");
+        running.stop().await;
     });
 }
 

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
 use mail::MessageId;
-use queue::{Handle, Ledger, Listed, Reader, Record, Routed, SizeHint, Standing};
+use queue::{Handle, Ledger, Listed, Reader, Record, Routed, SizeHint, Standing, Tenure};
 use scheduler::machine::{Actions, Scheduler};
 
 use super::Failure;
@@ -24,15 +23,31 @@ const BATCH: usize = 500;
 
 /// Writes the whole queue to a file, or to standard output for `-`.
 pub(super) async fn export(configuration: &Configuration, path: &Path) -> Result<u64, Failure> {
-    let stores = configuration.stores();
     super::super::stored_somewhere(configuration)?;
-    stores.check_version()?;
-    let ledger = acquired(configuration).await?;
+    configuration.stores().check_version()?;
+    let Tenure { ledger, is_clean } = acquired(configuration).await?;
+    let exported = match is_clean {
+        true => export_from(configuration, &*ledger, path).await,
+        false => Err(Failure::Refused(
+            "the last scheduler did not end in order, and what it had sent may not be written down yet: start one, and stop it \
+             when it is at work"
+                .to_owned(),
+        )),
+    };
+    give_up(&*ledger, is_clean).await?;
+    exported
+}
+
+async fn export_from(
+    configuration: &Configuration,
+    ledger: &dyn Ledger,
+    path: &Path,
+) -> Result<u64, Failure> {
     let mut writer = Writer::begin(output(path)?)?;
-    let (mut routed, others) = state(configuration, &*ledger).await?;
-    let (reader, recovery) = stores.read_only()?;
+    let (mut routed, others) = state(configuration, ledger).await?;
+    let (reader, recovery) = configuration.stores().read_only()?;
     let listed = super::stored::everything(&*recovery).await?;
-    settle(&*ledger, &listed).await?;
+    settle(ledger, &listed).await?;
     for one in listed {
         let known = routed.remove(&one.id);
         // A message that was moved is listed where it was too, and one that has ended until its space is given back.
@@ -59,7 +74,6 @@ pub(super) async fn export(configuration: &Configuration, path: &Path) -> Result
         writer.record(record)?;
     }
     let (_, messages) = writer.end()?;
-    ledger.release(true).await.map_err(anyhow::Error::from)?;
     Ok(messages)
 }
 
@@ -81,18 +95,34 @@ async fn write<W: Write>(
 /// Reads a queue from a file, or from standard input for `-`, into the store of the configuration. What is there already stays,
 /// and is not read twice: an import that was cut off may be made again.
 pub(super) async fn import(configuration: &Configuration, path: &Path) -> Result<u64, Failure> {
-    let mut reader = transfer::Reader::begin(input(path)?).map_err(|error| wrong(path, error))?;
-    let ledger = acquired(configuration).await?;
+    let reader = transfer::Reader::begin(input(path)?).map_err(|error| wrong(path, error))?;
+    let Tenure { ledger, is_clean } = acquired(configuration).await?;
+    let imported = import_into(configuration, &*ledger, reader, path).await;
+    give_up(&*ledger, is_clean).await?;
+    imported
+}
+
+/// What the owner before has left undone is left to the next: jobs of its that may be in hand yet.
+async fn give_up(ledger: &dyn Ledger, is_clean: bool) -> Result<(), Failure> {
+    Ok(ledger.release(is_clean).await.map_err(anyhow::Error::from)?)
+}
+
+async fn import_into(
+    configuration: &Configuration,
+    ledger: &dyn Ledger,
+    mut reader: transfer::Reader<Box<dyn std::io::BufRead>>,
+    path: &Path,
+) -> Result<u64, Failure> {
     ledger.replay(&mut |_| {}).await.map_err(anyhow::Error::from)?;
     let (intake, recovery) = configuration.stores().for_import()?;
     let there = super::stored::everything(&*recovery).await?;
     let there: HashMap<MessageId, Handle> =
         there.into_iter().map(|one| (one.id, one.handle)).collect();
-    let (mut messages, mut records) = (0, Vec::new());
+    let (mut messages, mut records, mut unrouted) = (0, Vec::new(), HashMap::new());
     while let Some(item) = reader.next().map_err(|error| wrong(path, error))? {
         let message = match item {
             Item::Record(record) => {
-                records.push(record);
+                records.push(here(record, &unrouted));
                 continue;
             }
             Item::Message(message) => message,
@@ -114,16 +144,29 @@ pub(super) async fn import(configuration: &Configuration, path: &Path) -> Result
             }
         };
         messages += 1;
+        if message.routed.is_none() {
+            unrouted.insert(message.accepted.id, handle.clone());
+        }
         let routed = message.routed.filter(|_| ledger.standing(&handle) != Standing::Routed);
         records
             .extend(routed.map(|routed| Record::Snapshot(Box::new(Routed { handle, ..routed }))));
         if records.len() >= BATCH {
-            append(&*ledger, &mut records).await?;
+            append(ledger, &mut records).await?;
         }
     }
-    append(&*ledger, &mut records).await?;
-    ledger.release(true).await.map_err(anyhow::Error::from)?;
+    append(ledger, &mut records).await?;
     Ok(messages)
+}
+
+/// A record as it is in this store: strikes name the place of a message that was not routed.
+fn here(record: Record, unrouted: &HashMap<MessageId, Handle>) -> Record {
+    match record {
+        Record::Strike { handle, id, strikes, hold } => {
+            let handle = unrouted.get(&id).cloned().unwrap_or(handle);
+            Record::Strike { handle, id, strikes, hold }
+        }
+        other => other,
+    }
 }
 
 async fn append(ledger: &dyn Ledger, records: &mut Vec<Record>) -> Result<(), Failure> {
@@ -133,13 +176,13 @@ async fn append(ledger: &dyn Ledger, records: &mut Vec<Record>) -> Result<(), Fa
 }
 
 /// The ledger, which nobody else may hold meanwhile.
-async fn acquired(configuration: &Configuration) -> Result<Rc<dyn Ledger>, Failure> {
+async fn acquired(configuration: &Configuration) -> Result<Tenure, Failure> {
     super::super::may_write(configuration)?;
     let (hostname, pid) = (&configuration.top.hostname, std::process::id());
     let holder = format!("a command on {hostname}, process {pid}");
     let ownership = configuration.stores().ownership(&holder).map_err(Failure::System)?;
     match tokio::time::timeout(OWNED, ownership.acquire()).await {
-        Ok(Ok(tenure)) => Ok(tenure.ledger),
+        Ok(Ok(tenure)) => Ok(tenure),
         Ok(Err(queue::LedgerError::Held(who))) => Err(Failure::Refused(format!(
             "a scheduler works with the queue ({who}): stop it first"
         ))),
@@ -216,4 +259,21 @@ fn input(path: &Path) -> Result<Box<dyn std::io::BufRead>, Failure> {
 
 fn wrong(path: &Path, error: TransferError) -> Failure {
     Failure::Damaged(format!("{}: {:#}", path.display(), anyhow::Error::from(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strike_names_the_place_that_its_message_has_here() {
+        let id = MessageId::new(mail::Timestamp::from_millis(1), 1);
+        let handle = |text: &str| Handle::parse(text).expect("a handle");
+        let strike =
+            |handle: Handle| Record::Strike { handle, id, strikes: 3, hold: Some("x".into()) };
+        let unrouted = HashMap::from([(id, handle("pg:m.1"))]);
+        assert_eq!(here(strike(handle("spool:1.1")), &unrouted), strike(handle("pg:m.1")));
+        let other = Record::Reroute { id, routing: 2 };
+        assert_eq!(here(other.clone(), &unrouted), other);
+    }
 }
