@@ -132,7 +132,8 @@ pub(crate) async fn keep(tenancy: Rc<Tenancy>, first: Option<Connection>) {
     let settings = tenancy.database.settings().clone();
     let mut link =
         Link::new(tenancy.database.clone(), Checks::Durable, first, &Connected::default());
-    let mut next = Instant::now() + settings.lease_renewal.0;
+    // At once: then there is a connection, and the time that the claim took counts no more.
+    let mut next = Instant::now();
     while !tenancy.is_over() {
         let ends = tenancy.owned.get();
         sleep_until(next.min(ends).into()).await;

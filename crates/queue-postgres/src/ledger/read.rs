@@ -14,7 +14,7 @@ use super::operation::Owing;
 use super::rows::{self, MESSAGE, RECIPIENT, Recipient, Stored, Unreadable};
 use super::statements::Statement;
 use super::tenancy::Tenancy;
-use super::transaction::{Wait, transact};
+use super::transaction::{Wait, read, transact};
 use crate::connection::Parameter;
 use crate::intake::LOCK_BODIES;
 use crate::link::{BackOff, Connected, Link};
@@ -118,7 +118,10 @@ impl Reader {
             loop {
                 let connection = match self.link.get(self.tenancy.deadline(), |_| {}).await {
                     Ok(connection) => connection,
-                    Err(fault) if fault.may_pass() => continue,
+                    Err(fault) if fault.may_pass() => {
+                        sleep(back_off.next()).await;
+                        continue;
+                    }
                     Err(fault) => return Err(Unreadable::Fault(fault)),
                 };
                 match question(&connection).await {
@@ -183,8 +186,7 @@ impl Reader {
         let ids: Vec<&str> = ids.iter().map(MessageId::as_str).collect();
         self.ask(async |connection: &Connection| {
             let parameters: [Parameter; 1] = [(&ids, Type::TEXT_ARRAY)];
-            let rows = connection.client().query_typed(LOOK_UP, &parameters);
-            let rows = connection.limited(rows).await?;
+            let rows = read(connection, LOOK_UP, &parameters).await?;
             let id = |row: &tokio_postgres::Row| row.try_get::<_, &str>(0).ok()?.parse().ok();
             Ok(rows.iter().filter_map(id).collect())
         })
@@ -222,8 +224,7 @@ fn id_of(record: &Record) -> Option<MessageId> {
 }
 
 async fn suspensions(connection: &Connection) -> Result<Vec<Record>, Unreadable> {
-    let client = connection.client();
-    let rows = connection.limited(client.query_typed(REPLAY_SUSPENDED, &[])).await?;
+    let rows = read(connection, REPLAY_SUSPENDED, &[]).await?;
     let record = |row: &tokio_postgres::Row| {
         let (host, every): (String, bool) = (row.try_get(1)?, row.try_get(2)?);
         let until: i64 = row.try_get(3)?;
@@ -236,8 +237,7 @@ async fn suspensions(connection: &Connection) -> Result<Vec<Record>, Unreadable>
 
 async fn strikes(connection: &Connection, after: &str) -> Result<Vec<Record>, Unreadable> {
     let parameters: [Parameter; 2] = [(&after, Type::TEXT), (&PAGE_MESSAGES, Type::INT8)];
-    let rows = connection.client().query_typed(REPLAY_STRIKES, &parameters);
-    let rows = connection.limited(rows).await?;
+    let rows = read(connection, REPLAY_STRIKES, &parameters).await?;
     let record = |row: &tokio_postgres::Row| {
         let id: &str = row.try_get(0).map_err(|error| rows::unreadable("strike", "?", error))?;
         let wrong = |why: &dyn ToString| rows::unreadable("strike", id, why.to_string());
@@ -259,7 +259,7 @@ async fn messages(connection: &Connection, after: &str) -> Result<Vec<Stored>, U
         "SELECT {MESSAGE} FROM routed WHERE shard = 0 AND message_id > $1 ORDER BY message_id LIMIT $2"
     );
     let parameters: [Parameter; 2] = [(&after, Type::TEXT), (&PAGE_MESSAGES, Type::INT8)];
-    let rows = connection.limited(connection.client().query_typed(&text, &parameters)).await?;
+    let rows = read(connection, &text, &parameters).await?;
     let mut stored = rows.iter().map(rows::message).collect::<Result<Vec<_>, _>>()?;
     if let Some(last) = stored.last().map(|stored| stored.message.id.to_string()) {
         add_recipients(connection, after, &last, &mut stored).await?;
@@ -275,8 +275,8 @@ async fn add_recipients(
     stored: &mut [Stored],
 ) -> Result<(), Unreadable> {
     let text = format!(
-        "SELECT {RECIPIENT} FROM recipient WHERE shard = 0 AND (shard, message_id, index) > (0::smallint, $1, $2) \
-         AND message_id <= $3 ORDER BY shard, message_id, index LIMIT $4"
+        "SELECT {RECIPIENT} FROM recipient WHERE shard = 0 AND (message_id, index) > ($1, $2) \
+         AND message_id <= $3 ORDER BY message_id, index LIMIT $4"
     );
     let mut from = (after.to_owned(), i32::MAX);
     let mut messages = stored.iter_mut().peekable();
@@ -287,7 +287,7 @@ async fn add_recipients(
             (&last, Type::TEXT),
             (&PAGE_RECIPIENTS, Type::INT8),
         ];
-        let rows = connection.limited(connection.client().query_typed(&text, &parameters)).await?;
+        let rows = read(connection, &text, &parameters).await?;
         for row in &rows {
             let recipient = Recipient::of(row)?;
             from = (recipient.id.to_string(), recipient.index());
@@ -314,8 +314,7 @@ async fn sweep(connection: &Connection, epoch: i64, swept: Swept) -> Result<Opti
         return Ok(Some(if is_more { Swept::Nothing } else { Swept::Bodies(String::new()) }));
     };
     let parameters: [Parameter; 2] = [(&after, Type::TEXT), (&SWEEP_ROWS, Type::INT8)];
-    let rows = connection.client().query_typed(SWEEP_BODIES, &parameters);
-    let rows = connection.limited(rows).await?;
+    let rows = read(connection, SWEEP_BODIES, &parameters).await?;
     let Some(last) = rows.last().and_then(|row| row.try_get(0).ok()) else { return Ok(None) };
     // To lock a row is to write it: those that a message names are left alone.
     let unnamed = rows.iter().filter(|row| row.try_get(1).unwrap_or(false));

@@ -1,4 +1,7 @@
 //! A batch as statements: a few, each for many rows at once. The shard is 0 for now.
+//!
+//! Each names the keys of the rows that it is about as an array: with that they are found by their keys, whatever the server believes
+//! of a table that it has not looked at yet.
 
 use std::collections::BTreeMap;
 
@@ -38,56 +41,57 @@ const RETIRE_BODIES: &str = "\
 DELETE FROM body WHERE id = ANY (ARRAY (SELECT body_id FROM message WHERE id = ANY ($1) AND body_id IS NOT NULL))";
 const RETIRE: &str = "\
 WITH message_gone AS (DELETE FROM message WHERE id = ANY ($1)),
-    routed_gone AS (DELETE FROM routed WHERE shard = 0 AND message_id = ANY ($1))
-DELETE FROM recipient WHERE shard = 0 AND message_id = ANY ($1)";
-const REPLACE: &str = "DELETE FROM recipient WHERE shard = 0 AND message_id = ANY ($1)";
+    routed_gone AS (DELETE FROM routed WHERE message_id = ANY ($1) AND shard = 0)
+DELETE FROM recipient WHERE message_id = ANY ($1) AND shard = 0";
+const REPLACE: &str = "DELETE FROM recipient WHERE message_id = ANY ($1) AND shard = 0";
 /// What is not accepted, or not any more, leaves no rows.
 const PUT: &str = "\
-WITH put AS (
-    INSERT INTO routed (shard, message_id, routing, handle, facts, hold, held_by_hand, strikes, reroute, owed)
-    SELECT 0, new.* FROM unnest($1::text[], $2::integer[], $3::text[], $4::bytea[], $5::text[], $6::boolean[],
-        $7::integer[], $8::integer[], $9::bytea[]) AS new (message_id)
-    WHERE EXISTS (SELECT 1 FROM message WHERE id = new.message_id)
-    ON CONFLICT (shard, message_id) DO UPDATE SET routing = excluded.routing, handle = excluded.handle,
-        facts = excluded.facts, hold = excluded.hold, held_by_hand = excluded.held_by_hand,
-        strikes = excluded.strikes, reroute = excluded.reroute, owed = excluded.owed
-    RETURNING message_id
-)
+INSERT INTO routed (shard, message_id, routing, handle, facts, hold, held_by_hand, strikes, reroute, owed)
+SELECT 0, new.* FROM unnest($1::text[], $2::integer[], $3::text[], $4::bytea[], $5::text[], $6::boolean[],
+    $7::integer[], $8::integer[], $9::bytea[]) AS new (message_id)
+WHERE EXISTS (SELECT 1 FROM message WHERE id = new.message_id)
+ON CONFLICT (message_id, shard) DO UPDATE SET routing = excluded.routing, handle = excluded.handle,
+    facts = excluded.facts, hold = excluded.hold, held_by_hand = excluded.held_by_hand,
+    strikes = excluded.strikes, reroute = excluded.reroute, owed = excluded.owed";
+const PUT_RECIPIENTS: &str = "\
 INSERT INTO recipient (shard, message_id, index, channel, host, facts, state, told, delay_reported)
-SELECT 0, new.* FROM unnest($10::text[], $11::integer[], $12::text[], $13::text[], $14::bytea[], $15::bytea[],
-    $16::boolean[], $17::boolean[]) AS new (message_id) JOIN put USING (message_id)
-ON CONFLICT (shard, message_id, index) DO UPDATE SET channel = excluded.channel, host = excluded.host,
+SELECT 0, new.* FROM unnest($1::text[], $2::integer[], $3::text[], $4::text[], $5::bytea[], $6::bytea[],
+    $7::boolean[], $8::boolean[]) AS new (message_id)
+WHERE EXISTS (SELECT 1 FROM message WHERE id = new.message_id)
+ON CONFLICT (message_id, index, shard) DO UPDATE SET channel = excluded.channel, host = excluded.host,
     facts = excluded.facts, state = excluded.state, told = excluded.told, delay_reported = excluded.delay_reported";
 const SET_STATES: &str = "\
 UPDATE recipient SET state = new.state, told = true, delay_reported = new.delay_reported
 FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::boolean[]) AS new (message_id, index, state, delay_reported)
-WHERE recipient.shard = 0 AND recipient.message_id = new.message_id AND recipient.index = new.index";
+WHERE recipient.message_id = ANY ($1) AND recipient.message_id = new.message_id AND recipient.index = new.index
+    AND recipient.shard = 0";
 const SET_DELAYED: &str = "\
 UPDATE recipient SET delay_reported = true FROM unnest($1::text[], $2::integer[]) AS new (message_id, index)
-WHERE recipient.shard = 0 AND recipient.message_id = new.message_id AND recipient.index = new.index";
+WHERE recipient.message_id = ANY ($1) AND recipient.message_id = new.message_id AND recipient.index = new.index
+    AND recipient.shard = 0";
 const SET_HOLDS: &str = "\
 UPDATE routed SET hold = new.hold, held_by_hand = new.hold IS NOT NULL
 FROM unnest($1::text[], $2::text[]) AS new (message_id, hold)
-WHERE routed.shard = 0 AND routed.message_id = new.message_id";
+WHERE routed.message_id = ANY ($1) AND routed.message_id = new.message_id AND routed.shard = 0";
 const SET_STRIKES: &str = "\
 UPDATE routed SET strikes = new.strikes FROM unnest($1::text[], $2::integer[]) AS new (message_id, strikes)
-WHERE routed.shard = 0 AND routed.message_id = new.message_id";
+WHERE routed.message_id = ANY ($1) AND routed.message_id = new.message_id AND routed.shard = 0";
 const SET_REROUTES: &str = "\
 UPDATE routed SET reroute = CASE WHEN new.reroute > routed.routing THEN new.reroute END
 FROM unnest($1::text[], $2::integer[]) AS new (message_id, reroute)
-WHERE routed.shard = 0 AND routed.message_id = new.message_id";
+WHERE routed.message_id = ANY ($1) AND routed.message_id = new.message_id AND routed.shard = 0";
 const SET_HANDLES: &str = "\
 UPDATE routed SET handle = new.handle FROM unnest($1::text[], $2::text[]) AS new (message_id, handle)
-WHERE routed.shard = 0 AND routed.message_id = new.message_id";
+WHERE routed.message_id = ANY ($1) AND routed.message_id = new.message_id AND routed.shard = 0";
 const SET_OWED: &str = "\
 UPDATE routed SET owed = new.owed FROM unnest($1::text[], $2::bytea[]) AS new (message_id, owed)
-WHERE routed.shard = 0 AND routed.message_id = new.message_id";
-const FORGIVE: &str = "DELETE FROM strike WHERE shard = 0 AND message_id = ANY ($1)";
+WHERE routed.message_id = ANY ($1) AND routed.message_id = new.message_id AND routed.shard = 0";
+const FORGIVE: &str = "DELETE FROM strike WHERE message_id = ANY ($1) AND shard = 0";
 const STRIKE: &str = "\
 INSERT INTO strike (shard, message_id, handle, strikes, hold)
 SELECT 0, new.* FROM unnest($1::text[], $2::text[], $3::integer[], $4::text[]) AS new (message_id)
 WHERE EXISTS (SELECT 1 FROM message WHERE id = new.message_id)
-ON CONFLICT (shard, message_id) DO UPDATE SET handle = excluded.handle, strikes = excluded.strikes, hold = excluded.hold";
+ON CONFLICT (message_id, shard) DO UPDATE SET handle = excluded.handle, strikes = excluded.strikes, hold = excluded.hold";
 const RESUME: &str = "\
 DELETE FROM suspended USING unnest($1::text[], $2::text[], $3::boolean[]) AS gone (channel, host, every)
 WHERE suspended.shard = 0 AND suspended.channel = gone.channel AND suspended.host = gone.host
@@ -126,9 +130,6 @@ fn puts(puts: &BTreeMap<MessageId, Put>, statements: &mut Vec<Statement>) {
         return;
     }
     let each = puts.values();
-    let recipients = puts
-        .values()
-        .flat_map(|put| put.message.recipients.iter().map(move |recipient| (put, recipient)));
     let statement = Statement::new(PUT)
         .with(ids(puts.keys()), Type::TEXT_ARRAY)
         .with(column(each.clone(), |put| number(put.message.routing)), Type::INT4_ARRAY)
@@ -138,18 +139,20 @@ fn puts(puts: &BTreeMap<MessageId, Put>, statements: &mut Vec<Statement>) {
         .with(column(each.clone(), |put| put.held_by_hand), Type::BOOL_ARRAY)
         .with(column(each.clone(), |put| number(put.message.strikes)), Type::INT4_ARRAY)
         .with(column(each.clone(), |put| put.reroute.map(number)), Type::INT4_ARRAY)
-        .with(column(each, |put| rows::owed(&put.message.owed)), Type::BYTEA_ARRAY)
-        .with(column(recipients.clone(), |(put, _)| put.message.id.to_string()), Type::TEXT_ARRAY)
-        .with(column(recipients.clone(), |(_, one)| number(one.index)), Type::INT4_ARRAY)
-        .with(column(recipients.clone(), |(_, one)| text(&one.channel)), Type::TEXT_ARRAY)
-        .with(column(recipients.clone(), |(_, one)| text(&one.host)), Type::TEXT_ARRAY)
-        .with(column(recipients.clone(), |(_, one)| rows::recipient_facts(one)), Type::BYTEA_ARRAY)
-        .with(column(recipients.clone(), |(_, one)| rows::state(&one.state)), Type::BYTEA_ARRAY)
-        .with(
-            column(recipients.clone(), |(put, one)| put.told.contains(&one.index)),
-            Type::BOOL_ARRAY,
-        )
-        .with(column(recipients, |(_, one)| is_delay_reported(&one.state)), Type::BOOL_ARRAY);
+        .with(column(each, |put| rows::owed(&put.message.owed)), Type::BYTEA_ARRAY);
+    statements.push(statement);
+    let each = puts
+        .values()
+        .flat_map(|put| put.message.recipients.iter().map(move |recipient| (put, recipient)));
+    let statement = Statement::new(PUT_RECIPIENTS)
+        .with(column(each.clone(), |(put, _)| put.message.id.to_string()), Type::TEXT_ARRAY)
+        .with(column(each.clone(), |(_, one)| number(one.index)), Type::INT4_ARRAY)
+        .with(column(each.clone(), |(_, one)| text(&one.channel)), Type::TEXT_ARRAY)
+        .with(column(each.clone(), |(_, one)| text(&one.host)), Type::TEXT_ARRAY)
+        .with(column(each.clone(), |(_, one)| rows::recipient_facts(one)), Type::BYTEA_ARRAY)
+        .with(column(each.clone(), |(_, one)| rows::state(&one.state)), Type::BYTEA_ARRAY)
+        .with(column(each.clone(), |(put, one)| put.told.contains(&one.index)), Type::BOOL_ARRAY)
+        .with(column(each, |(_, one)| is_delay_reported(&one.state)), Type::BOOL_ARRAY);
     statements.push(statement);
 }
 

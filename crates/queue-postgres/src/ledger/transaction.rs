@@ -16,6 +16,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
 use super::statements::Statement;
+use crate::connection::{Parameter, in_order};
 use crate::{Cause, Connection, Fault};
 
 /// So long the server waits for the rest of a transaction.
@@ -26,6 +27,12 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 const FENCE: &str = "\
 SELECT pg_backend_pid(), pg_postmaster_start_time()::text,
     1 / coalesce((SELECT 1 FROM shard_epoch WHERE shard = 0 AND epoch = $1 FOR SHARE), 0)";
+
+/// Every statement is to look for few rows of large tables, one by one and by their keys, whatever the server believes of how many there
+/// are: it may never have looked, as right after a restore.
+const PLAN: &str = "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), \
+    set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), \
+    set_config('enable_material', 'off', true), set_config('jit', 'off', true); ";
 
 /// The process of a server that took a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,9 +126,28 @@ fn limits(connection: &Connection, wait: Wait) -> String {
         Wait::Synced => "",
     };
     format!(
-        "{asynchronous}SET LOCAL statement_timeout = {statement}; \
+        "{asynchronous}{PLAN}SET LOCAL statement_timeout = {statement}; \
          SET LOCAL idle_in_transaction_session_timeout = {idle}; SET LOCAL client_min_messages = warning"
     )
+}
+
+/// Asks for rows, found as a transaction's statements find them.
+pub(crate) async fn read(
+    connection: &Connection,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, Fault> {
+    let client = connection.client();
+    let begin = format!("BEGIN READ ONLY; {PLAN}");
+    let work = async {
+        let query = client.query_typed(statement, parameters);
+        let (rows, ended) = in_order(query, client.batch_execute("COMMIT")).await;
+        ended.and(rows)
+    };
+    let (begun, rows) =
+        in_order(connection.limited(client.batch_execute(&begin)), connection.limited(work)).await;
+    begun?;
+    rows
 }
 
 /// Drives all, the first ones first in every turn: what they send goes out in this order, in one write.

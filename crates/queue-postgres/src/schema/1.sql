@@ -45,7 +45,8 @@ CREATE TABLE shard_lease (
 INSERT INTO shard_epoch (shard, epoch) VALUES (0, 0);
 INSERT INTO shard_lease (shard, lease_until, clean) VALUES (0, '-infinity', true);
 
--- The scheduler's rows.
+-- The scheduler's rows. Their keys begin with what tells rows apart: a server that has not looked at a table yet believes that each of
+-- a column's values is rare, the shard's too.
 CREATE TABLE routed (
     shard smallint NOT NULL,
     message_id text COLLATE "C" NOT NULL,
@@ -57,7 +58,7 @@ CREATE TABLE routed (
     strikes integer NOT NULL,
     reroute integer,
     owed bytea,
-    PRIMARY KEY (shard, message_id)
+    PRIMARY KEY (message_id, shard)
 );
 CREATE TABLE recipient (
     shard smallint NOT NULL,
@@ -69,7 +70,7 @@ CREATE TABLE recipient (
     state bytea,
     told boolean NOT NULL,
     delay_reported boolean NOT NULL,
-    PRIMARY KEY (shard, message_id, index)
+    PRIMARY KEY (message_id, index, shard)
 );
 CREATE TABLE suspended (
     shard smallint NOT NULL,
@@ -85,5 +86,5 @@ CREATE TABLE strike (
     handle text NOT NULL,
     strikes integer NOT NULL,
     hold text,
-    PRIMARY KEY (shard, message_id)
+    PRIMARY KEY (message_id, shard)
 );
