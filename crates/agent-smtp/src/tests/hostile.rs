@@ -1,5 +1,6 @@
 //! Servers that stall, reset, refuse and babble, at every step; and the dot gate.
 
+use bytes::Bytes;
 use smtp::client::{Client, Message, Recipient, Step};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
@@ -96,7 +97,10 @@ fn a26_a_large_message_that_is_not_taken_is_deferred_or_refused() {
     ] {
         on_loop(async {
             let server = Server::start(vec![script(&[HELLO, to_data, behaviour])]).await;
-            let bench = Bench::hasty(large());
+            // More than both ends' buffers hold: it cannot all be under way before the server says anything.
+            let body =
+                Bytes::from("A line of a message that has very many of them.\r\n".repeat(600_000));
+            let bench = Bench::hasty(Shelf { body, ..large() });
             let answer = bench.deliver(&server.host(), &["r@example.test"]).await;
             if expected == "+" {
                 // It reads and never answers.
