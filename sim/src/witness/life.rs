@@ -149,7 +149,7 @@ impl Witness {
                     "{id} #{index} is said to be delivered"
                 );
                 fate.delivered.get_or_insert_with(|| written.clone());
-                fate.may_repeat = false;
+                fate.may_repeat = fate.told_beside;
             }
             State::Failed(_) => {
                 let expired = mail.accepted_wall + expire_ms;
