@@ -154,6 +154,7 @@ pub(crate) fn deliver(handle: Handle, id: MessageId) -> DeliverRequest {
         envid: None,
         host: HOST.into(),
         attempt: 1,
+        routing: 1,
         settled: None,
         recipients: vec![DeliverRecipient {
             index: 0,

@@ -189,6 +189,7 @@ fn request(host: &str, recipients: &[&str]) -> DeliverRequest {
         envid: None,
         host: host.to_owned(),
         attempt: 1,
+        routing: 1,
         settled: None,
         recipients: recipients.iter().enumerate().map(recipient).collect(),
         report: None,

@@ -213,8 +213,9 @@ impl Journal {
             return;
         }
         tracing::info!(jobs = left.len(), "taken over what another worker did and could not tell");
+        let has_room = self.0.entries.borrow().len() + left.len() <= ENTRIES_MAX;
         self.add(left);
-        if !self.write().await {
+        if !self.write().await || !has_room {
             return;
         }
         // They are in the file of this process now, and synced.

@@ -78,6 +78,7 @@ impl Facts {
                 handle: request.handle.clone(),
                 id: request.id,
                 attempt: request.attempt,
+                routing: request.routing,
                 report: request.report.as_ref().map(|report| report.kind),
                 outcomes: Vec::new(),
             })
@@ -105,6 +106,7 @@ mod tests {
             handle: queue::Handle::parse("test:1").expect("a handle"),
             id: MessageId::new(Timestamp::from_millis(1), number),
             attempt: 1,
+            routing: 1,
             report: None,
             outcomes: Vec::new(),
         }

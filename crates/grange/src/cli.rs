@@ -224,7 +224,8 @@ pub enum Queue {
     /// Read a queue that was exported into the store of the configuration
     ///
     /// Messages keep their ids, their attempts and their holds. No scheduler may work with the queue meanwhile. What is there
-    /// already stays as it is, so that an import that was cut off may be made again.
+    /// already stays as it is, so that an import that was cut off may be made again; but not once a scheduler has worked with the
+    /// queue, for what has ended since would come again.
     Import {
         /// Where from, `-` for standard input
         file: PathBuf,

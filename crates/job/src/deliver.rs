@@ -55,6 +55,9 @@ pub struct DeliverRequest {
     pub host: String,
     /// Which attempt this is for the recipient tried most often, from 1.
     pub attempt: u32,
+    /// The number of the routing that chose the recipients: what is told late of them names it.
+    #[serde(default)]
+    pub routing: u32,
     /// How many of the answers that came over this connection, counted from its first and without errors, have been written down
     /// with all that follows from them: nobody needs to be told of those again. Nothing: the answer alone is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! `outcome`: an agent tells the scheduler what became of recipients whose `deliver` it could not answer.
 //!
 //! ```text
-//! agent ── outcome {handle, id, attempt, report?, outcomes: [{index, delivered | deferred | failed}]} ─▶ scheduler
+//! agent ── outcome {handle, id, attempt, routing, report?, outcomes: [{index, delivered | deferred | failed}]} ─▶ scheduler
 //!       ◀─ {}  once that is synced, or changes nothing ─────────────────────────────────────────────────
 //! ```
 //!
@@ -35,6 +35,8 @@ pub struct OutcomeRequest {
     pub id: MessageId,
     /// The job's `attempt`: one that was answered for meanwhile is not deferred once more.
     pub attempt: u32,
+    /// The job's `routing`: after another one, a number may be another recipient's.
+    pub routing: u32,
     /// The kind of report that the job asked for, with channel `error`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportKind>,

@@ -247,6 +247,7 @@ fn deliver() {
         envid: None,
         host: "[127.0.0.1]:2526".to_owned(),
         attempt: 1,
+        routing: 1,
         settled: None,
         recipients: vec![recipient(0, address("one@example.org"))],
         report: None,
@@ -371,6 +372,7 @@ fn outcome() {
         handle: handle(),
         id: id(),
         attempt: 2,
+        routing: 1,
         report: None,
         outcomes: vec![one(0, Outcome::Failed(refused())), one(4, Outcome::Deferred(busy()))],
     };

@@ -155,6 +155,7 @@ fn request(kind: ReportKind) -> DeliverRequest {
         envid: None,
         host: String::new(),
         attempt: 1,
+        routing: 1,
         settled: None,
         recipients: vec![DeliverRecipient {
             index: 3,

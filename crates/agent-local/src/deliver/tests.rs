@@ -106,6 +106,7 @@ fn request(size: usize, recipients: &[(&str, &str)]) -> DeliverRequest {
         envid: None,
         host: String::new(),
         attempt: 1,
+        routing: 1,
         settled: None,
         recipients: recipients
             .iter()

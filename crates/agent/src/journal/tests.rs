@@ -28,6 +28,7 @@ fn entry(number: u64) -> OutcomeRequest {
         handle: queue::Handle::parse("test:1").expect("a handle"),
         id: MessageId::new(Timestamp::from_millis(1), number),
         attempt: 1,
+        routing: 1,
         report: None,
         outcomes: Vec::new(),
     }

@@ -146,6 +146,7 @@ fn request(recipients: usize) -> DeliverRequest {
         envid: None,
         host: String::new(),
         attempt: 1,
+        routing: 1,
         settled: None,
         recipients: (0..).map(recipient).take(recipients).collect(),
         report: None,

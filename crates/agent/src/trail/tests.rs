@@ -39,6 +39,7 @@ fn check(
         envid: None,
         host: String::new(),
         attempt: 1,
+        routing: 1,
         settled: None,
         recipients: (0..).take(outcomes.len()).map(recipient).collect(),
         report: None,

@@ -319,6 +319,7 @@ impl Scheduler {
             envid: message.envid.as_deref().map(Into::into),
             host: lane.host.to_string(),
             attempt: attempt.saturating_add(1),
+            routing: message.routing,
             settled: None,
             recipients,
             report: job.report.map(|kind| self.report(message, kind)),

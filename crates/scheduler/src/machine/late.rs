@@ -4,6 +4,7 @@
 //!  open, waiting or in hand ── delivered, failed ──▶ final; an answer that is still due changes nothing
 //!  open, and not in hand ───── deferred ───────────▶ one more attempt, unless it was counted before
 //!  final, or not known ─────── anything ───────────▶ nothing
+//!  routed anew since ───────── anything ───────────▶ nothing
 //! ```
 
 use job::deliver::RecipientOutcome;
@@ -26,6 +27,10 @@ impl Scheduler {
         self.clear_strikes(turn, slot, &request.id);
         match request.report {
             Some(kind) => self.take_late_report(turn, slot, kind, &request.outcomes),
+            None if self.backlog.message(slot).routing != request.routing => {
+                // A number may be another recipient's now: who was open then may be sent to again, but nobody is left out.
+                tracing::warn!(id = %request.id, routing = request.routing, "it was routed anew since: not taken");
+            }
             None => self.take_late_deliveries(turn, slot, request.attempt, request.outcomes),
         }
     }

@@ -313,7 +313,7 @@ fn a_new_owner_waits_for_outcomes_of_the_one_before() {
         let [first, second] = &requests;
         let outcomes = vec![RecipientOutcome { index: 0, outcome: delivered() }];
         let (handle, id) = (first.handle.clone(), first.id);
-        let told = OutcomeRequest { handle, id, attempt: 1, report: None, outcomes };
+        let told = OutcomeRequest { handle, id, attempt: 1, routing: 1, report: None, outcomes };
         outcome.call(&told).await.expect("acknowledged");
         running.until(|status| status.messages == 1).await;
         running.until(|status| status.messages == 0).await;

@@ -27,7 +27,7 @@ fn tell_of(
         .iter()
         .map(|(index, outcome)| RecipientOutcome { index: *index, outcome: outcome.clone() })
         .collect();
-    let request = OutcomeRequest { handle: handle(id), id, attempt, report, outcomes };
+    let request = OutcomeRequest { handle: handle(id), id, attempt, routing: 1, report, outcomes };
     world.turn(vec![Event::LateOutcome { token, request }]);
     world.answers.remove(&token)
 }
@@ -164,8 +164,14 @@ fn it_is_acknowledged_once_it_is_synced_and_refused_without_a_ledger() {
     world.enqueue(message(&world, id(1), &["a.test"]));
     let token = world.token();
     let outcomes = vec![RecipientOutcome { index: 0, outcome: delivered() }];
-    let request =
-        OutcomeRequest { handle: handle(id(1)), id: id(1), attempt: 1, report: None, outcomes };
+    let request = OutcomeRequest {
+        handle: handle(id(1)),
+        id: id(1),
+        attempt: 1,
+        routing: 1,
+        report: None,
+        outcomes,
+    };
     let mut actions = crate::machine::Actions::default();
     let event = Event::LateOutcome { token, request };
     world.scheduler.handle(world.now, &mut || 0, event, &mut actions);
@@ -178,4 +184,25 @@ fn it_is_acknowledged_once_it_is_synced_and_refused_without_a_ledger() {
         Some(Answer::Refused(error)) => assert_eq!(error.code, codes::INTERNAL),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn what_is_told_of_another_routing_is_not_taken() {
+    let mut world = World::new();
+    world.enqueue(message(&world, id(1), &["a.test"]));
+    let token = world.token();
+    let outcomes = vec![RecipientOutcome { index: 0, outcome: delivered() }];
+    let request = OutcomeRequest {
+        handle: handle(id(1)),
+        id: id(1),
+        attempt: 1,
+        routing: 2,
+        report: None,
+        outcomes,
+    };
+    world.turn(vec![Event::LateOutcome { token, request }]);
+    assert_eq!(world.answers.remove(&token), Some(Answer::Noted));
+    assert!(world.is_live(id(1)), "its recipient is another one now");
+    tell(&mut world, id(1), &[(0, delivered())]);
+    assert!(!world.is_live(id(1)));
 }
