@@ -232,6 +232,7 @@ impl World {
             handle: job.request.handle.clone(),
             id: job.request.id,
             attempt: job.request.attempt,
+            routing: job.request.routing,
             report: None,
             outcomes: done
                 .map(|index| RecipientOutcome { index: *index, outcome: delivered() })
@@ -269,7 +270,7 @@ impl World {
         let Some(process) = &self.process else { return };
         if process.ledger.standing(&request.handle) != Standing::Unknown {
             for one in &request.outcomes {
-                self.witness.noted(request.id, one.index);
+                self.witness.noted(request.id, one.index, request.routing);
             }
         }
     }

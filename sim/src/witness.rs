@@ -94,6 +94,8 @@ pub(crate) struct Mail {
     pub(crate) fates: Vec<Fate>,
     pub(crate) report_of: Option<(MessageId, ReportKind, Vec<u32>)>,
     pub(crate) routed: Option<Written>,
+    /// The number of its last routing.
+    pub(crate) routing: u32,
     pub(crate) retired: Option<Written>,
     /// Since when an operator may be sure that it is removed.
     pub(crate) removed_at: Option<u64>,
@@ -308,9 +310,10 @@ impl Witness {
         fate.told_beside |= is_beside;
     }
 
-    /// What was told late was acknowledged.
-    pub(crate) fn noted(&mut self, id: MessageId, index: u32) {
-        self.mail(id).fates[index as usize].noted = true;
+    /// What was told late was acknowledged. After another routing it was not taken: a number may be another recipient's then.
+    pub(crate) fn noted(&mut self, id: MessageId, index: u32, routing: u32) {
+        let mail = self.mail(id);
+        mail.fates[index as usize].noted |= mail.routing == routing;
         self.seen.told += 1;
     }
 

@@ -91,6 +91,7 @@ impl Witness {
         }
         mail.held = routed.hold.is_some();
         mail.routed = Some(written);
+        mail.routing = routed.routing;
     }
 
     /// A snapshot says the same again, in another log.
