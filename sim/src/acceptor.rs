@@ -141,6 +141,7 @@ impl World {
             fates: vec![fate; recipients.len()],
             report_of,
             routed: None,
+            routing: 0,
             retired: None,
             removed_at: None,
             remove_asked: false,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use job::deliver::{DeliverAnswer, DeliverRequest, RecipientOutcome};
+use job::outcome::OutcomeRequest;
 use mail::{Delivered, MessageId, Outcome, Reply, StatusCode, SuccessReport};
-use queue::ReportKind;
+use queue::{Ledger, ReportKind, Standing};
 use scheduler::machine::{Peer, Send, Unanswered};
 use scheduler::turns::Arrival;
 use socket::PeerId;
@@ -12,6 +13,7 @@ use socket::PeerId;
 use crate::acceptor::REPORTS;
 use crate::chance::Chance;
 use crate::clock::{MINUTE, SECOND};
+use crate::process::Asked;
 use crate::witness::hold;
 use crate::world::{Event, World, settings_of_scheduler};
 
@@ -209,6 +211,9 @@ impl World {
             self.witness.unheard(job.request.id, &indexes, true);
         } else {
             self.witness.unheard(job.request.id, &job.dotted, false);
+            if !job.dotted.is_empty() && self.chance.percent(60) {
+                self.write_down(&job);
+            }
         }
         self.witness.touch(job.request.id, self.clock.mono);
         if key.0 == self.life {
@@ -217,6 +222,56 @@ impl World {
                 result: Err(Unanswered::Lost),
                 from: None,
             });
+        }
+    }
+
+    /// An agent has kept what it did, and tells it later.
+    fn write_down(&mut self, job: &Job) {
+        let done = job.dotted.iter();
+        let request = OutcomeRequest {
+            handle: job.request.handle.clone(),
+            id: job.request.id,
+            attempt: job.request.attempt,
+            routing: job.request.routing,
+            report: None,
+            outcomes: done
+                .map(|index| RecipientOutcome { index: *index, outcome: delivered() })
+                .collect(),
+        };
+        let wait = self.chance.between(1, 2 * MINUTE);
+        self.after(wait, Event::Tell(Box::new(request)));
+    }
+
+    /// Tells it, again and again until that is acknowledged.
+    pub(crate) fn tell_late(&mut self, request: OutcomeRequest) {
+        let id = request.id;
+        if request.outcomes.iter().all(|one| self.witness.is_noted(id, one.index)) {
+            return;
+        }
+        self.after(2 * MINUTE, Event::Tell(Box::new(request.clone())));
+        if self.process.is_none() {
+            return;
+        }
+        for one in &request.outcomes {
+            let has = |job: &Job| {
+                let its = job.request.recipients.iter().any(|it| it.index == one.index);
+                job.channel != ERROR && job.request.id == id && its
+            };
+            let is_beside =
+                self.agents.jobs.values().any(|job| has(job) && !job.dotted.contains(&one.index));
+            self.witness.told(id, one.index, is_beside);
+        }
+        let asked = Asked::Told(Box::new(request.clone()));
+        self.ask(asked, |token| Arrival::LateOutcome(token, request));
+    }
+
+    /// It was acknowledged. Of a message that was not known nothing was written: its routing was lost.
+    pub(crate) fn noted(&mut self, request: &OutcomeRequest) {
+        let Some(process) = &self.process else { return };
+        if process.ledger.standing(&request.handle) != Standing::Unknown {
+            for one in &request.outcomes {
+                self.witness.noted(request.id, one.index, request.routing);
+            }
         }
     }
 

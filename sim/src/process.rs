@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use job::admin::AdminAnswer;
+use job::outcome::OutcomeRequest;
 use job::route::RouteRequest;
 use mail::MessageId;
 use queue::{Handle, Ledger, LedgerError, Listed, Local, Record};
@@ -58,6 +59,7 @@ pub(crate) enum Asked {
     Known(Vec<Listed>),
     Where(Vec<Listed>),
     Moved(Vec<Handle>),
+    Told(Box<OutcomeRequest>),
     Removal(MessageId),
     Other,
 }
@@ -308,6 +310,7 @@ impl World {
             (Asked::Where(_), _) => self.compactor.end(),
             (Asked::Moved(copies), Answer::Home(answer)) => self.moved(&copies, &answer),
             (Asked::Moved(_), _) => self.compactor.end(),
+            (Asked::Told(request), Answer::Noted) => self.noted(&request),
             (Asked::Removal(id), Answer::Admin(answer)) => {
                 if let AdminAnswer::Changed(changed) = *answer
                     && changed.messages > 0

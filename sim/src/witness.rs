@@ -61,6 +61,10 @@ pub(crate) struct Fate {
     pub(crate) delivered: Option<Written>,
     /// Whether this life of the scheduler was told that it is delivered.
     pub(crate) heard: bool,
+    /// Whether it was told late that it is delivered while another job had it in hand, which may deliver it yet.
+    pub(crate) told_beside: bool,
+    /// Whether the scheduler has acknowledged that.
+    pub(crate) noted: bool,
     /// Whether an agent said that it failed.
     pub(crate) refused: bool,
     pub(crate) failed: bool,
@@ -90,6 +94,8 @@ pub(crate) struct Mail {
     pub(crate) fates: Vec<Fate>,
     pub(crate) report_of: Option<(MessageId, ReportKind, Vec<u32>)>,
     pub(crate) routed: Option<Written>,
+    /// The number of its last routing.
+    pub(crate) routing: u32,
     pub(crate) retired: Option<Written>,
     /// Since when an operator may be sure that it is removed.
     pub(crate) removed_at: Option<u64>,
@@ -127,6 +133,8 @@ pub struct Seen {
     pub delivered: u64,
     /// Of them, second ones, which a fault explains.
     pub repeated: u64,
+    /// Deliveries that were told late, and acknowledged.
+    pub told: u64,
     /// Reports committed.
     pub reports: u64,
     /// Messages retired.
@@ -146,6 +154,7 @@ impl Seen {
         self.refused += other.refused;
         self.delivered += other.delivered;
         self.repeated += other.repeated;
+        self.told += other.told;
         self.reports += other.reports;
         self.retired += other.retired;
         self.moved += other.moved;
@@ -161,6 +170,7 @@ impl fmt::Display for Seen {
             refused,
             delivered,
             repeated,
+            told,
             reports,
             retired,
             moved,
@@ -169,7 +179,7 @@ impl fmt::Display for Seen {
         } = self;
         write!(
             out,
-            "accepted {accepted}, refused {refused}, delivered {delivered} ({repeated} again, which a fault explains), reports \
+            "accepted {accepted}, refused {refused}, delivered {delivered} ({repeated} again, which a fault explains; {told} told late), reports \
              {reports}, retired {retired}, moved {moved}, crashes {crashes}, ledger failures {ledger_failures}"
         )
     }
@@ -242,6 +252,12 @@ impl Witness {
                     one.index
                 );
             } else {
+                hold!(
+                    !fate.noted,
+                    "told-stays",
+                    "{id} #{} is sent again, though it was told late that it is delivered, and that was acknowledged",
+                    one.index
+                );
                 let settled = fate.delivered.is_some() && !fate.may_repeat;
                 hold!(
                     !settled,
@@ -285,6 +301,26 @@ impl Witness {
                 fate.may_repeat = true;
             }
         }
+    }
+
+    /// An agent tells late to whom it has delivered; some of them are in hand of another job.
+    pub(crate) fn told(&mut self, id: MessageId, index: u32, is_beside: bool) {
+        let fate = &mut self.mail(id).fates[index as usize];
+        fate.heard = true;
+        fate.told_beside |= is_beside;
+    }
+
+    /// What was told late was acknowledged. After another routing it was not taken: a number may be another recipient's then.
+    pub(crate) fn noted(&mut self, id: MessageId, index: u32, routing: u32) {
+        let mail = self.mail(id);
+        mail.fates[index as usize].noted |= mail.routing == routing;
+        self.seen.told += 1;
+    }
+
+    /// Whether nobody needs to be told any more.
+    pub(crate) fn is_noted(&mut self, id: MessageId, index: u32) -> bool {
+        let mail = self.mail(id);
+        mail.retired.is_some() || mail.fates[index as usize].noted
     }
 
     /// A report has been committed.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use config::{ByteSize, Span};
 use job::enqueue::EnqueueRequest;
+use job::outcome::OutcomeRequest;
 use job::route::RouteRequest;
 use mail::MessageId;
 use queue_spool::Spool;
@@ -46,6 +47,8 @@ pub(crate) enum Event {
     /// An agent is at the final dot, and answers.
     Dot(JobKey),
     Answers(JobKey),
+    /// An agent tells what it did in a job whose connection ended.
+    Tell(Box<OutcomeRequest>),
     /// A worker starts.
     StartWorker(usize),
     Requeue,
@@ -207,6 +210,7 @@ impl World {
             Event::Peers(life, channel) => self.tell_peers(life, channel),
             Event::Dot(job) => self.dot(job),
             Event::Answers(job) => self.answers(job),
+            Event::Tell(request) => self.tell_late(*request),
             Event::StartWorker(channel) => self.start_worker(channel),
             Event::Requeue => self.requeue(),
             Event::Compact => self.compact(),

@@ -93,6 +93,12 @@ const BUGS: &[Bug] = &[
         wrong: "self.active > self.limit(settings)",
     },
     Bug {
+        name: "what is told late is acknowledged and forgotten",
+        file: "crates/scheduler/src/machine/late.rs",
+        right: "if !changes.is_empty() {",
+        wrong: "if changes.len() > 1000 {",
+    },
+    Bug {
         name: "slow lanes take a channel whole",
         file: "crates/scheduler/src/machine/channel.rs",
         right: "self.slow_in_use < (self.slots() / 2).max(1);",

@@ -91,6 +91,7 @@ impl Witness {
         }
         mail.held = routed.hold.is_some();
         mail.routed = Some(written);
+        mail.routing = routed.routing;
     }
 
     /// A snapshot says the same again, in another log.
@@ -149,7 +150,7 @@ impl Witness {
                     "{id} #{index} is said to be delivered"
                 );
                 fate.delivered.get_or_insert_with(|| written.clone());
-                fate.may_repeat = false;
+                fate.may_repeat = fate.told_beside;
             }
             State::Failed(_) => {
                 let expired = mail.accepted_wall + expire_ms;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use queue::{LedgerError, Record};
-use queue_postgres::testing::{End, Options, Server, block_on, shared};
+use queue_postgres::testing::{Bouncer, End, Options, Server, block_on, shared};
 
 use super::gate::Gate;
 use super::support::{acquire, messages, over, replay, routings, synced, tables};
@@ -163,5 +163,35 @@ fn a_failover_loses_nothing_that_was_synced_and_nothing_of_a_living_owner() {
         drop(owner);
         let next = acquire(&both, "the next").await;
         assert_eq!(replay(&*next.ledger).await.len(), rows);
+    });
+}
+
+#[test]
+fn a_pooler_may_give_each_transaction_another_connection() {
+    let name = shared().database();
+    let bouncer = Bouncer::start(shared(), 3);
+    let url = bouncer.url(&name);
+    block_on(async {
+        let mail = messages(&url, 40).await;
+        let owner = acquire(&url, "the owner").await;
+        replay(&*owner.ledger).await;
+        let second = queue_postgres::open_ownership(&super::support::database(&url), "the second");
+        let mut second = queue::Ownership::acquire(&*second);
+        let waits = tokio::time::timeout(Duration::from_millis(500), &mut second).await;
+        assert!(waits.is_err(), "the first has it");
+        for (number, records) in routings(&mail).chunks(4).enumerate() {
+            let mark = owner.ledger.append(records).expect("it is its own");
+            match number % 2 {
+                0 => owner.ledger.written(mark).await.expect("it can be written"),
+                _ => owner.ledger.synced(mark).await.expect("it can be synced"),
+            }
+        }
+        let handles: Vec<_> = mail.iter().map(|(_, handle)| handle).collect();
+        assert!(owner.ledger.settle(&handles).is_none(), "it has routed them itself");
+        owner.ledger.release(true).await.expect("it can be given up");
+        let second = second.await.expect("it can be opened");
+        assert!(second.is_clean);
+        assert_eq!(replay(&*second.ledger).await.len(), 40, "{}", bouncer.log());
+        second.ledger.release(true).await.expect("it can be given up");
     });
 }
