@@ -74,13 +74,16 @@ fn many_messages_and_many_recipients_come_back_page_by_page() {
         let owes = replayed.values().find(|one| !one.owed.is_empty()).expect("some owe");
         let (kind, recipients) = (ReportKind::Failure, vec![1]);
         let reported = Record::Reported { id: owes.id, kind, recipients };
-        synced(&*owner.ledger, &[reported]).await.expect("it can be written");
+        let place = queue::Handle::parse("pg:elsewhere").expect("a handle");
+        let moved = Record::Moved { id: owes.id, handle: place.clone() };
+        synced(&*owner.ledger, &[reported, moved]).await.expect("it can be written");
         drop(owner);
         let owner = acquire(&url, "the last").await;
         let replayed = replay(&*owner.ledger).await;
         let its = replayed.into_iter().map(message).find(|one| one.id == owes.id);
-        let owed = its.expect("it is there").owed;
-        assert_eq!(owed.first().map(|owed| owed.recipients.clone()), Some(vec![0]));
+        let its = its.expect("it is there");
+        assert_eq!(its.handle, place);
+        assert_eq!(its.owed.first().map(|owed| owed.recipients.clone()), Some(vec![0]));
     });
 }
 

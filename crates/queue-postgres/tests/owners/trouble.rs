@@ -128,8 +128,7 @@ fn a_failover_loses_nothing_that_was_synced_and_nothing_of_a_living_owner() {
     let mut primary = Server::start(Options::default());
     let name = primary.database();
     let standby = primary.standby("s1", Options::default());
-    primary.configure(&["synchronous_standby_names = 's1'".to_owned()]);
-    primary.reload();
+    primary.wait_for_standbys("s1");
     let both = {
         let (first, second) = (primary.url(&name), standby.url(&name));
         let host = |url: &str| {
@@ -193,5 +192,31 @@ fn a_pooler_may_give_each_transaction_another_connection() {
         assert!(second.is_clean);
         assert_eq!(replay(&*second.ledger).await.len(), 40, "{}", bouncer.log());
         second.ledger.release(true).await.expect("it can be given up");
+    });
+}
+
+#[test]
+fn while_no_standby_has_a_commit_nobody_owns_the_ledger() {
+    let primary = Server::start(Options::default());
+    let name = primary.database();
+    let url = primary.url(&name);
+    let mut standby = primary.standby("s1", Options::default());
+    primary.wait_for_standbys("s1");
+    block_on(async {
+        let mail = messages(&url, 3).await;
+        let owner = acquire(&url, "the owner").await;
+        replay(&*owner.ledger).await;
+        synced(&*owner.ledger, &routings(&mail[..2])).await.expect("both have it");
+        standby.end(End::Kill);
+        let mark = owner.ledger.append(&routings(&mail[2..])).expect("it does not know yet");
+        owner.ledger.written(mark).await.expect("that waits for nobody");
+        assert!(matches!(owner.ledger.synced(mark).await, Err(LedgerError::Fenced(_))));
+        assert!(matches!(over(&owner.ledger).await, LedgerError::Fenced(_)));
+        drop(owner);
+        // An operator goes on without it.
+        primary.wait_for_standbys("");
+        let next = acquire(&url, "the next").await;
+        assert!(!next.is_clean);
+        assert_eq!(replay(&*next.ledger).await.len(), 3);
     });
 }
