@@ -42,30 +42,44 @@ pub fn read_memfd(fd: impl AsFd) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Gives back the program text that this process has touched so far; what is needed again is mapped again from the file.
+/// Gives back what this process has touched so far of its program, text and constants; what is needed again is mapped again from
+/// the file.
 ///
 /// For a process that has done a lot to begin and will do little from now on: its resident memory then is what its loop
-/// uses. Only mappings of a file that are executable and were never writable are given back, so nothing can be lost.
+/// uses. Only mappings of a file that cannot be written and of which no page was ever changed, here or in swap, are given back, so
+/// that nothing can be lost. Call it while there is one thread.
 pub fn give_back_text() -> io::Result<()> {
-    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+    let mut mapping = None;
+    for line in std::fs::read_to_string("/proc/self/smaps")?.lines() {
         let mut fields = line.split_ascii_whitespace();
-        let (Some(range), Some("r-xp")) = (fields.next(), fields.next()) else { continue };
-        let of_a_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
-        let Some((start, end)) = range.split_once('-').filter(|_| of_a_file) else { continue };
-        let parse = |number: &str| usize::from_str_radix(number, 16).ok();
-        let (Some(start), Some(end)) = (parse(start), parse(end)) else { continue };
-        let pages = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: the range is a private mapping of a file that is executable and not writable, as the kernel just said, and
-        // this process never unmaps or changes its program: its pages are those of the file, and come back when touched.
-        unsafe {
-            rustix::mm::madvise(
-                pages,
-                end.saturating_sub(start),
-                rustix::mm::Advice::LinuxDontNeed,
-            )?;
+        match (fields.next(), fields.next()) {
+            // Each mapping's pages that are no longer the file's are told behind it: resident ones first.
+            (Some("Anonymous:"), Some(changed)) if changed != "0" => mapping = None,
+            (Some("Swap:"), Some("0")) => {
+                if let Some((start, end)) = mapping.take() {
+                    give_back(start, end)?;
+                }
+            }
+            (Some(range), Some("r-xp" | "r--p")) => {
+                let of_a_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
+                mapping = range.split_once('-').filter(|_| of_a_file).and_then(|(start, end)| {
+                    let parse = |number: &str| usize::from_str_radix(number, 16).ok();
+                    Some((parse(start)?, parse(end)?))
+                });
+            }
+            (Some(first), _) if first.contains('-') => mapping = None,
+            _ => {}
         }
     }
     Ok(())
+}
+
+fn give_back(start: usize, end: usize) -> io::Result<()> {
+    let pages = std::ptr::with_exposed_provenance_mut(start);
+    let length = end.saturating_sub(start);
+    // SAFETY: the range is a private mapping of a file that is not writable and of which no page differs from the file, as the
+    // kernel just said; this process never unmaps or changes its program: its pages come back from the file when touched.
+    unsafe { Ok(rustix::mm::madvise(pages, length, rustix::mm::Advice::LinuxDontNeed)?) }
 }
 
 /// A file mapped shared and writable, of which only atomics are ever handed out.
