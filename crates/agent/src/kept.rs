@@ -96,12 +96,13 @@ impl Facts {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use mail::{MessageId, Timestamp};
 
     use super::*;
 
-    fn outcome(number: u64) -> OutcomeRequest {
+    /// What was done with a message of this number.
+    pub(crate) fn outcome(number: u64) -> OutcomeRequest {
         OutcomeRequest {
             handle: queue::Handle::parse("test:1").expect("a handle"),
             id: MessageId::new(Timestamp::from_millis(1), number),

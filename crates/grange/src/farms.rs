@@ -9,7 +9,7 @@ use socket::Address;
 
 use crate::configuration::{Agent, Channel, Configuration};
 use crate::worker::{Handed, Role};
-use crate::{cluster, metrics, standing};
+use crate::{cluster, metrics, status};
 
 /// What the table says of a farm; the rest is the same for all.
 struct Entry {
@@ -137,7 +137,7 @@ fn callers(configuration: &Configuration, socket: &str) -> Vec<String> {
         "scheduler.strike" => acceptors.chain(["router", "requeue"]).collect(),
         "scheduler.outcome" => channels(|agent| !matches!(agent, Agent::Socket(_))).collect(),
         "requeue.requeue" => acceptors.chain(["router", "scheduler", cluster::ADMIN]).collect(),
-        "scheduler.admin" | "compact.compact" | standing::SOCKET => vec![cluster::ADMIN],
+        "scheduler.admin" | "compact.compact" | status::SOCKET => vec![cluster::ADMIN],
         // The sockets of channels.
         _ => vec!["scheduler"],
     };
@@ -322,10 +322,10 @@ fn status(configuration: &Configuration, farms: Vec<String>) -> Option<Entry> {
         return None;
     }
     let host = cluster.here(&top.hostname).to_owned();
-    let assignment = standing::Assignment { host, run_dir: top.run_dir.clone(), farms };
+    let assignment = status::Assignment { host, run_dir: top.run_dir.clone(), farms };
     let workers = Workers { max: 1, concurrency: 100, ..Workers::default() };
     let mut entry = Entry::elastic(cluster::STATUS, Role::Status(assignment), &workers, &[]);
-    entry.sockets = vec![standing::SOCKET];
+    entry.sockets = vec![status::SOCKET];
     Some(entry)
 }
 

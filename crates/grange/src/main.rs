@@ -16,7 +16,7 @@ mod farms;
 mod logging;
 mod metrics;
 mod privilege;
-mod standing;
+mod status;
 mod stores;
 mod transfer;
 mod worker;

@@ -6,7 +6,7 @@ use farm::Worker;
 use serde::{Deserialize, Serialize};
 
 use crate::stores::{self, Stores};
-use crate::{logging, metrics, standing};
+use crate::{logging, metrics, status};
 
 /// Everything a worker is handed, as a value; it never reads the configuration file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub enum Role {
     /// Answers scrapes.
     Metrics(metrics::Assignment),
     /// Tells other hosts how this one's farms stand.
-    Status(standing::Assignment),
+    Status(status::Assignment),
 }
 
 /// The most blocking threads of a worker: they wait for disks, not for cores.
@@ -131,7 +131,7 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
             stores::leave_to_requeue(&worker, left).await;
         }
         Role::Metrics(assignment) => metrics::run(worker, assignment).await?,
-        Role::Status(assignment) => standing::run(worker, assignment).await?,
+        Role::Status(assignment) => status::run(worker, assignment).await?,
     }
     Ok(())
 }

@@ -34,12 +34,12 @@ pub struct FarmsAnswer {
     /// The program's version there.
     pub version: String,
     /// Its farms.
-    pub farms: Vec<FarmStanding>,
+    pub farms: Vec<FarmStatus>,
 }
 
 /// How a farm stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FarmStanding {
+pub struct FarmStatus {
     /// Its name.
     pub farm: String,
     /// Its manager's process id; none while it has no manager.
@@ -53,12 +53,12 @@ pub struct FarmStanding {
     /// What it counts, by name.
     pub counters: BTreeMap<String, u64>,
     /// Its workers.
-    pub workers: Vec<WorkerStanding>,
+    pub workers: Vec<WorkerStatus>,
 }
 
 /// How a worker stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerStanding {
+pub struct WorkerStatus {
     /// Its name, `router/2`.
     pub worker: String,
     /// Its process id on its host.

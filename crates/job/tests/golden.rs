@@ -18,7 +18,7 @@ use job::deliver::{
     Deliver, DeliverAnswer, DeliverRecipient, DeliverRequest, RecipientOutcome, Report,
 };
 use job::enqueue::{Enqueue, EnqueueRequest};
-use job::farms::{FarmStanding, Farms, FarmsAnswer, FarmsRequest, WorkerStanding};
+use job::farms::{FarmStatus, Farms, FarmsAnswer, FarmsRequest, WorkerStatus};
 use job::home::{
     Here, Home, HomeAnswer, HomeRequest, Moved, MovedMessage, MovedRequest, WhereRequest,
 };
@@ -424,7 +424,7 @@ fn home() {
 fn farms() {
     let mut golden = Golden::<Farms>::new();
     golden.request("", 5000, FarmsRequest {});
-    let worker = WorkerStanding {
+    let worker = WorkerStatus {
         worker: "router/0".to_owned(),
         pid: 4711,
         generation: 1,
@@ -435,7 +435,7 @@ fn farms() {
         jobs_done: 1234,
         load: 250,
     };
-    let router = FarmStanding {
+    let router = FarmStatus {
         farm: "router".to_owned(),
         manager: Some(4700),
         alive: true,

@@ -15,9 +15,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use mail::{MessageId, Timestamp};
 use queue::{
-    Accept, Accepted, Body, Compaction, CompactionError, Draft, Handle, Held, Intake, IntakeError,
-    Ledger, LedgerError, Listed, Local, ReadError, Reader, Recovery, Segment, SizeHint, Stored,
-    Survey,
+    Accept, Accepted, Body, Compaction, Draft, Handle, Intake, IntakeError, Ledger, LedgerError,
+    Listed, Local, NothingToCompact, ReadError, Reader, Recovery, Segment, SizeHint, Stored,
 };
 
 use ledger::{MemoryLedger, Records};
@@ -85,7 +84,7 @@ impl Memory {
 
     /// Opens it for compacting: there is never anything to do, as each message's space is its own.
     pub fn compaction(&self) -> Rc<dyn Compaction> {
-        Rc::new(MemoryCompaction)
+        Rc::new(NothingToCompact(|handle: &Handle| parts(handle).is_some()))
     }
 
     /// Opens its ledger; [`LedgerError::Held`] while another is open.
@@ -331,41 +330,5 @@ impl Recovery for MemoryRecovery {
         });
         let listed = listed.collect();
         Box::pin(std::future::ready(Ok(listed)))
-    }
-}
-
-/// Nothing is kept in segments whose space is given back together.
-struct MemoryCompaction;
-
-fn ready<T: 'static>(value: T) -> Local<'static, Result<T, CompactionError>> {
-    Box::pin(std::future::ready(Ok(value)))
-}
-
-impl Compaction for MemoryCompaction {
-    fn survey(&self) -> Local<'_, Result<Survey, CompactionError>> {
-        ready(Survey::default())
-    }
-
-    fn held(&self, _segment: &Segment) -> Local<'_, Result<Vec<Held>, CompactionError>> {
-        ready(Vec::new())
-    }
-
-    fn copies(&self) -> Local<'_, Result<Vec<Listed>, CompactionError>> {
-        ready(Vec::new())
-    }
-
-    fn copy(
-        &self,
-        messages: Vec<Handle>,
-    ) -> Local<'_, Result<Vec<Result<Handle, ReadError>>, CompactionError>> {
-        let refused = |handle: Handle| match parts(&handle) {
-            Some(_) => Err(ReadError::Gone(handle, "it has no other place".into())),
-            None => Err(ReadError::Foreign(handle)),
-        };
-        ready(messages.into_iter().map(refused).collect())
-    }
-
-    fn discard(&self, _copies: Vec<Handle>) -> Local<'_, Result<(), CompactionError>> {
-        ready(())
     }
 }

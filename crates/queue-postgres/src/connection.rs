@@ -212,16 +212,21 @@ impl Connection {
         self.client.is_closed()
     }
 
-    /// How many warnings have come. One that comes with a COMMIT means that the commit is not proven.
-    pub fn warnings(&self) -> u64 {
+    /// How many warnings have come.
+    pub(crate) fn warnings(&self) -> u64 {
         self.warnings.get()
     }
 
-    /// The last warning's text.
-    pub fn last_warning(&self) -> Option<String> {
-        let last = self.last_warning.take();
-        self.last_warning.set(last.clone());
-        last
+    /// Whether a COMMIT is proven that was answered well: one that came with a warning, after so many, is not.
+    pub(crate) fn proven(&self, warnings: u64) -> Result<(), Fault> {
+        if self.warnings.get() == warnings {
+            return Ok(());
+        }
+        let warning = self.last_warning.take().unwrap_or_default();
+        Err(Fault::Unknown {
+            database: self.database.name().clone(),
+            cause: Cause::Warned(warning),
+        })
     }
 
     /// Sorts an error that was met anywhere but at a COMMIT.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::Span;
+use queue::ReadError;
 use tokio_postgres::error::SqlState;
 
 /// Why the database did not do as asked.
@@ -227,16 +228,23 @@ impl From<io::Error> for Cause {
     }
 }
 
-impl From<Fault> for io::Error {
-    /// For the contracts of crate `queue`, whose errors carry one of these.
-    fn from(fault: Fault) -> Self {
-        let kind = match &fault {
-            Fault::Away { cause: Cause::Late(_), .. } => io::ErrorKind::TimedOut,
-            Fault::Away { .. } | Fault::Unknown { .. } => io::ErrorKind::NotConnected,
-            Fault::Full { .. } => io::ErrorKind::StorageFull,
-            Fault::Refused { .. } => io::ErrorKind::PermissionDenied,
-            _ => io::ErrorKind::Other,
-        };
-        Self::new(kind, fault)
+/// For the contracts of crate `queue`: what is the matter, and what stands behind it.
+pub(crate) fn told(fault: Fault) -> (String, Arc<io::Error>) {
+    let kind = match &fault {
+        Fault::Away { cause: Cause::Late(_), .. } => io::ErrorKind::TimedOut,
+        Fault::Away { .. } | Fault::Unknown { .. } => io::ErrorKind::NotConnected,
+        Fault::Full { .. } => io::ErrorKind::StorageFull,
+        Fault::Refused { .. } => io::ErrorKind::PermissionDenied,
+        _ => io::ErrorKind::Other,
+    };
+    match fault.cause() {
+        Some(cause) => (fault.to_string(), Arc::new(io::Error::new(kind, cause.clone()))),
+        None => ("the database".to_owned(), Arc::new(io::Error::new(kind, fault))),
     }
+}
+
+/// What a reader hears of a fault.
+pub(crate) fn unreadable(fault: Fault) -> ReadError {
+    let (context, source) = told(fault);
+    ReadError::Io { context, source }
 }

@@ -104,11 +104,7 @@ async fn try_claim(connection: &Connection, owner: &str) -> Result<Option<Claime
     let warnings = connection.warnings();
     let committed = client.batch_execute("COMMIT").await;
     committed.map_err(|error| Fault::of_commit(connection.database().name(), error))?;
-    if connection.warnings() != warnings {
-        let warning = connection.last_warning().unwrap_or_default();
-        let database = connection.database().name().clone();
-        return Err(Fault::Unknown { database, cause: crate::Cause::Warned(warning) });
-    }
+    connection.proven(warnings)?;
     let at = Timestamp::from_millis(u64::try_from(at).unwrap_or(0));
     Ok(Some(Claimed { epoch, is_clean, at, until }))
 }

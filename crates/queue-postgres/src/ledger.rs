@@ -3,7 +3,7 @@
 //! ```text
 //! worker's runtime                            store thread
 //! append ── operations ─────────────────────▶ writer: fold, one transaction ─▶ routed, recipient … ─▶ written, synced
-//! standing: from memory; settle, replay ────▶ reader: pages by key
+//! standing: from memory; look_up, replay ───▶ reader: pages by key
 //! owned_until ◀───────────────────────────── lease: renewed on a connection of its own
 //! ```
 //!
@@ -200,8 +200,8 @@ impl Ledger for PostgresLedger {
         Some(self.owned.get())
     }
 
-    fn settle(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
-        let ids = self.known.borrow().unsettled(handles);
+    fn look_up(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
+        let ids = self.known.borrow().unsure(handles);
         if ids.is_empty() {
             return None;
         }

@@ -11,6 +11,7 @@ use queue::{Ledger, LedgerError, Local, Ownership, Tenure};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, sleep, timeout};
 
+use crate::fault::told;
 use crate::lease::{self, Claimed, Seen};
 use crate::ledger::tenancy::{Owned, Progress, Tenancy, first};
 use crate::ledger::{Ask, Command, Granted, PostgresLedger, Ways, Writer, serve};
@@ -191,9 +192,9 @@ impl Contender {
 fn unopened(fault: Fault) -> LedgerError {
     match fault {
         Fault::Version { .. } => LedgerError::Damaged(fault.whole()),
-        fault => LedgerError::Io {
-            context: "the database".into(),
-            source: Arc::new(std::io::Error::from(fault)),
-        },
+        fault => {
+            let (context, source) = told(fault);
+            LedgerError::Io { context, source }
+        }
     }
 }

@@ -1,8 +1,6 @@
 //! Messages by handle: one row, and the pieces of large bodies as they are asked for. Every byte is checked.
 
-use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use mail::MessageId;
@@ -13,6 +11,7 @@ use tokio_postgres::types::Type;
 use crate::ask::Asker;
 use crate::checksum::{MessageFields, of_piece};
 use crate::connection::Parameter;
+use crate::fault::unreadable;
 use crate::name::Name;
 use crate::{Checks, Connection, Database, Fault, PIECE_BYTES};
 
@@ -130,10 +129,6 @@ impl Message {
         };
         Ok(Stored { accepted: Accepted { id, size, accept }, body })
     }
-}
-
-fn unreadable(fault: Fault) -> ReadError {
-    ReadError::Io { context: "the database".into(), source: Arc::new(io::Error::from(fault)) }
 }
 
 /// A body that came with its message.

@@ -3,9 +3,7 @@
 //! A segment is a range of message ids, which sort by time. `unrouted:` ranges leave out what has a row in `routed`: with a
 //! million deferred messages a pass of requeue asks the scheduler about those few that it may lack.
 
-use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use mail::Timestamp;
 use queue::{Listed, Local, ReadError, Recovery, Segment};
@@ -13,6 +11,7 @@ use tokio_postgres::types::Type;
 
 use crate::ask::Asker;
 use crate::connection::Parameter;
+use crate::fault::unreadable;
 use crate::name::Name;
 use crate::{Checks, Connection, Database, Fault};
 
@@ -136,8 +135,4 @@ async fn listed(connection: &Connection, range: &Range) -> Result<Vec<Listed>, F
         listed.push(Listed { handle: Name::Message(id).handle(), id, accepted_at });
     }
     Ok(listed)
-}
-
-fn unreadable(fault: Fault) -> ReadError {
-    ReadError::Io { context: "the database".into(), source: Arc::new(io::Error::from(fault)) }
 }

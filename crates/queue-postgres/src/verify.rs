@@ -2,6 +2,7 @@
 
 use queue::{Handle, ReadError, Reader as _, Recovery as _};
 
+use crate::fault::unreadable;
 use crate::{Database, PostgresReader, PostgresRecovery};
 
 /// What a look at everything has shown.
@@ -22,10 +23,6 @@ pub async fn verify(
     database: &Database,
     mut found: impl FnMut(&Handle, &str),
 ) -> Result<Verified, ReadError> {
-    let unreadable = |fault| ReadError::Io {
-        context: "the database".into(),
-        source: std::sync::Arc::new(std::io::Error::from(fault)),
-    };
     let recovery = PostgresRecovery::open(database).map_err(unreadable)?;
     let reader = PostgresReader::open(database).map_err(unreadable)?;
     let mut verified = Verified::default();

@@ -34,6 +34,46 @@ pub trait Compaction {
     fn discard(&self, copies: Vec<Handle>) -> Local<'_, Result<(), CompactionError>>;
 }
 
+/// The right to compact a store in which there is never anything to do, as each message's space is its own. It is told which
+/// handles are of that store.
+pub struct NothingToCompact<F>(
+    /// Whether a handle is.
+    pub F,
+);
+
+fn ready<T: 'static>(value: T) -> Local<'static, Result<T, CompactionError>> {
+    Box::pin(std::future::ready(Ok(value)))
+}
+
+impl<F: Fn(&Handle) -> bool> Compaction for NothingToCompact<F> {
+    fn survey(&self) -> Local<'_, Result<Survey, CompactionError>> {
+        ready(Survey::default())
+    }
+
+    fn held(&self, _segment: &Segment) -> Local<'_, Result<Vec<Held>, CompactionError>> {
+        ready(Vec::new())
+    }
+
+    fn copies(&self) -> Local<'_, Result<Vec<Listed>, CompactionError>> {
+        ready(Vec::new())
+    }
+
+    fn copy(
+        &self,
+        messages: Vec<Handle>,
+    ) -> Local<'_, Result<Vec<Result<Handle, ReadError>>, CompactionError>> {
+        let refused = |handle: Handle| match (self.0)(&handle) {
+            true => Err(ReadError::Gone(handle, "it has no other place".into())),
+            false => Err(ReadError::Foreign(handle)),
+        };
+        ready(messages.into_iter().map(refused).collect())
+    }
+
+    fn discard(&self, _copies: Vec<Handle>) -> Local<'_, Result<(), CompactionError>> {
+        ready(())
+    }
+}
+
 /// What a look at the store shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {

@@ -60,7 +60,7 @@ pub trait Ledger {
 
     /// Looks up what [`Ledger::standing`] cannot tell of these messages; nothing is done before the future is polled. When it has
     /// resolved well, that tells the truth of them until the next look-up has. Nothing: it tells the truth now.
-    fn settle(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
+    fn look_up(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
         let _ = handles;
         None
     }

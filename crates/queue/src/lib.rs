@@ -28,7 +28,7 @@ mod reader;
 mod record;
 mod recovery;
 
-pub use compaction::{Compaction, CompactionError, Held, Sealed, Survey};
+pub use compaction::{Compaction, CompactionError, Held, NothingToCompact, Sealed, Survey};
 pub use error::{IntakeError, LedgerError, ReadError};
 pub use handle::{Handle, HandleError};
 pub use intake::{Accept, Draft, Intake, SizeHint};

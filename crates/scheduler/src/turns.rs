@@ -16,7 +16,7 @@
 mod border;
 mod records;
 mod settled;
-mod unsettled;
+mod unsure;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -30,7 +30,7 @@ use socket::{ErrorObject, PeerId, codes};
 pub use self::border::{Around, Arrival, Awaited, Hands, Progress};
 use self::records::Records;
 use self::settled::Settled;
-use self::unsettled::Unsettled;
+use self::unsure::Unsure;
 use crate::machine::{Actions, Answer, ChannelId, Event, Now, Scheduler, Token};
 
 /// Messages snapshotted in one turn of a checkpoint.
@@ -61,7 +61,7 @@ pub struct Turns {
     aside: Vec<Arrival>,
     aside_until: Option<u64>,
     settled: Settled,
-    unsettled: Unsettled,
+    unsure: Unsure,
     wake: Option<u64>,
     drain_until: Option<u64>,
 }
@@ -79,7 +79,7 @@ impl Turns {
             aside: Vec::new(),
             aside_until: None,
             settled,
-            unsettled: Unsettled::default(),
+            unsure: Unsure::default(),
             wake: None,
             drain_until: None,
         }
@@ -108,7 +108,7 @@ impl Turns {
             arrivals.sort_by_key(Arrival::rank);
         }
         let mut actions = Actions::default();
-        for arrival in self.settle(around, arrivals) {
+        for arrival in self.sure(around, arrivals) {
             if let Some(event) = self.event(around, arrival) {
                 self.scheduler.handle(now, around.chance, event, &mut actions);
             }
@@ -136,7 +136,7 @@ impl Turns {
     pub fn is_collected(&self) -> bool {
         let in_hand = self.scheduler.in_hand() > 0 || self.scheduler.is_changing();
         let waits = !self.answers_synced.is_empty() || !self.pending.is_empty();
-        let asks = !self.aside.is_empty() || !self.unsettled.is_empty();
+        let asks = !self.aside.is_empty() || !self.unsure.is_empty();
         self.drain_until.is_some() && !in_hand && !waits && !asks
     }
 
@@ -182,23 +182,23 @@ impl Turns {
 /// Arrivals as the machine takes them.
 impl Turns {
     /// Lets those wait whose messages the ledger has to look up, and adds those that it has looked up.
-    fn settle(&mut self, around: &mut Around<'_>, arrivals: Vec<Arrival>) -> Vec<Arrival> {
+    fn sure(&mut self, around: &mut Around<'_>, arrivals: Vec<Arrival>) -> Vec<Arrival> {
         let ledger = Rc::clone(self.records.ledger());
         let mut taken = Vec::with_capacity(arrivals.len());
         for arrival in arrivals {
             match arrival {
-                Arrival::Reached(Awaited { what: Progress::Settled, .. }, result) => {
-                    let looked_up = self.unsettled.take();
+                Arrival::Reached(Awaited { what: Progress::LookedUp, .. }, result) => {
+                    let looked_up = self.unsure.take();
                     match result {
                         Ok(()) => taken.extend(looked_up),
-                        Err(error) => refuse_unsettled(around, &looked_up, &error),
+                        Err(error) => refuse_unsure(around, &looked_up, &error),
                     }
                 }
-                arrival => taken.extend(self.unsettled.admit(&*ledger, arrival)),
+                arrival => taken.extend(self.unsure.admit(&*ledger, arrival)),
             }
         }
-        if let Some(looked_up) = self.unsettled.look_up(&*ledger) {
-            let awaited = Awaited { batch: 0, what: Progress::Settled };
+        if let Some(looked_up) = self.unsure.look_up(&*ledger) {
+            let awaited = Awaited { batch: 0, what: Progress::LookedUp };
             around.hands.await_ledger(awaited, looked_up);
         }
         taken
@@ -304,7 +304,7 @@ impl Turns {
     ) -> Option<Event> {
         let batch = awaited.batch;
         let result = match awaited.what {
-            Progress::Settled => return None,
+            Progress::LookedUp => return None,
             Progress::Written => {
                 let result = self.records.written(around.now, result);
                 if result.is_err() {
@@ -321,7 +321,7 @@ impl Turns {
         }
         self.perform_written(around, batch);
         let event = match awaited.what {
-            Progress::Settled | Progress::Written => return None,
+            Progress::LookedUp | Progress::Written => return None,
             Progress::Synced => Event::Synced { batch },
             Progress::Checkpointed => Event::Checkpointed { batch },
         };
@@ -331,10 +331,10 @@ impl Turns {
 }
 
 /// Whoever asked about messages that could not be looked up asks again.
-fn refuse_unsettled(around: &mut Around<'_>, arrivals: &[Arrival], error: &LedgerError) {
+fn refuse_unsure(around: &mut Around<'_>, arrivals: &[Arrival], error: &LedgerError) {
     tracing::warn!(%error, requests = arrivals.len(), "cannot look up whether messages are known");
     let refused = ErrorObject::new(codes::INTERNAL, "the ledger cannot be asked now");
-    for token in arrivals.iter().filter_map(unsettled::token) {
+    for token in arrivals.iter().filter_map(unsure::token) {
         around.hands.answer(token, Answer::Refused(refused.clone()));
     }
 }

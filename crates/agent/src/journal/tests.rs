@@ -1,9 +1,10 @@
 //! A journal whose scheduler hears, does not hear, or comes later.
 
-use mail::{MessageId, Timestamp};
+use mail::MessageId;
 use socket::SendError;
 
 use super::*;
+use crate::kept::tests::outcome;
 
 /// A scheduler that hears only while it is there, and what it heard.
 #[derive(Clone, Default)]
@@ -20,17 +21,6 @@ impl Tell for Scheduler {
         }
         let lost = CallError::NotSent(SendError::Disconnected);
         Box::pin(async move { if there { Ok(()) } else { Err(lost) } })
-    }
-}
-
-fn entry(number: u64) -> OutcomeRequest {
-    OutcomeRequest {
-        handle: queue::Handle::parse("test:1").expect("a handle"),
-        id: MessageId::new(Timestamp::from_millis(1), number),
-        attempt: 1,
-        routing: 1,
-        report: None,
-        outcomes: Vec::new(),
     }
 }
 
@@ -61,14 +51,14 @@ fn what_was_done_is_told_when_somebody_hears() {
         let path = folder.path().join("outcomes");
         let journal = Journal::new(path.clone(), "smtp", Box::new(scheduler.clone()));
         tokio::task::spawn_local(journal.clone().run());
-        journal.add((0..100).map(entry));
+        journal.add((0..100).map(outcome));
         until(|| bytes_in(&path) > 0).await;
         assert!(scheduler.heard.borrow().is_empty());
         scheduler.is_there.set(true);
         until(|| journal.is_empty() && bytes_in(&path) == 0).await;
-        let expected: Vec<_> = (0..100).map(|number| entry(number).id).collect();
+        let expected: Vec<_> = (0..100).map(|number| outcome(number).id).collect();
         assert_eq!(*scheduler.heard.borrow(), expected);
-        journal.add([entry(200)]);
+        journal.add([outcome(200)]);
         until(|| scheduler.heard.borrow().len() == 101).await;
     });
 }
@@ -80,10 +70,10 @@ fn what_a_process_left_is_told_by_the_next() {
     run_test(async {
         let other = Journal::new(folder.path().to_owned(), "smtp-bulk", Box::new(deaf.clone()));
         tokio::task::spawn_local(other.clone().run());
-        other.add([entry(50)]);
+        other.add([outcome(50)]);
         let journal = Journal::new(folder.path().to_owned(), "smtp", Box::new(deaf.clone()));
         tokio::task::spawn_local(journal.clone().run());
-        journal.add((0..3).map(entry));
+        journal.add((0..3).map(outcome));
         let name = |name: &str| folder.path().join(name);
         let has = |path: PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() > 0);
         until(|| has(name("smtp.0.journal")) && has(name("smtp-bulk.0.journal"))).await;
@@ -102,7 +92,7 @@ fn what_a_process_left_is_told_by_the_next() {
         until(|| scheduler.heard.borrow().len() == 3).await;
         until(|| !path.try_exists().expect("the folder can be looked at")).await;
     });
-    let expected: Vec<_> = (0..3).map(|number| entry(number).id).collect();
+    let expected: Vec<_> = (0..3).map(|number| outcome(number).id).collect();
     assert_eq!(*scheduler.heard.borrow(), expected, "another channel's are left alone");
 }
 
@@ -128,15 +118,15 @@ fn what_is_added_while_others_are_told_is_told_too() {
         let slow = Box::new(Slow(Rc::clone(&heard), Rc::clone(&go)));
         let journal = Journal::new(folder.path().to_owned(), "smtp", slow);
         tokio::task::spawn_local(journal.clone().run());
-        journal.add([entry(1)]);
+        journal.add([outcome(1)]);
         until(|| bytes_in(folder.path()) > 0).await;
-        journal.add((2..5).map(entry));
+        journal.add((2..5).map(outcome));
         for _ in 0..4 {
             let before = heard.borrow().len();
             go.notify_one();
             until(|| heard.borrow().len() > before).await;
         }
-        let expected: Vec<_> = (1..5).map(|number| entry(number).id).collect();
+        let expected: Vec<_> = (1..5).map(|number| outcome(number).id).collect();
         assert_eq!(*heard.borrow(), expected);
         until(|| journal.is_empty() && bytes_in(folder.path()) == 0).await;
     });
@@ -149,13 +139,13 @@ fn what_could_not_be_told_before_the_end_is_written_down() {
         let deaf = Box::new(Scheduler::default());
         let ending = Journal::new(folder.path().to_owned(), "smtp", deaf);
         let telling = tokio::task::spawn_local(ending.clone().run());
-        ending.add([entry(1)]);
+        ending.add([outcome(1)]);
         telling.abort();
         ending.end().await;
         let scheduler = Scheduler::default();
         scheduler.is_there.set(true);
         let next = Journal::new(folder.path().to_owned(), "smtp", Box::new(scheduler.clone()));
         tokio::task::spawn_local(next.run());
-        until(|| *scheduler.heard.borrow() == [entry(1).id]).await;
+        until(|| *scheduler.heard.borrow() == [outcome(1).id]).await;
     });
 }

@@ -106,8 +106,7 @@ pub(super) fn remote_places(
     }
     let directory = &configuration.cluster.keys;
     let keys = Keys::load(directory).map_err(|error| {
-        let error = anyhow::Error::from(error);
-        Failure::Unavailable(format!("other hosts must be shown this one's keys: {error:#}"))
+        Failure::Unavailable(format!("other hosts must be shown this one's keys: {error}"))
     })?;
     let farm = socket.split('.').next().unwrap_or(socket).to_owned();
     let remote = Remote { keys: Rc::new(keys), farm, socket: socket.to_owned() };

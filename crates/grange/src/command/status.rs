@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use farm::scoreboard;
 use job::admin::{Admin, AdminAnswer, AdminRequest, Nothing, Status};
-use job::farms::{FarmStanding, Farms, FarmsAnswer, FarmsRequest};
+use job::farms::{FarmStatus, Farms, FarmsAnswer, FarmsRequest};
 use serde::Serialize;
 
 use super::{Failure, ask_at, ask_within, block_on, remote_places, table};
 use crate::cluster::Host;
 use crate::configuration::Configuration;
-use crate::{cli, cluster, farms, standing};
+use crate::{cli, cluster, farms, status};
 
 /// A scheduler that does not answer so soon keeps nobody from seeing how the farms stand.
 const SOON: Duration = Duration::from_secs(3);
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(3);
 #[derive(Serialize)]
 struct Report {
     /// This host's.
-    farms: Vec<FarmStanding>,
+    farms: Vec<FarmStatus>,
     /// Every host of the cluster; none without one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     hosts: Vec<HostReport>,
@@ -37,7 +37,7 @@ struct HostReport {
     version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    farms: Vec<FarmStanding>,
+    farms: Vec<FarmStatus>,
 }
 
 /// Shows how it stands.
@@ -55,7 +55,7 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
     };
     // A file that is wrong names no farm: what runs is shown.
     let names = if configuration.is_whole { farms::names(configuration) } else { Vec::new() };
-    let farms = standing::of(&names, &views);
+    let farms = status::of(&names, &views);
     let (queue, silent, hosts) = block_on(async {
         let request = AdminRequest::Status(Nothing {});
         let queue = ask_within::<Admin>(configuration, "scheduler.admin", &request, SOON).await;
@@ -85,7 +85,7 @@ pub(super) fn run(configuration: &Configuration, output: cli::Output) -> Result<
 }
 
 /// Every host of the cluster, in the order of the configuration; this one as it was seen here.
-async fn hosts(configuration: &Configuration, here: &[FarmStanding]) -> Vec<HostReport> {
+async fn hosts(configuration: &Configuration, here: &[FarmStatus]) -> Vec<HostReport> {
     let (top, cluster) = (&configuration.top, &configuration.cluster);
     let each = cluster.hosts.iter().map(|host| async {
         if host.name == cluster.here(&top.hostname) {
@@ -127,9 +127,9 @@ async fn hosts(configuration: &Configuration, here: &[FarmStanding]) -> Vec<Host
 
 async fn ask_host(configuration: &Configuration, host: &Host) -> Result<FarmsAnswer, Failure> {
     let address = configuration.cluster.address(host, cluster::STATUS);
-    let places = remote_places(configuration, standing::SOCKET, address.into_iter().collect())?;
+    let places = remote_places(configuration, status::SOCKET, address.into_iter().collect())?;
     let request = FarmsRequest {};
-    ask_at::<Farms>(configuration, places, standing::SOCKET, &request, SOON).await
+    ask_at::<Farms>(configuration, places, status::SOCKET, &request, SOON).await
 }
 
 fn print_hosts(hosts: &[HostReport]) -> std::io::Result<()> {
@@ -149,7 +149,7 @@ fn print_hosts(hosts: &[HostReport]) -> std::io::Result<()> {
     Ok(())
 }
 
-fn print_farms(farms: &[FarmStanding]) -> std::io::Result<()> {
+fn print_farms(farms: &[FarmStatus]) -> std::io::Result<()> {
     let mut rows = Vec::new();
     for farm in farms {
         let state = if farm.alive { "running" } else { "stopped" };

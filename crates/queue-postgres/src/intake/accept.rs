@@ -23,7 +23,7 @@ use super::worker::{Shared, Waiter};
 use crate::checksum::MessageFields;
 use crate::connection::{Connection, Parameter, in_order};
 use crate::link::Link;
-use crate::{Cause, Checks, Fault};
+use crate::{Checks, Fault};
 
 /// So many messages go in one transaction.
 pub(super) const BATCH_MESSAGES_MAX: usize = 256;
@@ -309,9 +309,5 @@ pub(crate) async fn committed(
         return Err(Fault::Unknown { database: name.clone(), cause });
     }
     worked.and(committed).map_err(|error| Fault::of_commit(name, error))?;
-    if connection.warnings() != warnings {
-        let warning = connection.last_warning().unwrap_or_default();
-        return Err(Fault::Unknown { database: name.clone(), cause: Cause::Warned(warning) });
-    }
-    Ok(())
+    connection.proven(warnings)
 }

@@ -6,6 +6,7 @@ use queue::IntakeError;
 use tokio::sync::Notify;
 
 use crate::Fault;
+use crate::fault::told;
 
 /// The trouble there is, if any.
 #[derive(Default)]
@@ -50,9 +51,9 @@ impl Health {
 pub(crate) fn refusal(fault: Fault) -> IntakeError {
     match fault {
         Fault::Full { .. } => IntakeError::Full(fault.whole()),
-        fault => IntakeError::Io {
-            context: "the database does not take it".into(),
-            source: std::sync::Arc::new(fault.into()),
-        },
+        fault => {
+            let (context, source) = told(fault);
+            IntakeError::Io { context, source }
+        }
     }
 }

@@ -57,7 +57,7 @@ impl Known {
         }
     }
 
-    /// How a message stands, as far as is known: surely so if [`Known::unsettled`] does not name it.
+    /// How a message stands, as far as is known: surely so if [`Known::unsure`] does not name it.
     pub(super) fn standing(&self, handle: &Handle) -> Standing {
         let Some(Name::Message(id)) = Name::parse(handle) else { return Standing::Unknown };
         if self.live.contains_key(&id) {
@@ -70,7 +70,7 @@ impl Known {
     }
 
     /// Which of these messages must be looked up.
-    pub(super) fn unsettled(&self, handles: &[&Handle]) -> Vec<MessageId> {
+    pub(super) fn unsure(&self, handles: &[&Handle]) -> Vec<MessageId> {
         let ids = handles.iter().filter_map(|handle| match Name::parse(handle) {
             Some(Name::Message(id)) => Some(id),
             _ => None,
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn asks(known: &Known, id: MessageId) -> bool {
-        !known.unsettled(&[&Name::Message(id).handle()]).is_empty()
+        !known.unsure(&[&Name::Message(id).handle()]).is_empty()
     }
 
     #[test]

@@ -101,9 +101,8 @@ pub(crate) async fn transact<'a>(
             Answer::Rows(changed) => rows += changed,
         }
     }
-    if wait == Wait::Synced && connection.warnings() != warnings {
-        let warning = connection.last_warning().unwrap_or_default();
-        return Err(Fault::Unknown { database: name.clone(), cause: Cause::Warned(warning) });
+    if wait == Wait::Synced {
+        connection.proven(warnings)?;
     }
     let served = served.ok_or_else(|| Fault::Unknown {
         database: name.clone(),

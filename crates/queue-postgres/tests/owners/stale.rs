@@ -73,9 +73,9 @@ fn no_record_of_a_stale_owner_changes_a_row() {
         assert!(matches!(written.await, Err(LedgerError::Fenced(_))));
         assert!(matches!(over(&first.ledger).await, LedgerError::Fenced(_)));
         assert!(matches!(first.ledger.append(&late), Err(LedgerError::Fenced(_))));
-        let settled = first.ledger.settle(&[&handle(6)]);
-        if let Some(settled) = settled {
-            assert!(matches!(settled.await, Err(LedgerError::Fenced(_))));
+        let looked_up = first.ledger.look_up(&[&handle(6)]);
+        if let Some(looked_up) = looked_up {
+            assert!(matches!(looked_up.await, Err(LedgerError::Fenced(_))));
         }
         drop(first);
         assert_eq!(tables(shared(), &name), before);

@@ -186,7 +186,7 @@ fn a_pooler_may_give_each_transaction_another_connection() {
             }
         }
         let handles: Vec<_> = mail.iter().map(|(_, handle)| handle).collect();
-        assert!(owner.ledger.settle(&handles).is_none(), "it has routed them itself");
+        assert!(owner.ledger.look_up(&handles).is_none(), "it has routed them itself");
         owner.ledger.release(true).await.expect("it can be given up");
         let second = second.await.expect("it can be opened");
         assert!(second.is_clean);

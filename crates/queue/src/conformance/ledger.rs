@@ -292,7 +292,7 @@ pub(super) async fn opened(backend: &dyn Backend) -> Rc<dyn Ledger> {
 
 /// How a message stands, looked up if need be.
 pub(super) async fn standing(ledger: &dyn Ledger, handle: &Handle) -> Standing {
-    if let Some(looked_up) = ledger.settle(&[handle]) {
+    if let Some(looked_up) = ledger.look_up(&[handle]) {
         looked_up.await.expect("it can be looked up");
     }
     ledger.standing(handle)

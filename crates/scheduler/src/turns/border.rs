@@ -97,7 +97,7 @@ pub enum Progress {
     /// The checkpoint that ends with it is synced.
     Checkpointed,
     /// No batch: it is known how the messages stand that were looked up.
-    Settled,
+    LookedUp,
 }
 
 /// What turns have done at once, in the order in which they ask.

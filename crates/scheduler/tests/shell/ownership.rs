@@ -109,7 +109,7 @@ impl Ledger for Shared {
     fn owned_until(&self) -> Option<Instant> {
         self.0.until.get()
     }
-    fn settle(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
+    fn look_up(&self, handles: &[&Handle]) -> Option<Local<'static, Result<(), LedgerError>>> {
         let looked_up = self.0.looked_up.as_ref()?;
         if handles.iter().all(|handle| looked_up.borrow().contains(*handle)) {
             return None;

@@ -47,7 +47,7 @@ async fn export_from(
     let (mut routed, others) = state(configuration, ledger).await?;
     let (reader, recovery) = configuration.stores().read_only()?;
     let listed = super::stored::everything(&*recovery).await?;
-    settle(ledger, &listed).await?;
+    look_up(ledger, &listed).await?;
     for one in listed {
         let known = routed.remove(&one.id);
         // A message that was moved is listed where it was too, and one that has ended until its space is given back.
@@ -215,11 +215,11 @@ async fn state(
     Ok((routed, others))
 }
 
-async fn settle(ledger: &dyn Ledger, listed: &[Listed]) -> Result<(), Failure> {
+async fn look_up(ledger: &dyn Ledger, listed: &[Listed]) -> Result<(), Failure> {
     for part in listed.chunks(BATCH) {
         let handles: Vec<&Handle> = part.iter().map(|one| &one.handle).collect();
-        if let Some(settled) = ledger.settle(&handles) {
-            settled.await.map_err(anyhow::Error::from)?;
+        if let Some(looked_up) = ledger.look_up(&handles) {
+            looked_up.await.map_err(anyhow::Error::from)?;
         }
     }
     Ok(())

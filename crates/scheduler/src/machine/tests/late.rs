@@ -32,6 +32,13 @@ fn tell_of(
     world.answers.remove(&token)
 }
 
+/// Tells of the first message, under a routing of this number, that its recipient was delivered to.
+fn one_delivered(routing: u32) -> OutcomeRequest {
+    let outcomes = vec![RecipientOutcome { index: 0, outcome: delivered() }];
+    let (handle, id) = (handle(id(1)), id(1));
+    OutcomeRequest { handle, id, attempt: 1, routing, report: None, outcomes }
+}
+
 /// Another scheduler with what was written so far, its owner before not having given the ledger up.
 fn taken_over(before: &mut World) -> World {
     let mut world = World::bare(Settings::default());
@@ -163,15 +170,7 @@ fn it_is_acknowledged_once_it_is_synced_and_refused_without_a_ledger() {
     let mut world = World::new();
     world.enqueue(message(&world, id(1), &["a.test"]));
     let token = world.token();
-    let outcomes = vec![RecipientOutcome { index: 0, outcome: delivered() }];
-    let request = OutcomeRequest {
-        handle: handle(id(1)),
-        id: id(1),
-        attempt: 1,
-        routing: 1,
-        report: None,
-        outcomes,
-    };
+    let request = one_delivered(1);
     let mut actions = crate::machine::Actions::default();
     let event = Event::LateOutcome { token, request };
     world.scheduler.handle(world.now, &mut || 0, event, &mut actions);
@@ -191,15 +190,7 @@ fn what_is_told_of_another_routing_is_not_taken() {
     let mut world = World::new();
     world.enqueue(message(&world, id(1), &["a.test"]));
     let token = world.token();
-    let outcomes = vec![RecipientOutcome { index: 0, outcome: delivered() }];
-    let request = OutcomeRequest {
-        handle: handle(id(1)),
-        id: id(1),
-        attempt: 1,
-        routing: 2,
-        report: None,
-        outcomes,
-    };
+    let request = one_delivered(2);
     world.turn(vec![Event::LateOutcome { token, request }]);
     assert_eq!(world.answers.remove(&token), Some(Answer::Noted));
     assert!(world.is_live(id(1)), "its recipient is another one now");

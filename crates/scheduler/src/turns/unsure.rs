@@ -15,14 +15,14 @@ use crate::machine::Token;
 
 /// What waits; bounded by the windows of the sockets that it came over.
 #[derive(Default)]
-pub(super) struct Unsettled {
+pub(super) struct Unsure {
     waiting: Vec<Arrival>,
     looked_up: Vec<Arrival>,
     /// What both are about: another request about the same stays behind.
     handles: HashSet<Handle>,
 }
 
-impl Unsettled {
+impl Unsure {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.looked_up.is_empty()
     }
@@ -31,7 +31,7 @@ impl Unsettled {
     pub(super) fn admit(&mut self, ledger: &dyn Ledger, arrival: Arrival) -> Option<Arrival> {
         let handles = handles(&arrival);
         let stays = handles.iter().any(|handle| self.handles.contains(*handle))
-            || !handles.is_empty() && ledger.settle(&handles).is_some();
+            || !handles.is_empty() && ledger.look_up(&handles).is_some();
         if !stays {
             return Some(arrival);
         }
@@ -42,7 +42,7 @@ impl Unsettled {
     }
 
     /// Begins to look up what waits, unless a look-up is under way. What it gives is to be waited for, and then its result to be given
-    /// to [`Unsettled::take`].
+    /// to [`Unsure::take`].
     pub(super) fn look_up(
         &mut self,
         ledger: &dyn Ledger,
@@ -52,7 +52,7 @@ impl Unsettled {
         }
         self.looked_up = std::mem::take(&mut self.waiting);
         let handles: Vec<&Handle> = self.looked_up.iter().flat_map(handles).collect();
-        Some(ledger.settle(&handles).unwrap_or_else(|| Box::pin(std::future::ready(Ok(())))))
+        Some(ledger.look_up(&handles).unwrap_or_else(|| Box::pin(std::future::ready(Ok(())))))
     }
 
     /// Takes out what was looked up.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use farm::scoreboard::{self, View, WorkerState};
-use job::farms::{FarmStanding, Farms, FarmsAnswer, FarmsRequest, WorkerStanding};
+use job::farms::{FarmStatus, Farms, FarmsAnswer, FarmsRequest, WorkerStatus};
 use serde::{Deserialize, Serialize};
 use socket::{ErrorObject, Responder, Service, codes};
 
@@ -47,12 +47,12 @@ impl Service<Farms> for Assignment {
 }
 
 /// What there is to say of these farms, also of those that do not run, and of any other that does.
-pub fn of(names: &[String], views: &[View]) -> Vec<FarmStanding> {
+pub fn of(names: &[String], views: &[View]) -> Vec<FarmStatus> {
     let others = views.iter().map(|view| &view.farm).filter(|farm| !names.contains(farm));
     let all = names.iter().chain(others);
     all.map(|name| match views.iter().find(|view| view.farm == *name) {
-        Some(view) => standing(view),
-        None => FarmStanding {
+        Some(view) => farm(view),
+        None => FarmStatus {
             farm: name.clone(),
             manager: None,
             alive: false,
@@ -65,9 +65,9 @@ pub fn of(names: &[String], views: &[View]) -> Vec<FarmStanding> {
     .collect()
 }
 
-fn standing(view: &View) -> FarmStanding {
+fn farm(view: &View) -> FarmStatus {
     let counters = view.counters.iter().enumerate();
-    FarmStanding {
+    FarmStatus {
         farm: view.farm.clone(),
         manager: Some(view.manager),
         // A dead manager's scoreboard is not read at all.
@@ -80,7 +80,7 @@ fn standing(view: &View) -> FarmStanding {
         workers: view
             .workers
             .iter()
-            .map(|line| WorkerStanding {
+            .map(|line| WorkerStatus {
                 worker: line.worker.clone(),
                 pid: line.pid,
                 generation: line.generation,
