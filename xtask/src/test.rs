@@ -48,6 +48,8 @@ impl Options {
 
 /// The profile with which the system tests' program is built.
 const PROFILE: &str = "faults";
+/// How many lines about the failed tests of one program are told again at the end.
+const SAID_LINES_MAX: usize = 200;
 
 /// The steps, by name.
 const STEPS: &[&str] =
@@ -59,25 +61,27 @@ const CRASHES: (u64, u64) = (20_000, 2_000);
 const SEEDS: (u64, u64) = (2_000, 200);
 
 /// How many tests passed and failed; a step that is no test run counts as one test.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Count {
     passed: u64,
     failed: u64,
+    /// What the failed tests said.
+    said: Vec<String>,
 }
 
 impl Count {
     /// One test with this end.
     pub(crate) fn one(passed: bool) -> Self {
-        Self { passed: u64::from(passed), failed: u64::from(!passed) }
+        Self { passed: u64::from(passed), failed: u64::from(!passed), said: Vec::new() }
     }
 
     /// Whether nothing failed.
-    pub(crate) fn is_well(self) -> bool {
+    pub(crate) fn is_well(&self) -> bool {
         self.failed == 0
     }
 
     /// Whether nothing was run.
-    fn is_nothing(self) -> bool {
+    fn is_nothing(&self) -> bool {
         self.passed + self.failed == 0
     }
 
@@ -85,6 +89,7 @@ impl Count {
     pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.said.extend(other.said);
     }
 }
 
@@ -125,7 +130,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
         report.step("instructions", instructions::check);
     }
     report.print();
-    let mut count = report.count;
+    let mut count = std::mem::take(&mut report.count);
     if let Some(text) = options.tests().filter(|_| count.is_nothing()) {
         println!("no test has {text:?} in its name; steps are {}\n", STEPS.join(", "));
         count.add(Count::one(false));
@@ -192,9 +197,18 @@ fn tests(which: &[&str], words: &[&str], environment: &[(&str, &str)]) -> Result
     let mut count = Count::default();
     let mut command = cargo(&arguments);
     command.envs(environment.iter().copied());
+    let mut failures: Option<Vec<String>> = None;
     let succeeded = lines(&mut command, |line| {
+        if line == "failures:" {
+            failures.get_or_insert_default();
+        } else if let Some(failures) = &mut failures {
+            failures.push(line.to_owned());
+        }
         match result(line) {
-            Some(result) => count.add(result),
+            Some(result) => {
+                count.add(result);
+                count.said.extend(failures.take().into_iter().flat_map(in_short));
+            }
             None if line.is_empty() || line.starts_with("running ") => return,
             None => {}
         }
@@ -213,7 +227,17 @@ fn result(line: &str) -> Option<Count> {
     let number = |name: &str| {
         rest.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse::<u64>().ok())
     };
-    Some(Count { passed: number("passed")?, failed: number("failed")? })
+    Some(Count { passed: number("passed")?, failed: number("failed")?, said: Vec::new() })
+}
+
+/// The lines about failed tests that tell most: the first, in which each says why, without the frames of a backtrace.
+fn in_short(lines: Vec<String>) -> impl Iterator<Item = String> {
+    let is_frame = |line: &String| {
+        let line = line.trim_start();
+        line.starts_with("at ")
+            || line.split_once(": ").is_some_and(|(n, _)| n.parse::<u32>().is_ok())
+    };
+    lines.into_iter().filter(move |line| !line.is_empty() && !is_frame(line)).take(SAID_LINES_MAX)
 }
 
 fn one(passed: Result<bool, Failure>) -> Result<Count, Failure> {
@@ -236,12 +260,18 @@ impl Report {
             println!("{name}: {failure}");
             Count::one(false)
         });
-        self.count.add(count);
+        let is_well = count.is_well();
+        self.count.add(count.clone());
         self.steps.push((name, count, begun.elapsed()));
-        count.is_well()
+        is_well
     }
 
+    /// Prints what failed once more, where it is found at once, and the table.
     fn print(&self) {
+        for (name, count, _) in self.steps.iter().filter(|(_, count, _)| !count.said.is_empty()) {
+            println!("\n== failed in {name}");
+            count.said.iter().for_each(|line| println!("{line}"));
+        }
         println!("\n{:<12} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
         for (name, count, took) in &self.steps {
             println!("{name:<12} {:>7} {:>7} {:>8}", count.passed, count.failed, took.as_secs());
@@ -261,6 +291,20 @@ mod tests {
         assert_eq!((count.passed, count.failed), (12, 3));
         assert!(result("test smtp::session ... ok").is_none());
         assert!(result("test result: ok").is_none());
+    }
+
+    #[test]
+    fn what_failed_is_told_in_short() {
+        let said = [
+            "",
+            "---- a stdout ----",
+            "panicked: 3 of 4",
+            "stack backtrace:",
+            "   0: main",
+            "        at ./a.rs:1:2",
+        ];
+        let short: Vec<String> = in_short(said.map(str::to_owned).to_vec()).collect();
+        assert_eq!(short, ["---- a stdout ----", "panicked: 3 of 4", "stack backtrace:"]);
     }
 
     #[test]

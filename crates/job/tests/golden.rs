@@ -164,6 +164,7 @@ fn inspect() {
             edits: vec![
                 Edit::Prepend { name: "X-Spam".to_owned(), value: "no".to_owned() },
                 Edit::Append { name: "X-Seen-By".to_owned(), value: "contentfilter".to_owned() },
+                Edit::Insert { index: 1, name: "X-Virus".to_owned(), value: "none".to_owned() },
                 Edit::Change {
                     name: "Subject".to_owned(),
                     nth: 1,

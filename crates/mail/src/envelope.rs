@@ -127,6 +127,15 @@ pub enum Edit {
         /// Its value.
         value: String,
     },
+    /// Adds a header line at a place in the section.
+    Insert {
+        /// How many fields stand before it; behind the last when there are fewer.
+        index: u32,
+        /// The field's name.
+        name: String,
+        /// Its value.
+        value: String,
+    },
     /// Replaces the nth field of that name (from 1); without a value removes it.
     Change {
         /// The field's name.

@@ -217,6 +217,10 @@ pub fn edit(section: &[u8], edits: &[Edit]) -> Vec<u8> {
             Edit::Append { name, value } if is_field_name(name) => {
                 fields.push_back(Cow::Owned(edited(name, value)));
             }
+            Edit::Insert { index, name, value } if is_field_name(name) => {
+                let place = usize::try_from(*index).unwrap_or(usize::MAX).min(fields.len());
+                fields.insert(place, Cow::Owned(edited(name, value)));
+            }
             Edit::Change { name, nth, value } if is_field_name(name) => {
                 change(&mut fields, name, *nth, value.as_deref());
             }

@@ -54,7 +54,7 @@ pub(super) fn run(words: &[&str]) -> Result<bool, Failure> {
     if let [word, ..] = words {
         return Err(usage(format!("bench instructions does not know {word}")));
     }
-    check().map(Count::is_well)
+    check().map(|count| count.is_well())
 }
 
 /// Counts every part; each is a test that passes within its limit.

@@ -16,6 +16,10 @@ fn append(name: &str, value: &str) -> Edit {
     Edit::Append { name: name.into(), value: value.into() }
 }
 
+fn insert(index: u32, name: &str, value: &str) -> Edit {
+    Edit::Insert { index, name: name.into(), value: value.into() }
+}
+
 fn change(name: &str, nth: u32, value: Option<&str>) -> Edit {
     Edit::Change { name: name.into(), nth, value: value.map(str::to_owned) }
 }
@@ -61,6 +65,10 @@ fn edits_change_what_they_name() {
     for (edits, expected) in [
         (vec![prepend("X", "y")], "X: y\r\nA: 1\r\nB: 2\r\nA: 3\r\n fold\r\n"),
         (vec![append("X", " y")], "A: 1\r\nB: 2\r\nA: 3\r\n fold\r\nX: y\r\n"),
+        (vec![insert(0, "X", "y")], "X: y\r\nA: 1\r\nB: 2\r\nA: 3\r\n fold\r\n"),
+        (vec![insert(2, "X", "y")], "A: 1\r\nB: 2\r\nX: y\r\nA: 3\r\n fold\r\n"),
+        (vec![insert(9, "X", "y")], "A: 1\r\nB: 2\r\nA: 3\r\n fold\r\nX: y\r\n"),
+        (vec![insert(1, "X\r\nY", "y")], "A: 1\r\nB: 2\r\nA: 3\r\n fold\r\n"),
         (vec![change("a", 2, Some("9"))], "A: 1\r\nB: 2\r\na: 9\r\n"),
         (vec![change("a", 1, None)], "B: 2\r\nA: 3\r\n fold\r\n"),
         (vec![change("a", 1, None), change("a", 1, None)], "B: 2\r\n"),
