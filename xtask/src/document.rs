@@ -54,10 +54,18 @@ const SECTIONS: &[Section] = &[
     section("`[contentfilter]`", "", "crates/contentfilter/src/settings.rs", "Settings"),
     section(
         "`[contentfilter]` `filters = [{ … }]`",
-        "A filter acts on a message on which all that it says of `header`, `matches`, `body`, `attachment` and `size_over` holds; it says something of at least one. \
+        "Filters are asked in this order, each about the message as those before left it; the first that refuses or discards it ends that. \
+         What a filter is follows from the key that it has: `milter`, `rspamd`, `clamd`, `authentication`, `dkim_sign` or `arc_seal`. All others are rules: \
+         a rule acts on a message on which all holds that it says of `header`, `matches`, `body`, `attachment`, `attachment_type`, `recipient` and `size_over`. \
          Regular expressions do not care about case; `(?-i)` makes one that does.",
         "crates/contentfilter/src/settings.rs",
         "FilterSetting",
+    ),
+    section(
+        "`[contentfilter]` `filters = [{ timeouts = { … } }]`",
+        "",
+        "crates/contentfilter/src/settings.rs",
+        "Timeouts",
     ),
     section("`[router]`", TABLES, "crates/router/src/settings.rs", "Settings"),
     section(

@@ -34,22 +34,17 @@ impl Outgoing {
 
     async fn open_changed(reader: &dyn Reader, stored: Stored) -> Result<Self, ReadError> {
         let (accepted, mut body) = (stored.accepted, stored.body);
-        let read = Head::read(body.as_mut()).await?;
-        let mut head =
-            BytesMut::from(header::edit(read.header(), &accepted.accept.edits).as_slice());
         let replaced = accepted.accept.replaced_body.is_some();
-        // Without an empty line, what follows the new header lines would be taken for one of them.
-        let separates = read.has_empty_line() || (read.section_ends && !head.is_empty());
-        if replaced || separates {
-            head.extend_from_slice(b"\r\n");
-        }
+        let (first, is_whole) = first_bytes(body.as_mut()).await?;
+        let leaving = header::leaving(&first, is_whole, &accepted.accept.edits, replaced);
+        let mut head = BytesMut::from(leaving.head.as_slice());
         if let Some(replacement) = &accepted.accept.replaced_body {
             body = reader.open_draft(replacement).await?;
             let size = body.size() + head.len() as u64;
             return Ok(Self { accepted, head: Some(head.freeze()), body, size });
         }
-        head.extend_from_slice(read.rest());
-        let size = body.size().saturating_sub(read.bytes.len() as u64) + head.len() as u64;
+        head.extend_from_slice(first.get(leaving.rest..).unwrap_or_default());
+        let size = body.size().saturating_sub(first.len() as u64) + head.len() as u64;
         Ok(Self { accepted, head: Some(head.freeze()), body, size })
     }
 
@@ -72,46 +67,16 @@ impl Outgoing {
     }
 }
 
-/// The first bytes of a body: at least the header section, or as much of it as may be held.
-struct Head {
-    bytes: Bytes,
-    header: usize,
-    rest: usize,
-    /// Whether the header section ends behind `header`; if not, more of it follows in `rest`.
-    section_ends: bool,
-}
-
-impl Head {
-    async fn read(body: &mut dyn Body) -> Result<Self, ReadError> {
-        let mut bytes = BytesMut::new();
-        loop {
-            let piece = body.next().await?;
-            let at_end = piece.is_none();
-            bytes.extend_from_slice(&piece.unwrap_or_default());
-            let found = header::section(&bytes);
-            if found.complete || at_end || bytes.len() >= header::SECTION_BYTES_MAX {
-                return Ok(Self {
-                    bytes: bytes.freeze(),
-                    header: found.header,
-                    rest: found.body,
-                    section_ends: found.complete || at_end,
-                });
-            }
+/// The first bytes of a body, at least the header section or as much of it as may be held; and whether that is all of it.
+async fn first_bytes(body: &mut dyn Body) -> Result<(Bytes, bool), ReadError> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = body.next().await? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() >= header::SECTION_BYTES_MAX || header::section(&bytes).complete {
+            return Ok((bytes.freeze(), false));
         }
     }
-
-    fn header(&self) -> &[u8] {
-        self.bytes.get(..self.header).unwrap_or_default()
-    }
-
-    fn has_empty_line(&self) -> bool {
-        self.rest > self.header
-    }
-
-    /// What follows the header section and its empty line.
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.rest..).unwrap_or_default()
-    }
+    Ok((bytes.freeze(), true))
 }
 
 #[cfg(test)]

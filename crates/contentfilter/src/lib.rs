@@ -5,34 +5,52 @@
 //! ```
 //!
 //! - [`Settings`]: the filters, as an operator writes them. Without any, the composer leaves this hop out.
-//! - [`Filters`]: the filters made ready: a pure function of a message's bytes.
+//! - `filter`: what a filter is, whatever its kind; `kinds`: where each kind is plugged in; `chain`: all of them in their order.
 //! - [`run`]: the worker.
 //!
 //! **Invariant:** a filter that cannot be asked follows its own `on_failure`, `tempfail` unless an operator said otherwise; mail is
 //! never let through because something broke. Every limit on what a message may cost is named: bytes looked at, MIME parts and
-//! depth, size of regular expressions. Touches: drafts, for reading; socket `contentfilter.inspect`. Never: accepted messages,
-//! the network, other processes.
+//! depth, size of regular expressions, memory, time. Touches: drafts, for reading; socket `contentfilter.inspect`; the services that the
+//! filters name. Never: accepted messages.
 
 #![forbid(unsafe_code)]
+#![allow(dead_code, reason = "kinds of filters that come use the rest")]
 
+mod authentication;
+mod breaker;
+mod chain;
+mod clamd;
 mod decode;
+mod endpoint;
+mod filter;
+mod judgement;
+mod kinds;
+mod message;
+mod milter;
 mod mime;
 mod rules;
 mod run;
 mod settings;
+mod signing;
 
 use serde::{Deserialize, Serialize};
 
+pub use authentication::AuthenticationSetting;
+pub use endpoint::{Endpoint, EndpointError};
 pub use mime::{MIME_DEPTH_MAX, MIME_PARTS_MAX, TooComplex};
-pub use rules::{Filters, Judgement};
 pub use run::{Error, run};
-pub use settings::{Action, FilterSetting, HeaderLine, OnFailure, Settings};
+pub use settings::{Action, FilterSetting, HeaderLine, OnFailure, Settings, Timeouts};
+pub use signing::SigningKey;
 
 /// What a worker is handed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// The section `[contentfilter]`.
     pub settings: Settings,
+    /// Our name.
+    pub hostname: String,
+    /// The section `[dns]`.
+    pub dns: dns::Settings,
 }
 
 /// Names of the counters in the scoreboard.

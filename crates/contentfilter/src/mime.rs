@@ -30,6 +30,8 @@ pub struct TooComplex;
 pub(crate) struct Parts {
     /// Names that parts have, from `Content-Disposition` and `Content-Type`.
     pub(crate) names: Vec<String>,
+    /// Media types of parts, `application/pdf`, in lower case.
+    pub(crate) types: Vec<String>,
     /// Text parts, without transfer encoding and in UTF-8.
     pub(crate) texts: Vec<String>,
 }
@@ -113,6 +115,7 @@ fn take(
         None if entity.is_in_digest => ("message", "rfc822"),
         None => ("text", "plain"),
     };
+    found.types.push(format!("{kind}/{subtype}"));
     match (kind, content_type.and_then(|value| value.attribute("boundary"))) {
         ("multipart", Some(boundary))
             if !boundary.is_empty() && boundary.len() <= BOUNDARY_BYTES_MAX =>

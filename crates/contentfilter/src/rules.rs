@@ -1,123 +1,159 @@
-//! The filters made ready: a pure function of a message's bytes.
+//! Rules: regular expressions on headers, texts, attachments and recipients, and the size of a message.
 
-use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
 
+use config::Problem;
 use job::inspect::{Refusal, Verdict};
-use mail::{Edit, StatusCode};
-use mail_parser::{HeaderName, HeaderValue, MessageParser};
+use mail::{Edit, Recipient, StatusCode};
+use queue::Local;
 use regex::Regex;
 
-use crate::mime::{self, Parts, TooComplex, header_length};
-use crate::settings::{Action, FilterSetting, OnFailure, Settings, compile};
+use crate::filter::{Filter, FilterError, Finding, Look, Session};
+use crate::kinds::Setup;
+use crate::message::Message;
+use crate::mime::TooComplex;
+use crate::settings::{Action, FilterSetting, compile, is_field_name};
 
-/// All filters, in their order.
-pub struct Filters {
-    filters: Vec<Filter>,
-}
+/// A message up to this size is looked at on the runtime's thread, in bytes: it takes less time than handing it over.
+const INLINE_BYTES_MAX: usize = 32 << 10;
 
-struct Filter {
+const REFUSED: StatusCode = StatusCode::new(5, 7, 1);
+const NOT_NOW: StatusCode = StatusCode::new(4, 7, 1);
+const TOO_LARGE: StatusCode = StatusCode::new(5, 3, 4);
+
+/// A rule made ready.
+struct Rule {
     setting: FilterSetting,
     name: String,
     matches: Option<Regex>,
     body: Option<Regex>,
     attachment: Option<Regex>,
+    attachment_type: Option<Regex>,
+    recipient: Option<Regex>,
 }
 
-/// What the filters say of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// Header lines to add, in order.
-    pub edits: Vec<Edit>,
-    /// The filter that decided; nothing when none did, and the message is accepted.
-    pub by: Option<String>,
-    /// Filters that could not be asked, and why.
-    pub failures: Vec<String>,
-}
-
-/// A message as filters look at it: what one has worked out is there for the next.
-struct Subject<'a> {
-    size: u64,
-    content: Result<&'a [u8], &'a str>,
-    headers: OnceCell<Vec<(String, String)>>,
-    parts: OnceCell<Result<Parts, TooComplex>>,
-}
-
-impl Filters {
-    /// Makes checked settings ready; the error names the filter and says what is wrong.
-    pub fn new(settings: &Settings) -> Result<Self, String> {
-        let mut filters = Vec::with_capacity(settings.filters.len());
-        for (index, setting) in settings.filters.iter().enumerate() {
-            let name = setting.name.clone().unwrap_or_else(|| format!("filters[{index}]"));
-            let regex = |pattern: &Option<String>| match pattern.as_deref().map(compile) {
-                None => Ok(None),
-                Some(Ok(regex)) => Ok(Some(regex)),
-                Some(Err(wrong)) => Err(format!("{name}: {wrong}")),
-            };
-            filters.push(Filter {
-                matches: regex(&setting.matches)?,
-                body: regex(&setting.body)?,
-                attachment: regex(&setting.attachment)?,
-                name: name.clone(),
-                setting: setting.clone(),
-            });
+/// Checks a rule; `key` is where it stands.
+pub(crate) fn check(setting: &FilterSetting, key: &str) -> Result<(), Problem> {
+    let problem = |name: &str, wrong: &str, right: &str| {
+        Err(Problem::new(format!("{key}.{name}"), wrong, right))
+    };
+    match &setting.header {
+        None if setting.matches.is_some() => {
+            let wrong = "there is no header that it could match";
+            return problem("matches", wrong, "header = \"Subject\"");
         }
-        Ok(Self { filters })
+        Some(name) if !is_field_name(name) => {
+            return problem("header", "not the name of a header field", "such as \"Subject\"");
+        }
+        _ => {}
+    }
+    for (name, pattern) in [
+        ("matches", &setting.matches),
+        ("body", &setting.body),
+        ("attachment", &setting.attachment),
+        ("attachment_type", &setting.attachment_type),
+        ("recipient", &setting.recipient),
+    ] {
+        if let Some(Err(wrong)) = pattern.as_deref().map(compile) {
+            let right = "a regular expression such as \"\\\\.(exe|scr)$\"";
+            return problem(name, &wrong, right);
+        }
+    }
+    match &setting.action {
+        None => {
+            let right =
+                "accept, reject, tempfail, quarantine, discard or { add_header = { name, value } }";
+            problem("action", "says nothing to do", right)
+        }
+        Some(Action::AddHeader(_)) if setting.recipient.is_some() => {
+            let wrong = "a header is added for all recipients";
+            problem("action", wrong, "accept, reject, tempfail, quarantine or discard")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Makes a rule ready.
+pub(crate) fn make(setting: &FilterSetting, setup: &Setup) -> Result<Rc<dyn Filter>, String> {
+    let regex = |pattern: &Option<String>| pattern.as_deref().map(compile).transpose();
+    Ok(Rc::new(RuleFilter(Arc::new(Rule {
+        matches: regex(&setting.matches)?,
+        body: regex(&setting.body)?,
+        attachment: regex(&setting.attachment)?,
+        attachment_type: regex(&setting.attachment_type)?,
+        recipient: regex(&setting.recipient)?,
+        name: setup.name.clone(),
+        setting: setting.clone(),
+    }))))
+}
+
+struct RuleFilter(Arc<Rule>);
+
+struct RuleLook(Arc<Rule>);
+
+impl Filter for RuleFilter {
+    fn needs_content(&self) -> bool {
+        self.0.setting.needs_content()
     }
 
-    /// Whether any filter looks at more than a message's size.
-    pub fn need_content(&self) -> bool {
-        self.filters.iter().any(|filter| filter.setting.needs_content())
+    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
+        Box::new(RuleLook(Arc::clone(&self.0)))
     }
+}
 
-    /// Judges a message of `size` bytes of which these are the first, or could not be read for a reason.
-    pub fn judge(&self, size: u64, content: Result<&[u8], &str>) -> Judgement {
-        let subject = Subject { size, content, headers: OnceCell::new(), parts: OnceCell::new() };
-        let mut judgement = Judgement {
-            verdict: Verdict::Accept,
-            edits: Vec::new(),
-            by: None,
-            failures: Vec::new(),
-        };
-        for filter in &self.filters {
-            let verdict = match filter.applies(&subject) {
-                Ok(false) => continue,
-                Ok(true) => match filter.act(&mut judgement.edits) {
-                    Some(verdict) => verdict,
-                    None => continue,
-                },
-                Err(reason) => {
-                    judgement.failures.push(format!("{}: {reason}", filter.name));
-                    match filter.fail() {
-                        Some(verdict) => verdict,
-                        None => continue,
+impl Look for RuleLook {
+    fn message<'a>(
+        &'a mut self,
+        session: &'a Session,
+        message: &'a Message,
+    ) -> Local<'a, Result<Finding, FilterError>> {
+        Box::pin(async move {
+            let rule = &self.0;
+            let meant = rule.recipients(session.recipients());
+            if meant.as_ref().is_some_and(Vec::is_empty) || !rule.fits_size(message.size()) {
+                return Ok(Finding::default());
+            }
+            let applies = match rule.setting.needs_content() {
+                false => Ok(true),
+                true if message.scanned_bytes() <= INLINE_BYTES_MAX => rule.fits_content(message),
+                true => {
+                    let (rule, message) = (Arc::clone(rule), message.clone());
+                    let looked = tokio::task::spawn_blocking(move || rule.fits_content(&message));
+                    match looked.await {
+                        Ok(applies) => applies,
+                        // A panic is this worker's death in every role: the message gets its strike.
+                        Err(error) => std::panic::resume_unwind(error.into_panic()),
                     }
                 }
             };
-            judgement.verdict = verdict;
-            judgement.by = Some(filter.name.clone());
-            break;
-        }
-        judgement
+            match applies {
+                Ok(false) => Ok(Finding::default()),
+                Ok(true) => Ok(rule.act(meant)),
+                Err(error) => Err(FilterError::Message(error.to_string())),
+            }
+        })
     }
 }
 
-impl Filter {
-    /// Whether everything holds that the filter says; the cheapest first.
-    fn applies(&self, subject: &Subject<'_>) -> Result<bool, String> {
-        if self.setting.size_over.is_some_and(|limit| subject.size <= limit.0) {
-            return Ok(false);
-        }
-        if !self.setting.needs_content() {
-            return Ok(true);
-        }
-        let content = subject.content.map_err(str::to_owned)?;
+impl Rule {
+    /// The recipients that it is for; nothing when it is for all.
+    fn recipients(&self, recipients: &[Recipient]) -> Option<Vec<u32>> {
+        let regex = self.recipient.as_ref()?;
+        let all = (0..).zip(recipients);
+        let meant = all.filter(|(_, one)| regex.is_match(one.address.as_str()));
+        Some(meant.map(|(place, _)| place).collect())
+    }
+
+    fn fits_size(&self, size: u64) -> bool {
+        self.setting.size_over.is_none_or(|limit| size > limit.0)
+    }
+
+    /// Whether everything holds that it says of the content; the cheapest first.
+    fn fits_content(&self, message: &Message) -> Result<bool, TooComplex> {
         if let Some(name) = &self.setting.header {
-            let mut values = subject
-                .headers(content)
-                .iter()
-                .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+            let headers = message.decoded_headers().iter();
+            let mut values = headers.filter(|(other, _)| other.eq_ignore_ascii_case(name));
             let holds = match &self.matches {
                 None => values.next().is_some(),
                 Some(regex) => values.any(|(_, value)| regex.is_match(value)),
@@ -129,81 +165,51 @@ impl Filter {
         if !self.setting.needs_parts() {
             return Ok(true);
         }
-        let parts = subject.parts(content).map_err(|error| error.to_string())?;
+        let parts = message.parts()?;
         let holds = |regex: &Option<Regex>, texts: &[String]| {
             regex.as_ref().is_none_or(|regex| texts.iter().any(|text| regex.is_match(text)))
         };
-        Ok(holds(&self.attachment, &parts.names) && holds(&self.body, &parts.texts))
+        Ok(holds(&self.attachment, &parts.names)
+            && holds(&self.attachment_type, &parts.types)
+            && holds(&self.body, &parts.texts))
     }
 
-    /// What the filter does; nothing when later filters are to be asked.
-    fn act(&self, edits: &mut Vec<Edit>) -> Option<Verdict> {
-        let text = |general: &str| self.setting.text.clone().unwrap_or_else(|| general.to_owned());
-        let is_only_size = !self.setting.needs_content();
-        let refusal = |code, status, general| Refusal { code, status, text: text(general) };
-        Some(match self.setting.action.as_ref()? {
-            Action::Accept => Verdict::Accept,
-            Action::Reject if is_only_size => {
-                Verdict::Reject(refusal(552, TOO_LARGE, "message is too large"))
+    /// What it does, for these recipients or for all.
+    fn act(&self, meant: Option<Vec<u32>>) -> Finding {
+        let is_only_size = !self.setting.needs_content() && self.setting.size_over.is_some();
+        let found = act(&self.setting, &self.name, is_only_size);
+        match meant {
+            None => found,
+            Some(meant) => {
+                let recipients =
+                    meant.into_iter().map(|place| (place, found.verdict.clone())).collect();
+                Finding { recipients, ..Finding::default() }
             }
-            Action::Reject => Verdict::Reject(refusal(550, REFUSED, "message content refused")),
-            Action::Tempfail => {
-                Verdict::Tempfail(refusal(451, NOT_NOW, "message content refused for now"))
-            }
-            Action::Quarantine => Verdict::Quarantine { reason: text(&self.name) },
-            Action::Discard => Verdict::Discard,
-            Action::AddHeader(line) => {
-                edits.push(Edit::Prepend { name: line.name.clone(), value: line.value.clone() });
-                return None;
-            }
-        })
-    }
-
-    /// What happens when the filter cannot be asked; nothing when later filters are to be asked.
-    fn fail(&self) -> Option<Verdict> {
-        match self.setting.on_failure {
-            OnFailure::Accept => None,
-            OnFailure::Tempfail => Some(Verdict::Tempfail(Refusal {
-                code: 451,
-                status: CANNOT_LOOK,
-                text: "message content cannot be looked at now".to_owned(),
-            })),
-            OnFailure::Quarantine => Some(Verdict::Quarantine {
-                reason: format!("{} could not look at the message", self.name),
-            }),
         }
     }
 }
 
-const REFUSED: StatusCode = StatusCode::new(5, 7, 1);
-const NOT_NOW: StatusCode = StatusCode::new(4, 7, 1);
-const TOO_LARGE: StatusCode = StatusCode::new(5, 3, 4);
-const CANNOT_LOOK: StatusCode = StatusCode::new(4, 3, 0);
-
-impl Subject<'_> {
-    /// The message's own header fields, unfolded and with encoded words (RFC 2047) decoded.
-    fn headers(&self, content: &[u8]) -> &[(String, String)] {
-        self.headers.get_or_init(|| {
-            let section = content.get(..header_length(content)).unwrap_or_default();
-            // With an entry of its own, the parser's choice by name gives way to text for all.
-            let parser =
-                MessageParser::new().header_text(HeaderName::Subject).default_header_text();
-            let parsed = parser.parse_headers(section);
-            let headers = parsed.as_ref().map(|message| message.headers()).unwrap_or_default();
-            let text = |value: &HeaderValue<'_>| match value {
-                HeaderValue::Text(text) => text.clone().into_owned(),
-                _ => String::new(),
-            };
-            headers
-                .iter()
-                .map(|header| (header.name.as_str().to_owned(), text(&header.value)))
-                .collect()
-        })
-    }
-
-    fn parts(&self, content: &[u8]) -> Result<&Parts, TooComplex> {
-        self.parts.get_or_init(|| mime::parts(content)).as_ref().map_err(|error| *error)
-    }
+/// What the `action` of a filter comes to.
+pub(crate) fn act(setting: &FilterSetting, name: &str, is_of_size: bool) -> Finding {
+    let text = |general: &str| setting.text.clone().unwrap_or_else(|| general.to_owned());
+    let refusal = |code, status, general| Refusal { code, status, text: text(general) };
+    let verdict = match setting.action.as_ref().unwrap_or(&Action::Quarantine) {
+        Action::Accept => return Finding { is_last: true, ..Finding::default() },
+        Action::Reject if is_of_size => {
+            Verdict::Reject(refusal(552, TOO_LARGE, "message is too large"))
+        }
+        Action::Reject => Verdict::Reject(refusal(550, REFUSED, "message content refused")),
+        Action::Tempfail => {
+            Verdict::Tempfail(refusal(451, NOT_NOW, "message content refused for now"))
+        }
+        Action::Quarantine => Verdict::Quarantine { reason: text(name) },
+        Action::Discard => Verdict::Discard,
+        Action::AddHeader(line) => {
+            let edit = Edit::Prepend { name: line.name.clone(), value: line.value.clone() };
+            return Finding { edits: vec![edit], ..Finding::default() };
+        }
+    };
+    Finding::from(verdict)
 }
 
 #[cfg(test)]

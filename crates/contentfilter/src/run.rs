@@ -1,8 +1,8 @@
-//! The worker: reads drafts by handle and answers with a verdict.
+//! The worker: reads drafts by handle and answers with what the filters say.
 //!
 //! ```text
-//! inspect, no draft yet ─▶ accept            (built-in filters look at whole messages)
-//! inspect, draft ─▶ wait for a turn ─▶ read its first bytes ─▶ judge: at once when small, else on a thread of its own ─▶ verdict
+//! inspect, an early step ─▶ the filters that want it ─▶ verdict
+//! inspect, draft ─▶ wait for memory ─▶ read it ─▶ every filter in its turn ─▶ verdict, changes
 //! ```
 //!
 //! Whatever of this is not done shortly before the deadline is given up, and the filters' `on_failure` decides: nobody would read
@@ -12,15 +12,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use farm::fault;
 use farm::{Worker, WorkerError};
 use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Step, Verdict};
-use mail::Address;
+use mail::{Address, MessageId};
 use queue::{ReadError, Reader};
 use socket::{Responder, Service};
 use tokio::sync::Semaphore;
 
-use crate::rules::{Filters, Judgement};
+use crate::chain::Chain;
+use crate::filter::Session;
+use crate::judgement::Judgement;
+use crate::message::Message;
 use crate::{Assignment, counter};
 
 /// Why a worker could not go on.
@@ -34,15 +38,12 @@ pub enum Error {
     Worker(#[from] WorkerError),
 }
 
-/// A message up to this size is judged on the runtime's thread, in bytes: it takes less time than handing it over.
-const INLINE_BYTES_MAX: usize = 32 << 10;
-/// How many messages a worker reads and judges at once: what they may take of memory is this times `scan_bytes_max`.
-const SCANS_MAX: usize = 8;
-
 /// How long before its deadline a message is given up: the answer must still get there.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 /// Why filters could not look at a message that was given up.
 const LATE: &str = "no time left";
+/// In what units memory is lent, in bytes.
+const MEMORY_UNIT: u64 = 1024;
 
 /// Runs a worker of farm `contentfilter` until it has drained.
 pub async fn run(
@@ -50,71 +51,64 @@ pub async fn run(
     assignment: Assignment,
     reader: Rc<dyn Reader>,
 ) -> Result<(), Error> {
-    let filters = Filters::new(&assignment.settings).map_err(Error::Filter)?;
-    let scanner = Scanner {
-        filters: Arc::new(filters),
-        scan_bytes_max: usize::try_from(assignment.settings.scan_bytes_max.0).unwrap_or(usize::MAX),
-        reader,
-        scans: Arc::new(Semaphore::new(SCANS_MAX)),
-    };
-    let inner = Inner { worker: worker.clone(), scanner };
-    worker.serve::<Inspect>("contentfilter.inspect", Rc::new(Inspector(Rc::new(inner))))?;
+    let Assignment { settings, hostname, dns } = &assignment;
+    let chain = Chain::new(settings, hostname, dns).map_err(Error::Filter)?;
+    let inspector = Inspector::new(chain, reader, settings);
+    let inner = Inner { worker: worker.clone(), inspector };
+    worker.serve::<Inspect>("contentfilter.inspect", Rc::new(Served(Rc::new(inner))))?;
     worker.ready();
     worker.draining().await;
     worker.drained().await;
     Ok(())
 }
 
-struct Inspector(Rc<Inner>);
+struct Served(Rc<Inner>);
 
 struct Inner {
     worker: Worker,
-    scanner: Scanner,
+    inspector: Inspector,
 }
 
-/// Reads drafts and has them judged.
-struct Scanner {
-    filters: Arc<Filters>,
-    scan_bytes_max: usize,
-    reader: Rc<dyn Reader>,
-    scans: Arc<Semaphore>,
-}
-
-impl Service<Inspect> for Inspector {
+impl Service<Inspect> for Served {
     fn call(&self, request: InspectRequest, responder: Responder<Inspect>) {
-        let draft = match (request.step, request.draft) {
-            (Step::Message, Some(draft)) => draft,
-            _ => return responder.answer(&answer(Verdict::Accept, Vec::new())),
-        };
         let inner = Rc::clone(&self.0);
         let sender = request.envelope.as_ref().and_then(|envelope| envelope.sender.as_ref());
         fault::taken("contentfilter", sender.map(Address::as_str));
         fault::point("contentfilter.inspect.before");
         tokio::task::spawn_local(async move {
             let end = responder.deadline().map(time_to_give_up);
-            let judged = inner.scanner.inspect(&draft, end, || responder.is_connected()).await;
-            let Some((judgement, scanned_bytes)) = judged else { return };
-            inner.worker.count(counter::SCANNED_BYTES, scanned_bytes);
-            inner.note(&draft, &judgement);
+            let is_wanted = || responder.is_connected();
+            let Some(inspected) = inner.inspector.inspect(&request, end, is_wanted).await else {
+                return;
+            };
+            inner.note(&request, &inspected);
             fault::point("contentfilter.inspect.after");
-            responder.answer(&answer(judgement.verdict, judgement.edits));
+            responder.answer(&inspected.answer);
         });
     }
 }
 
-fn answer(verdict: Verdict, edits: Vec<mail::Edit>) -> InspectAnswer {
-    InspectAnswer { verdict, recipients: Vec::new(), edits, replaced_body: None }
+/// What came of a request.
+pub(crate) struct Inspected {
+    pub(crate) answer: InspectAnswer,
+    by: Option<String>,
+    failures: Vec<String>,
+    scanned_bytes: u64,
 }
 
 impl Inner {
-    fn note(&self, draft: &DraftFacts, judgement: &Judgement) {
+    fn note(&self, request: &InspectRequest, inspected: &Inspected) {
         let count = |counter| self.worker.count(counter, 1);
-        count(counter::INSPECTED);
-        for failure in &judgement.failures {
+        let id = request.draft.as_ref().map(|draft| draft.id);
+        for failure in &inspected.failures {
             count(counter::FAILURES);
-            tracing::warn!(id = %draft.id, failure = %failure.escape_debug(), "a filter could not be asked");
+            let failure = failure.escape_debug();
+            tracing::warn!(id = id.as_ref().map(MessageId::as_str), %failure, "a filter could not be asked");
         }
-        let verdict = match &judgement.verdict {
+        let Some(draft) = &request.draft else { return };
+        count(counter::INSPECTED);
+        self.worker.count(counter::SCANNED_BYTES, inspected.scanned_bytes);
+        let verdict = match &inspected.answer.verdict {
             Verdict::Accept => return,
             Verdict::Reject(_) => (counter::REJECTED, "reject"),
             Verdict::Tempfail(_) => (counter::TEMPFAILED, "tempfail"),
@@ -122,54 +116,115 @@ impl Inner {
             Verdict::Discard => (counter::DISCARDED, "discard"),
         };
         count(verdict.0);
-        let filter = judgement.by.as_deref().unwrap_or_default();
+        let filter = inspected.by.as_deref().unwrap_or_default();
         tracing::info!(id = %draft.id, size = draft.size, verdict = verdict.1, %filter, "filtered");
     }
 }
 
-impl Scanner {
-    /// Judges a draft, and says how many bytes were looked at. What is not done at `end` is given up, and the filters say what
-    /// follows from that. Nothing is looked at, or said, if nobody waits for the verdict any more.
-    async fn inspect(
+/// Reads drafts and asks the filters.
+pub(crate) struct Inspector {
+    chain: Chain,
+    scan_bytes_max: usize,
+    reader: Rc<dyn Reader>,
+    /// What is left of the memory for messages, in units.
+    memory: Arc<Semaphore>,
+    memory_units: u32,
+}
+
+impl Inspector {
+    pub(crate) fn new(chain: Chain, reader: Rc<dyn Reader>, settings: &crate::Settings) -> Self {
+        let units = settings.memory_max.0 / MEMORY_UNIT;
+        let memory_units = u32::try_from(units).unwrap_or(u32::MAX).max(1);
+        Self {
+            chain,
+            scan_bytes_max: usize::try_from(settings.scan_bytes_max.0).unwrap_or(usize::MAX),
+            reader,
+            memory: Arc::new(Semaphore::new(memory_units as usize)),
+            memory_units,
+        }
+    }
+
+    /// Has the filters look. What is not done at `end` is given up, and the filters say what follows from that. Nothing is looked at, or
+    /// said, if nobody waits for the answer any more.
+    pub(crate) async fn inspect(
+        &self,
+        request: &InspectRequest,
+        end: Option<Instant>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Option<Inspected> {
+        let mut session = session_of(request);
+        let mut looks = self.chain.open();
+        match (request.step, &request.draft) {
+            (Step::Message, Some(draft)) => {
+                let read = self.message(draft, end, &is_wanted).await?;
+                let (judgement, message) =
+                    self.chain.message(&mut looks, &mut session, read, end).await;
+                Some(self.answer(judgement, Some(&message)))
+            }
+            (Step::Message | Step::End, _) => Some(self.answer(Judgement::default(), None)),
+            (step, _) => {
+                let judgement = self.chain.step(&mut looks, &mut session, step, end).await;
+                Some(self.answer(judgement, None))
+            }
+        }
+    }
+
+    fn answer(&self, judgement: Judgement, message: Option<&Message>) -> Inspected {
+        Inspected {
+            answer: InspectAnswer {
+                verdict: judgement.verdict(),
+                recipients: judgement.recipients(),
+                edits: message.map_or_else(Vec::new, |message| message.edits().to_vec()),
+                replaced_body: None,
+            },
+            scanned_bytes: message.map_or(0, |message| message.scanned_bytes() as u64),
+            by: judgement.by,
+            failures: judgement.failures,
+        }
+    }
+
+    /// Reads a draft; or gives one without content and the reason why.
+    async fn message(
         &self,
         draft: &DraftFacts,
         end: Option<Instant>,
-        is_wanted: impl Fn() -> bool,
-    ) -> Option<(Judgement, u64)> {
-        let without_content = |content| (self.filters.judge(draft.size, content), 0);
-        if !self.filters.need_content() {
-            return Some(without_content(Ok(&[])));
-        }
-        let Some(Ok(permit)) = in_time(end, Arc::clone(&self.scans).acquire_owned()).await else {
-            return Some(without_content(Err(LATE)));
+        is_wanted: &impl Fn() -> bool,
+    ) -> Option<Result<Message, (Message, String)>> {
+        let message = |content, memory| {
+            Message::new(draft.id, draft.size, content, self.scan_bytes_max, memory)
         };
+        if !self.chain.needs_content() {
+            return Some(Ok(message(Bytes::new(), None)));
+        }
+        let without = |why: &str| Some(Err((message(Bytes::new(), None), why.to_owned())));
+        let units = u32::try_from(draft.size / MEMORY_UNIT).unwrap_or(u32::MAX).max(1);
+        let units = units.min(self.memory_units);
+        let lent = in_time(end, Arc::clone(&self.memory).acquire_many_owned(units)).await;
+        let Some(Ok(memory)) = lent else { return without(LATE) };
         if !is_wanted() {
             return None;
         }
-        let content = match in_time(end, read(&*self.reader, draft, self.scan_bytes_max)).await {
-            Some(Ok(content)) => content,
-            Some(Err(error)) => return Some(without_content(Err(&error.to_string()))),
-            None => return Some(without_content(Err(LATE))),
-        };
-        if end.is_some_and(|end| end <= Instant::now()) {
-            return Some(without_content(Err(LATE)));
+        match in_time(end, read(&*self.reader, draft)).await {
+            Some(Ok(content)) => Some(Ok(message(content, Some(memory)))),
+            Some(Err(error)) => without(&error.to_string()),
+            None => without(LATE),
         }
-        let (size, scanned) = (draft.size, content.len() as u64);
-        if content.len() <= INLINE_BYTES_MAX {
-            return Some((self.filters.judge(size, Ok(&content)), scanned));
-        }
-        let filters = Arc::clone(&self.filters);
-        let judging = tokio::task::spawn_blocking(move || {
-            // Work that is given up goes on to its end, and its memory counts as long.
-            let _permit = permit;
-            filters.judge(size, Ok(&content))
-        });
-        match in_time(end, judging).await {
-            Some(Ok(judgement)) => Some((judgement, scanned)),
-            // A panic is this worker's death in every role: the message gets its strike.
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            None => Some((self.filters.judge(size, Err(LATE)), scanned)),
-        }
+    }
+}
+
+fn session_of(request: &InspectRequest) -> Session {
+    let origin = &request.origin;
+    Session {
+        address: origin.client,
+        port: 0,
+        trusted: false,
+        service: origin.service.clone(),
+        helo: origin.helo.clone(),
+        protocol: origin.protocol.clone(),
+        user: origin.user.clone(),
+        envelope: request.envelope.clone().map(Rc::new),
+        given: 0,
+        id: request.draft.as_ref().map(|draft| draft.id),
     }
 }
 
@@ -187,22 +242,22 @@ async fn in_time<F: Future>(end: Option<Instant>, future: F) -> Option<F::Output
     }
 }
 
-/// Reads the first bytes of a draft, at most `bytes_max`.
-pub(crate) async fn read(
-    reader: &dyn Reader,
-    draft: &DraftFacts,
-    bytes_max: usize,
-) -> Result<Vec<u8>, ReadError> {
+/// Reads a draft, which may not be longer than it is said to be.
+async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<Bytes, ReadError> {
     let mut body = reader.open_draft(&draft.handle).await?;
-    let size = usize::try_from(body.size()).unwrap_or(usize::MAX);
-    let mut content = Vec::with_capacity(size.min(bytes_max));
-    while content.len() < bytes_max
-        && let Some(piece) = body.next().await?
-    {
-        let room = bytes_max - content.len();
-        content.extend_from_slice(piece.get(..room).unwrap_or(&piece));
+    let most = usize::try_from(draft.size).unwrap_or(usize::MAX);
+    let mut content = BytesMut::new();
+    while let Some(piece) = body.next().await? {
+        if content.is_empty() && piece.len() == most {
+            return Ok(piece);
+        }
+        content.extend_from_slice(&piece);
+        if content.len() > most {
+            let why = format!("longer than {most} bytes");
+            return Err(ReadError::Gone(draft.handle.clone(), why));
+        }
     }
-    Ok(content)
+    Ok(content.freeze())
 }
 
 #[cfg(test)]

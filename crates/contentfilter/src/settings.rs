@@ -1,9 +1,17 @@
 //! `[contentfilter]` as an operator writes it.
 
-use config::{ByteSize, Problem};
+use std::time::Duration;
+
+use config::{ByteSize, Problem, Span};
 use farm::Workers;
+use job::inspect::Steps;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
+
+use crate::authentication::AuthenticationSetting;
+use crate::endpoint::Endpoint;
+use crate::kinds::Kind;
+use crate::signing::SigningKey;
 
 /// The section `[contentfilter]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,12 +21,15 @@ pub struct Settings {
     pub workers: Workers,
     /// Filters, asked in this order; the first that decides holds. Default: none, and the hop is left out.
     pub filters: Vec<FilterSetting>,
-    /// Headers, bodies and attachments are looked at in so many first bytes of a message. Default: 10MiB.
+    /// Rules look at headers, bodies and attachments in so many first bytes of a message. Default: 10MiB.
     pub scan_bytes_max: ByteSize,
+    /// How much of messages a worker holds in memory at once; others wait for their turn, and a larger message comes alone.
+    /// Default: 128MiB.
+    pub memory_max: ByteSize,
 }
 
-/// One entry of `filters`. It acts on a message on which everything holds that it says of `header`, `body`, `attachment` and
-/// `size_over`. Regular expressions do not care about case; `(?-i)` makes one that does.
+/// One entry of `filters`. Its kind is told by the key that it has: `milter`, `rspamd`, `clamd`, `authentication`, `dkim_sign` or
+/// `arc_seal`; all others are rules. A rule acts on a message on which everything holds that it says. Regular expressions do not care about case; `(?-i)` makes one that does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     default,
@@ -41,23 +52,84 @@ pub struct FilterSetting {
     /// A regular expression that matches an attachment's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachment: Option<String>,
+    /// A regular expression that matches the media type of a part, such as `^application/x-msdownload$`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachment_type: Option<String>,
+    /// A regular expression that matches recipients; what the rule does is then for those alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
     /// The message is larger than this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_over: Option<ByteSize>,
-    /// What to do: `"accept"` (no later filter is asked), `"reject"`, `"tempfail"`, `"quarantine"` (taken and held), `"discard"`
+    /// What to do: `"accept"` (no later filter is asked), `"reject"`, `"tempfail"`, `"quarantine"` (taken and held, unless a later filter refuses it), `"discard"`
     /// (taken and forgotten), or `{ add_header = { name = "X-Size", value = "large" } }` (later filters are asked too).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
     /// The text of a refusal, or the reason of a quarantine. Default: a general one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// What to do when the filter cannot be asked: the message cannot be read, or is too complex:
+    /// What to do when the filter cannot be asked: it cannot be reached, takes too long or makes no sense, or the message cannot be
+    /// read or is too complex:
     /// `tempfail` (refuse it for now), `accept` (as if the filter were not there) or `quarantine` (take and hold it). Default:
     /// `tempfail`.
     pub on_failure: OnFailure,
-    /// A milter to ask. Not in this version.
+    /// How long the filter may take.
+    #[serde(skip_serializing_if = "Timeouts::is_default")]
+    pub timeouts: Timeouts,
+    /// A milter to ask: `"inet:HOST:PORT"` or `"unix:/path"`. Not in this version.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub milter: Option<String>,
+    pub milter: Option<Endpoint>,
+    /// An rspamd to ask, at its milter's address. Not in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rspamd: Option<Endpoint>,
+    /// A ClamAV daemon to ask: `"unix:/run/clamav/clamd.ctl"`. Not in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clamd: Option<Endpoint>,
+    /// Checks SPF, DKIM, DMARC and ARC. Not in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<AuthenticationSetting>,
+    /// Signs with DKIM, by these keys. Not in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dkim_sign: Option<Vec<SigningKey>>,
+    /// Seals with ARC, by this key. Not in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arc_seal: Option<SigningKey>,
+}
+
+/// How long a filter may take; all of them together have `inspect_timeout` of `[smtpserver]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// To connect to it. Default: 5 seconds.
+    pub connect: Span,
+    /// For each step before the message. Default: 10 seconds.
+    pub command: Span,
+    /// For the message. Default: 25 seconds.
+    pub message: Span,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Span::seconds(5), command: Span::seconds(10), message: Span::seconds(25) }
+    }
+}
+
+impl Timeouts {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn check(&self, key: &str) -> Result<(), Problem> {
+        for (name, span) in
+            [("connect", self.connect), ("command", self.command), ("message", self.message)]
+        {
+            if !(TIMEOUT_LEAST..=TIMEOUT_MOST).contains(&span.0) {
+                let right = "from 100ms to 10m";
+                return Err(Problem::new(format!("{key}.{name}"), span.to_string(), right));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a filter does.
@@ -103,6 +175,10 @@ pub enum OnFailure {
 
 /// The most filters.
 const FILTERS_MAX: usize = 1000;
+/// The least of [`Timeouts`].
+const TIMEOUT_LEAST: Duration = Duration::from_millis(100);
+/// The most of them.
+const TIMEOUT_MOST: Duration = Duration::from_secs(600);
 /// The longest regular expression, in bytes.
 const PATTERN_BYTES_MAX: usize = 4096;
 /// The largest program that a regular expression may become, in bytes.
@@ -116,6 +192,7 @@ impl Default for Settings {
             workers: Workers::default(),
             filters: Vec::new(),
             scan_bytes_max: ByteSize(10 << 20),
+            memory_max: ByteSize(128 << 20),
         }
     }
 }
@@ -128,11 +205,19 @@ impl Default for FilterSetting {
             matches: None,
             body: None,
             attachment: None,
+            attachment_type: None,
+            recipient: None,
             size_over: None,
             action: None,
             text: None,
             on_failure: OnFailure::Tempfail,
+            timeouts: Timeouts::default(),
             milter: None,
+            rspamd: None,
+            clamd: None,
+            authentication: None,
+            dkim_sign: None,
+            arc_seal: None,
         }
     }
 }
@@ -155,6 +240,11 @@ impl Settings {
         }
     }
 
+    /// The steps before the message that a filter wants to hear of as they happen.
+    pub fn steps(&self) -> Steps {
+        self.filters.iter().fold(Steps::NONE, |steps, filter| steps.and(filter.steps()))
+    }
+
     /// Checks for contradictions.
     pub fn check(&self) -> Result<(), Problem> {
         self.workers.check("contentfilter.workers")?;
@@ -169,6 +259,10 @@ impl Settings {
         if !(1024..=1 << 30).contains(&self.scan_bytes_max.0) {
             let wrong = self.scan_bytes_max.to_string();
             return Err(Problem::new("contentfilter.scan_bytes_max", wrong, "from 1KiB to 1GiB"));
+        }
+        if !(1 << 20..=1 << 40).contains(&self.memory_max.0) {
+            let wrong = self.memory_max.to_string();
+            return Err(Problem::new("contentfilter.memory_max", wrong, "from 1MiB to 1TiB"));
         }
         let mut filters = self.filters.iter().enumerate();
         filters.try_for_each(|(index, filter)| {
@@ -185,51 +279,34 @@ impl FilterSetting {
 
     /// Whether it looks at MIME parts.
     pub(crate) fn needs_parts(&self) -> bool {
-        self.body.is_some() || self.attachment.is_some()
+        self.body.is_some() || self.attachment.is_some() || self.attachment_type.is_some()
+    }
+
+    /// The keys of a rule that it has.
+    pub(crate) fn rule_keys(&self) -> impl Iterator<Item = &'static str> {
+        let keys = [
+            ("header", self.header.is_some()),
+            ("matches", self.matches.is_some()),
+            ("body", self.body.is_some()),
+            ("attachment", self.attachment.is_some()),
+            ("attachment_type", self.attachment_type.is_some()),
+            ("recipient", self.recipient.is_some()),
+            ("size_over", self.size_over.is_some()),
+        ];
+        keys.into_iter().filter_map(|(key, is_there)| is_there.then_some(key))
+    }
+
+    fn steps(&self) -> Steps {
+        Kind::of(self, "").map_or(Steps::NONE, |kind| kind.steps(self))
     }
 
     fn check(&self, key: &str) -> Result<(), Problem> {
         let problem = |name: &str, wrong: &str, right: &str| {
-            let dot = if name.is_empty() { "" } else { "." };
-            Err(Problem::new(format!("{key}{dot}{name}"), wrong, right))
+            Err(Problem::new(format!("{key}.{name}"), wrong, right))
         };
-        if self.milter.is_some() {
-            let wrong = "milters are not supported yet; they come in a later version";
-            return problem("milter", wrong, "a filter of header, body, attachment or size_over");
-        }
-        if !self.needs_content() && self.size_over.is_none() && self.matches.is_none() {
-            return problem(
-                "",
-                "says no message that it is for",
-                "header, body, attachment or size_over",
-            );
-        }
-        match &self.header {
-            None if self.matches.is_some() => {
-                return problem(
-                    "matches",
-                    "there is no header that it could match",
-                    "header = \"Subject\"",
-                );
-            }
-            Some(name) if !is_field_name(name) => {
-                return problem("header", "not the name of a header field", "such as \"Subject\"");
-            }
-            _ => {}
-        }
-        for (name, pattern) in
-            [("matches", &self.matches), ("body", &self.body), ("attachment", &self.attachment)]
-        {
-            if let Some(Err(wrong)) = pattern.as_deref().map(compile) {
-                let right = "a regular expression such as \"\\\\.(exe|scr)$\"";
-                return problem(name, &wrong, right);
-            }
-        }
+        Kind::of(self, key)?.check(self, key)?;
+        self.timeouts.check(&format!("{key}.timeouts"))?;
         match &self.action {
-            None => {
-                let right = "accept, reject, tempfail, quarantine, discard or { add_header = { name, value } }";
-                return problem("action", "says nothing to do", right);
-            }
             Some(Action::AddHeader(line)) if !is_field_name(&line.name) => {
                 let right = "letters, digits and hyphens, such as \"X-Spam\"";
                 return problem("action.add_header.name", "not the name of a header field", right);
@@ -278,7 +355,7 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
 }
 
 /// RFC 5322 section 3.6.8, and short enough for a line.
-fn is_field_name(name: &str) -> bool {
+pub(crate) fn is_field_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 70
         && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')

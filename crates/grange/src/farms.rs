@@ -206,7 +206,11 @@ fn smtpserver(configuration: &Configuration) -> Entry {
 
 fn contentfilter(configuration: &Configuration) -> Entry {
     let settings = &configuration.contentfilter;
-    let assignment = contentfilter::Assignment { settings: settings.clone() };
+    let assignment = contentfilter::Assignment {
+        settings: settings.clone(),
+        hostname: configuration.top.hostname.clone(),
+        dns: configuration.dns.clone(),
+    };
     let role = Role::Contentfilter(Box::new(assignment));
     let mut entry =
         Entry::elastic("contentfilter", role, &settings.workers, contentfilter::COUNTERS);

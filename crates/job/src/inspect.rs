@@ -74,6 +74,49 @@ pub enum Step {
     End,
 }
 
+/// The steps before the message that are asked about as they happen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steps {
+    /// [`Step::Connect`].
+    pub connect: bool,
+    /// [`Step::Helo`].
+    pub helo: bool,
+    /// [`Step::Mail`].
+    pub mail: bool,
+    /// [`Step::Recipient`].
+    pub recipient: bool,
+}
+
+impl Steps {
+    /// None of them: all is asked with the message.
+    pub const NONE: Self = Self { connect: false, helo: false, mail: false, recipient: false };
+    /// Each of them.
+    pub const ALL: Self = Self { connect: true, helo: true, mail: true, recipient: true };
+
+    /// These and those.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            connect: self.connect || other.connect,
+            helo: self.helo || other.helo,
+            mail: self.mail || other.mail,
+            recipient: self.recipient || other.recipient,
+        }
+    }
+
+    /// Whether a step is among them; the message always is.
+    pub fn contain(self, step: Step) -> bool {
+        match step {
+            Step::Connect => self.connect,
+            Step::Helo => self.helo,
+            Step::Mail => self.mail,
+            Step::Recipient => self.recipient,
+            Step::Message => true,
+            Step::End => self != Self::NONE,
+        }
+    }
+}
+
 /// The verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InspectAnswer {

@@ -19,5 +19,5 @@ pub use address::{
 pub use envelope::{BodyType, Edit, Envelope, Notify, Origin, Recipient, Ret};
 pub use id::{MessageId, MessageIdError};
 pub use outcome::{Delivered, Outcome, Reply, StatusCode, StatusCodeError, SuccessReport};
-pub use text::from_text;
+pub use text::{crlf, from_text};
 pub use timestamp::Timestamp;

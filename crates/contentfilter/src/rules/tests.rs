@@ -1,16 +1,70 @@
 //! Which filter decides, and what happens when one cannot.
 
-use super::*;
+use bytes::Bytes;
+use mail::{Envelope, MessageId, Timestamp};
 
-fn filters(text: &str) -> Filters {
+use super::*;
+use crate::chain::Chain;
+use crate::judgement::Judgement;
+use crate::settings::Settings;
+
+fn filters(text: &str) -> Chain {
     let settings: Settings = toml::from_str(text).expect("well-formed settings");
     settings.check().expect("settings without contradiction");
-    Filters::new(&settings).expect("checked settings")
+    Chain::new(&settings, "mx.test", &dns::Settings::default()).expect("checked settings")
 }
 
-fn shown(judgement: &Judgement) -> String {
-    let by = judgement.by.as_deref().unwrap_or("-");
-    let verdict = match &judgement.verdict {
+fn judge(filters: &Chain, size: u64, content: Result<&str, &str>) -> (Judgement, Vec<Edit>) {
+    judge_for(filters, size, content, &[])
+}
+
+fn judge_for(
+    filters: &Chain,
+    size: u64,
+    content: Result<&str, &str>,
+    recipients: &[&str],
+) -> (Judgement, Vec<Edit>) {
+    let recipient =
+        |text: &&str| Recipient::from(text.parse::<mail::Address>().expect("an address"));
+    let envelope = Envelope {
+        sender: None,
+        recipients: recipients.iter().map(recipient).collect(),
+        body: Default::default(),
+        smtputf8: false,
+        ret: None,
+        envid: None,
+    };
+    let mut session = Session {
+        address: None,
+        port: 0,
+        trusted: false,
+        service: "mx".to_owned(),
+        helo: None,
+        protocol: None,
+        user: None,
+        envelope: Some(Rc::new(envelope)),
+        given: 0,
+        id: None,
+    };
+    let message = |content: &str| {
+        let id = MessageId::new(Timestamp::from_millis(1), 2);
+        let content = Bytes::copy_from_slice(content.as_bytes());
+        Message::new(id, size, content, 1 << 20, None)
+    };
+    let read = match content {
+        Ok(content) => Ok(message(content)),
+        Err(why) => Err((message(""), why.to_owned())),
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let mut looks = filters.open();
+    let (judgement, message) =
+        runtime.block_on(filters.message(&mut looks, &mut session, read, None));
+    (judgement, message.edits().to_vec())
+}
+
+fn word(verdict: &Verdict) -> String {
+    match verdict {
         Verdict::Accept => "accept".to_owned(),
         Verdict::Reject(refusal) => {
             format!("reject {} {} {}", refusal.code, refusal.status, refusal.text)
@@ -20,22 +74,25 @@ fn shown(judgement: &Judgement) -> String {
         }
         Verdict::Quarantine { reason } => format!("quarantine {reason}"),
         Verdict::Discard => "discard".to_owned(),
-    };
-    let edits: Vec<String> = judgement
-        .edits
+    }
+}
+
+fn shown((judgement, edits): &(Judgement, Vec<Edit>)) -> String {
+    let by = judgement.by.as_deref().unwrap_or("-");
+    let edits: Vec<String> = edits
         .iter()
         .map(|edit| match edit {
             Edit::Prepend { name, value } => format!(" +{name}: {value}"),
             other => format!(" {other:?}"),
         })
         .collect();
-    format!("{by}: {verdict}{}", edits.concat())
+    format!("{by}: {}{}", word(&judgement.verdict()), edits.concat())
 }
 
-fn check(filters: &Filters, message: &str, expected: &str) {
-    let judgement = filters.judge(message.len() as u64, Ok(message.as_bytes()));
-    assert_eq!(shown(&judgement), expected, "{message:?}");
-    assert!(judgement.failures.is_empty());
+fn check(filters: &Chain, message: &str, expected: &str) {
+    let judged = judge(filters, message.len() as u64, Ok(message));
+    assert_eq!(shown(&judged), expected, "{message:?}");
+    assert!(judged.0.failures.is_empty());
 }
 
 const EXAMPLE: &str = r#"
@@ -74,9 +131,9 @@ fn first_decision_holds_and_headers_add_up() {
     check(
         &filters,
         "X-Trusted: yes\r\nContent-Disposition: attachment; filename=a.exe\r\n\r\ndrop me",
-        "filters[0]: accept",
+        "-: accept",
     );
-    check(&filters, "X-Trusted: no\r\nX-Trusted: yes\r\n\r\ndrop me", "filters[0]: accept");
+    check(&filters, "X-Trusted: no\r\nX-Trusted: yes\r\n\r\ndrop me", "-: accept");
     check(
         &filters,
         "To: Anna <anna@example.org>\r\n\r\nCONFIDENTIAL",
@@ -112,20 +169,56 @@ fn failures_follow_their_rule() {
     let deep = "Content-Type: message/rfc822\r\n\r\n".repeat(1000);
     for (on_failure, expected) in [
         ("tempfail", "look: tempfail 451 4.3.0 message content cannot be looked at now"),
-        ("quarantine", "look: quarantine look could not look at the message"),
+        // Held, but later filters are asked.
+        ("quarantine", "filters[1]: reject 552 5.3.4 message is too large"),
         ("accept", "filters[1]: reject 552 5.3.4 message is too large"),
     ] {
         let filters = filter(on_failure);
-        for content in [Err("spool:1 is gone"), Ok(deep.as_bytes())] {
-            let judgement = filters.judge(6, content);
-            assert_eq!(shown(&judgement), expected);
-            assert_eq!(judgement.failures.len(), 1);
-            assert!(judgement.failures[0].starts_with("look: "));
+        for content in [Err("spool:1 is gone"), Ok(&*deep)] {
+            let judged = judge(&filters, 6, content);
+            assert_eq!(shown(&judged), expected);
+            assert_eq!(judged.0.failures.len(), 1);
+            assert!(judged.0.failures[0].starts_with("look: "));
         }
     }
     // A filter that looks at the size alone needs no content.
     let size_only = filters("filters = [{ size_over = 5, action = \"reject\" }]");
-    assert!(!size_only.need_content());
-    assert!(size_only.judge(5, Err("gone")).by.is_none());
-    assert!(size_only.judge(6, Err("gone")).by.is_some());
+    assert!(!size_only.needs_content());
+    assert!(judge(&size_only, 5, Err("gone")).0.by.is_none());
+    assert!(judge(&size_only, 6, Err("gone")).0.by.is_some());
+}
+
+#[test]
+fn single_recipients_and_what_adds_up() {
+    let filters = filters(
+        r#"filters = [
+          { recipient = "^vip@", action = "accept" },
+          { recipient = "^(vip|trap)@", action = "discard" },
+          { attachment_type = "^application/x-msdownload$", action = "quarantine", text = "a program" },
+          { header = "Subject", matches = "held too", action = "quarantine", text = "later" },
+          { header = "Subject", matches = "refuse", action = "reject" },
+          { size_over = 0, action = { add_header = { name = "X-Seen", value = "yes" } } },
+          { header = "X-Seen", recipient = "^anna@", action = "reject", text = "not for anna" },
+        ]"#,
+    );
+    let judge = |message: &str| {
+        let to = ["vip@a.test", "trap@a.test", "anna@a.test", "bert@a.test"];
+        let judged = judge_for(&filters, message.len() as u64, Ok(message), &to);
+        let own: Vec<String> =
+            judged.0.recipients().iter().map(|(to, own)| format!("{to} {}", word(own))).collect();
+        (shown(&judged), own)
+    };
+    let discard = || "1 discard".to_owned();
+    let reject = || "2 reject 550 5.7.1 not for anna".to_owned();
+    let seen = " +X-Seen: yes";
+    assert_eq!(
+        judge("Subject: x\r\n\r\n"),
+        (format!("-: accept{seen}"), vec![discard(), reject()])
+    );
+    // What one filter adds, the next sees; and a quarantine does not end the walk.
+    let program = "Subject: held too\r\nContent-Type: APPLICATION/x-MSDownload\r\n\r\nMZ";
+    let held = format!("filters[2]: quarantine a program{seen}");
+    assert_eq!(judge(program), (held, vec![discard(), reject()]));
+    let refused = "filters[4]: reject 550 5.7.1 message content refused".to_owned();
+    assert_eq!(judge("Subject: refuse\r\n\r\n"), (refused, vec!["0 accept".to_owned(), discard()]));
 }

@@ -1,10 +1,10 @@
 //! Reading drafts, within limits.
 
-use bytes::Bytes;
-use mail::{MessageId, Timestamp};
+use mail::Timestamp;
 use queue::{Body, Handle, Local, Stored};
 
 use super::*;
+use crate::chain::Chain;
 
 /// A store whose drafts come in pieces.
 struct Store {
@@ -49,47 +49,54 @@ impl Body for Pieces {
             match (self.pieces.next(), self.end) {
                 (Some(piece), _) => Ok(Some(Bytes::from_static(piece.as_bytes()))),
                 (None, End::Whole) => Ok(None),
-                (None, End::Torn) => Err(ReadError::Gone(draft().handle, "torn".to_owned())),
+                (None, End::Torn) => Err(ReadError::Gone(draft(8).handle, "torn".to_owned())),
                 (None, End::Stuck) => std::future::pending().await,
             }
         })
     }
 }
 
-fn draft() -> DraftFacts {
+fn draft(size: u64) -> DraftFacts {
     DraftFacts {
         handle: Handle::parse("memory:1").expect("well-formed"),
         id: MessageId::new(Timestamp::from_millis(1), 2),
-        size: 6,
+        size,
     }
 }
 
 #[test]
-fn reads_the_first_bytes_of_a_draft() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    for (bytes_max, end, expected) in [
-        (100, End::Whole, Some("abcdef")),
-        (6, End::Whole, Some("abcdef")),
-        (5, End::Whole, Some("abcde")),
-        (3, End::Whole, Some("abc")),
-        (1, End::Torn, Some("a")),
-        (100, End::Torn, None),
-    ] {
-        let store = Store { pieces: vec!["abc", "", "def"], end };
-        let content = runtime.block_on(read(&store, &draft(), bytes_max));
-        let content = content.ok().map(|bytes| String::from_utf8(bytes).expect("text"));
-        assert_eq!(content.as_deref(), expected, "{bytes_max}");
-    }
+fn reads_a_draft_that_is_as_long_as_it_is_said_to_be() {
+    run_in_time(async {
+        for (size, pieces, end, expected) in [
+            (6, vec!["abc", "", "def"], End::Whole, Some("abcdef")),
+            (6, vec!["abcdef"], End::Whole, Some("abcdef")),
+            (5, vec!["abc", "", "def"], End::Whole, None),
+            (6, vec!["abc", "", "def"], End::Torn, None),
+            (0, vec![], End::Whole, Some("")),
+        ] {
+            let store = Store { pieces, end };
+            let content = read(&store, &draft(size)).await;
+            let content =
+                content.ok().map(|bytes| String::from_utf8(bytes.to_vec()).expect("text"));
+            assert_eq!(content.as_deref(), expected, "{size}");
+        }
+    });
 }
 
-fn scanner(on_failure: &str, end: End) -> Scanner {
+fn inspector(on_failure: &str, end: End) -> Inspector {
     let text = format!("[[filters]]\nbody = 'def'\naction = 'reject'\non_failure = '{on_failure}'");
-    let settings = toml::from_str(&text).expect("settings");
-    Scanner {
-        filters: Arc::new(Filters::new(&settings).expect("filters")),
-        scan_bytes_max: 100,
-        reader: Rc::new(Store { pieces: vec!["\r\n", "abcdef"], end }),
-        scans: Arc::new(Semaphore::new(SCANS_MAX)),
+    let settings: crate::Settings = toml::from_str(&text).expect("settings");
+    let chain = Chain::new(&settings, "mx.test", &dns::Settings::default()).expect("filters");
+    Inspector::new(chain, Rc::new(Store { pieces: vec!["\r\n", "abcdef"], end }), &settings)
+}
+
+fn request() -> InspectRequest {
+    InspectRequest {
+        session: "smtpserver/1-1-1".to_owned(),
+        step: Step::Message,
+        origin: Default::default(),
+        envelope: None,
+        draft: Some(draft(8)),
     }
 }
 
@@ -101,11 +108,11 @@ fn run_in_time(test: impl Future<Output = ()>) {
     runtime.block_on(in_time);
 }
 
-fn is_as_expected(verdict: &Verdict, on_failure: &str) -> bool {
+fn is_as_expected(inspected: &Inspected, on_failure: &str) -> bool {
     match on_failure {
-        "accept" => *verdict == Verdict::Accept,
-        "quarantine" => matches!(verdict, Verdict::Quarantine { .. }),
-        _ => matches!(verdict, Verdict::Tempfail(_)),
+        "accept" => inspected.answer.verdict == Verdict::Accept,
+        "quarantine" => matches!(inspected.answer.verdict, Verdict::Quarantine { .. }),
+        _ => matches!(inspected.answer.verdict, Verdict::Tempfail(_)),
     }
 }
 
@@ -113,29 +120,31 @@ fn is_as_expected(verdict: &Verdict, on_failure: &str) -> bool {
 fn what_takes_too_long_follows_the_rule_of_failure() {
     run_in_time(async {
         for on_failure in ["tempfail", "accept", "quarantine"] {
+            let request = request();
             let soon = || Some(Instant::now() + Duration::from_millis(20));
             // A store that gives nothing more.
-            let stuck = scanner(on_failure, End::Stuck);
-            let judged = stuck.inspect(&draft(), soon(), || true).await.expect("a judgement");
-            assert!(is_as_expected(&judged.0.verdict, on_failure), "{on_failure}: {judged:?}");
-            assert_eq!((judged.0.failures.len(), judged.1), (1, 0));
-            assert!(judged.0.failures[0].contains(LATE), "{judged:?}");
-            assert_eq!(stuck.scans.available_permits(), SCANS_MAX);
-            // No turn.
-            let busy = scanner(on_failure, End::Whole);
-            let all = busy.scans.acquire_many(SCANS_MAX as u32).await.expect("all permits");
-            let judged = busy.inspect(&draft(), soon(), || true).await.expect("a judgement");
-            assert!(is_as_expected(&judged.0.verdict, on_failure), "{on_failure}: {judged:?}");
+            let stuck = inspector(on_failure, End::Stuck);
+            let inspected = stuck.inspect(&request, soon(), || true).await.expect("an answer");
+            assert!(is_as_expected(&inspected, on_failure), "{on_failure}");
+            assert_eq!((inspected.failures.len(), inspected.scanned_bytes), (1, 0));
+            assert!(inspected.failures[0].contains(LATE), "{:?}", inspected.failures);
+            let units = stuck.memory_units as usize;
+            assert_eq!(stuck.memory.available_permits(), units);
+            // No memory.
+            let busy = inspector(on_failure, End::Whole);
+            let all = busy.memory.acquire_many(busy.memory_units).await.expect("all permits");
+            let inspected = busy.inspect(&request, soon(), || true).await.expect("an answer");
+            assert!(is_as_expected(&inspected, on_failure), "{on_failure}");
             drop(all);
             // The deadline is over before the message is looked at.
-            let judged = busy.inspect(&draft(), Some(Instant::now()), || true).await;
-            let judged = judged.expect("a judgement");
-            assert!(is_as_expected(&judged.0.verdict, on_failure), "{on_failure}: {judged:?}");
+            let late = busy.inspect(&request, Some(Instant::now()), || true).await;
+            assert!(is_as_expected(&late.expect("an answer"), on_failure), "{on_failure}");
             // With time, or any amount of it, filters decide.
             for end in [None, Some(Instant::now() + Duration::from_secs(20))] {
-                let judged = busy.inspect(&draft(), end, || true).await.expect("a judgement");
-                assert!(matches!(judged.0.verdict, Verdict::Reject(_)), "{judged:?}");
-                assert_eq!(judged.1, 8);
+                let inspected = busy.inspect(&request, end, || true).await.expect("an answer");
+                assert!(matches!(inspected.answer.verdict, Verdict::Reject(_)));
+                assert_eq!(inspected.scanned_bytes, 8);
+                assert_eq!(busy.memory.available_permits(), units);
             }
         }
     });
@@ -144,9 +153,9 @@ fn what_takes_too_long_follows_the_rule_of_failure() {
 #[test]
 fn nothing_is_read_for_one_who_has_gone() {
     run_in_time(async {
-        let scanner = scanner("tempfail", End::Stuck);
-        assert_eq!(scanner.inspect(&draft(), None, || false).await, None);
-        assert_eq!(scanner.scans.available_permits(), SCANS_MAX);
+        let inspector = inspector("tempfail", End::Stuck);
+        assert!(inspector.inspect(&request(), None, || false).await.is_none());
+        assert_eq!(inspector.memory.available_permits(), inspector.memory_units as usize);
     });
 }
 

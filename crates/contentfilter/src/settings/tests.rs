@@ -33,10 +33,32 @@ fn says_what_is_wrong() {
         assert_eq!(problem.key, format!("contentfilter.filters[0]{key}"), "{filter}");
         assert_eq!(problem.wrong, wrong, "{filter}");
     };
+    for (kind, value) in [
+        ("milter", "'inet:127.0.0.1:11332'"),
+        ("rspamd", "'inet:127.0.0.1:11332'"),
+        ("clamd", "'unix:/run/clamd.ctl'"),
+        ("authentication", "{}"),
+        ("dkim_sign", "[]"),
+        ("arc_seal", "{ domain = 'a.test', selector = 's', key = '/k' }"),
+    ] {
+        check(&format!("{kind} = {value}"), &format!(".{kind}"), "is not in this version");
+    }
     check(
-        r#"milter = "inet:127.0.0.1:11332", on_failure = "tempfail""#,
-        ".milter",
-        "milters are not supported yet; they come in a later version",
+        "milter = 'unix:/a', clamd = 'unix:/b'",
+        ".clamd",
+        "this filter is of kind milter already",
+    );
+    check("clamd = 'unix:/a', body = 'b'", ".body", "this filter is of kind clamd already");
+    check("milter = 'unix:/a', action = 'reject'", ".action", "milter decides by itself");
+    check(
+        r#"recipient = "^a@", action = { add_header = { name = "X-A", value = "b" } }"#,
+        ".action",
+        "a header is added for all recipients",
+    );
+    check(
+        r#"size_over = 1, action = "reject", timeouts = { message = "1h" }"#,
+        ".timeouts.message",
+        "1h",
     );
     check(r#"action = "reject""#, "", "says no message that it is for");
     check(r#"size_over = 1"#, ".action", "says nothing to do");

@@ -1,0 +1,137 @@
+//! The kinds of filters, and where each is plugged in: one row of each table below for a kind.
+//!
+//! A kind is told by the key that an entry of `filters` has. Its module has three functions: `check` of its settings, `steps` that it
+//! wants to hear of early, and `make`, which gives a [`Filter`].
+
+use std::rc::Rc;
+
+use config::Problem;
+use job::inspect::Steps;
+
+use crate::filter::Filter;
+use crate::settings::FilterSetting;
+use crate::{authentication, clamd, milter, rules, signing};
+
+/// What a filter may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Rule,
+    Milter,
+    Rspamd,
+    Clamd,
+    Authentication,
+    DkimSign,
+    ArcSeal,
+}
+
+/// What filters are made with, beside their own settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// What the filter is called, in logs and reasons.
+    pub(crate) name: String,
+    /// Our name.
+    pub(crate) hostname: String,
+    /// How names are looked up.
+    pub(crate) dns: dns::Settings,
+}
+
+impl Kind {
+    /// Of which kind an entry is. `key` is where it stands.
+    pub(crate) fn of(setting: &FilterSetting, key: &str) -> Result<Self, Problem> {
+        let kinds = [
+            (setting.milter.is_some(), Self::Milter),
+            (setting.rspamd.is_some(), Self::Rspamd),
+            (setting.clamd.is_some(), Self::Clamd),
+            (setting.authentication.is_some(), Self::Authentication),
+            (setting.dkim_sign.is_some(), Self::DkimSign),
+            (setting.arc_seal.is_some(), Self::ArcSeal),
+        ];
+        let mut present = kinds.into_iter().filter_map(|(is_there, kind)| is_there.then_some(kind));
+        let Some(kind) = present.next() else {
+            return match setting.rule_keys().next() {
+                Some(_) => Ok(Self::Rule),
+                None => Err(Problem::new(key, "says no message that it is for", WHAT_IT_IS)),
+            };
+        };
+        let other = present.next().map(Self::key);
+        let rule_key = || setting.rule_keys().next();
+        if let Some(other) = other.or_else(rule_key) {
+            let wrong = format!("this filter is of kind {} already", kind.key());
+            return Err(Problem::new(
+                format!("{key}.{other}"),
+                wrong,
+                "a filter of its own for each",
+            ));
+        }
+        Ok(kind)
+    }
+
+    /// The key that tells it.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Milter => "milter",
+            Self::Rspamd => "rspamd",
+            Self::Clamd => "clamd",
+            Self::Authentication => "authentication",
+            Self::DkimSign => "dkim_sign",
+            Self::ArcSeal => "arc_seal",
+        }
+    }
+
+    /// Whether `action` says what it does; the others decide by themselves.
+    fn takes_action(self) -> bool {
+        matches!(self, Self::Rule | Self::Clamd)
+    }
+
+    /// Checks an entry of this kind.
+    pub(crate) fn check(self, setting: &FilterSetting, key: &str) -> Result<(), Problem> {
+        if setting.action.is_some() && !self.takes_action() {
+            let wrong = format!("{} decides by itself", self.key());
+            return Err(Problem::new(format!("{key}.action"), wrong, "no action"));
+        }
+        let at = format!("{key}.{}", self.key());
+        match self {
+            Self::Rule => rules::check(setting, key),
+            Self::Milter | Self::Rspamd => milter::check(setting, &at),
+            Self::Clamd => clamd::check(setting, &at),
+            Self::Authentication => authentication::check(setting, &at),
+            Self::DkimSign | Self::ArcSeal => signing::check(setting, &at),
+        }
+    }
+
+    /// The early steps that it wants to hear of as they happen.
+    pub(crate) fn steps(self, setting: &FilterSetting) -> Steps {
+        match self {
+            Self::Rule => Steps::NONE,
+            Self::Milter | Self::Rspamd => milter::steps(setting),
+            Self::Clamd => clamd::steps(setting),
+            Self::Authentication => authentication::steps(setting),
+            Self::DkimSign | Self::ArcSeal => signing::steps(setting),
+        }
+    }
+
+    /// Makes it ready; the error says what is wrong.
+    pub(crate) fn make(
+        self,
+        setting: &FilterSetting,
+        setup: &Setup,
+    ) -> Result<Rc<dyn Filter>, String> {
+        match self {
+            Self::Rule => rules::make(setting, setup),
+            Self::Milter | Self::Rspamd => milter::make(setting, setup),
+            Self::Clamd => clamd::make(setting, setup),
+            Self::Authentication => authentication::make(setting, setup),
+            Self::DkimSign | Self::ArcSeal => signing::make(setting, setup),
+        }
+    }
+}
+
+/// What tells a filter.
+const WHAT_IT_IS: &str = "header, body, attachment, attachment_type, size_over or recipient, or one of milter, rspamd, clamd, \
+    authentication, dkim_sign, arc_seal";
+
+/// A kind that this version does not have.
+pub(crate) fn not_yet(key: &str) -> Problem {
+    Problem::new(key, "is not in this version", "a rule: header, body, attachment, size_over …")
+}

@@ -1,0 +1,178 @@
+//! A message as filters are shown it: in memory, with the changes of those before.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+use mail::header::{self, Fields};
+use mail::{Edit, MessageId};
+use mail_parser::{HeaderName, HeaderValue, MessageParser};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::mime::{self, Parts, TooComplex, header_length};
+
+/// A message as the filters before left it. Cheap to clone, and may go to another thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Message(Arc<Inner>);
+
+/// A message as it was received.
+#[derive(Debug)]
+struct Received {
+    id: MessageId,
+    /// Its size in bytes.
+    size: u64,
+    original: Bytes,
+    scan_bytes_max: usize,
+    /// The right to hold it in memory.
+    #[allow(dead_code, reason = "it is held, not looked at")]
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    received: Arc<Received>,
+    edits: Vec<Edit>,
+    /// Another body in the place of the original's.
+    replaced: Option<Bytes>,
+    /// The header section with its empty line, if it has one.
+    head: Bytes,
+    body: Bytes,
+    whole: OnceLock<Bytes>,
+    headers: OnceLock<Vec<(String, String)>>,
+    parts: OnceLock<Result<Parts, TooComplex>>,
+}
+
+impl Message {
+    /// A message without changes. Rules look at its first `scan_bytes_max` bytes. `memory` is held as long as any part of it is.
+    pub(crate) fn new(
+        id: MessageId,
+        size: u64,
+        original: Bytes,
+        scan_bytes_max: usize,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let received = Received { id, size, original, scan_bytes_max, memory };
+        Self::changed(Arc::new(received), Vec::new(), None)
+    }
+
+    fn changed(received: Arc<Received>, edits: Vec<Edit>, replaced: Option<Bytes>) -> Self {
+        let original = &received.original;
+        let (head, rest) = match edits.is_empty() && replaced.is_none() {
+            true => {
+                let looked_at = original.get(..header::SECTION_BYTES_MAX).unwrap_or(original);
+                let body = header::section(looked_at).body;
+                (original.slice(..body), body)
+            }
+            false => {
+                let leaving = header::leaving(original, true, &edits, replaced.is_some());
+                (Bytes::from(leaving.head), leaving.rest)
+            }
+        };
+        let body = replaced.clone().unwrap_or_else(|| original.slice(rest.min(original.len())..));
+        Self(Arc::new(Inner {
+            edits,
+            replaced,
+            head,
+            body,
+            received,
+            whole: OnceLock::new(),
+            headers: OnceLock::new(),
+            parts: OnceLock::new(),
+        }))
+    }
+
+    /// The message with more changes. `body` is made text in CRLF lines.
+    pub(crate) fn with(&self, edits: &[Edit], body: Option<&[u8]>) -> Self {
+        let old = &*self.0;
+        let edits = old.edits.iter().chain(edits).cloned().collect();
+        let replaced = body.map(|body| Bytes::from(mail::crlf(body).into_owned()));
+        let replaced = replaced.or_else(|| old.replaced.clone());
+        Self::changed(Arc::clone(&old.received), edits, replaced)
+    }
+
+    /// The id it has, or will have.
+    pub(crate) fn id(&self) -> MessageId {
+        self.0.received.id
+    }
+
+    /// Its size when it was received, in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.0.received.size
+    }
+
+    /// The fields of its header section, our own Received field first unless a filter put something before it.
+    pub(crate) fn fields(&self) -> Fields<'_> {
+        header::fields(&self.0.head)
+    }
+
+    /// The header section with the empty line behind it, if there is one.
+    pub(crate) fn head(&self) -> &Bytes {
+        &self.0.head
+    }
+
+    /// What follows the header section.
+    pub(crate) fn body(&self) -> &Bytes {
+        &self.0.body
+    }
+
+    /// All of it, byte for byte as it would leave.
+    pub(crate) fn whole(&self) -> Bytes {
+        let inner = &*self.0;
+        let joined = || {
+            if inner.edits.is_empty() && inner.replaced.is_none() {
+                return inner.received.original.clone();
+            }
+            let mut whole = BytesMut::with_capacity(inner.head.len() + inner.body.len());
+            whole.extend_from_slice(&inner.head);
+            whole.extend_from_slice(&inner.body);
+            whole.freeze()
+        };
+        inner.whole.get_or_init(joined).clone()
+    }
+
+    /// All changes to the header section, in order.
+    pub(crate) fn edits(&self) -> &[Edit] {
+        &self.0.edits
+    }
+
+    /// The body that a filter gave it.
+    pub(crate) fn replaced(&self) -> Option<&Bytes> {
+        self.0.replaced.as_ref()
+    }
+
+    /// Its own header fields, unfolded and with encoded words (RFC 2047) decoded.
+    pub(crate) fn decoded_headers(&self) -> &[(String, String)] {
+        self.0.headers.get_or_init(|| decoded_headers(&self.scanned()))
+    }
+
+    /// Its MIME parts.
+    pub(crate) fn parts(&self) -> Result<&Parts, TooComplex> {
+        let parts = self.0.parts.get_or_init(|| mime::parts(&self.scanned()));
+        parts.as_ref().map_err(|error| *error)
+    }
+
+    /// How many bytes rules look at.
+    pub(crate) fn scanned_bytes(&self) -> usize {
+        (self.0.head.len() + self.0.body.len()).min(self.0.received.scan_bytes_max)
+    }
+
+    fn scanned(&self) -> Bytes {
+        let whole = self.whole();
+        whole.slice(..self.0.received.scan_bytes_max.min(whole.len()))
+    }
+}
+
+fn decoded_headers(content: &[u8]) -> Vec<(String, String)> {
+    let section = content.get(..header_length(content)).unwrap_or_default();
+    // With an entry of its own, the parser's choice by name gives way to text for all.
+    let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_text();
+    let parsed = parser.parse_headers(section);
+    let headers = parsed.as_ref().map(|message| message.headers()).unwrap_or_default();
+    let text = |value: &HeaderValue<'_>| match value {
+        HeaderValue::Text(text) => text.clone().into_owned(),
+        _ => String::new(),
+    };
+    headers.iter().map(|header| (header.name.as_str().to_owned(), text(&header.value))).collect()
+}
+
+#[cfg(test)]
+mod tests;
