@@ -20,6 +20,7 @@ mod authentication;
 mod breaker;
 mod chain;
 mod clamd;
+mod clients;
 mod decode;
 mod endpoint;
 mod filter;
@@ -35,12 +36,13 @@ mod signing;
 
 use serde::{Deserialize, Serialize};
 
-pub use authentication::AuthenticationSetting;
+pub use crate::authentication::{AuthenticationSetting, DmarcRule, TempErrorRule};
+pub use clients::Clients;
 pub use endpoint::{Endpoint, EndpointError};
 pub use mime::{MIME_DEPTH_MAX, MIME_PARTS_MAX, TooComplex};
 pub use run::{Error, run};
 pub use settings::{Action, FilterSetting, HeaderLine, OnFailure, Settings, Timeouts};
-pub use signing::SigningKey;
+pub use signing::{SealingKey, SigningKey};
 
 /// What a worker is handed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

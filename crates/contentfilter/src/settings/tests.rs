@@ -37,9 +37,6 @@ fn says_what_is_wrong() {
         ("milter", "'inet:127.0.0.1:11332'"),
         ("rspamd", "'inet:127.0.0.1:11332'"),
         ("clamd", "'unix:/run/clamd.ctl'"),
-        ("authentication", "{}"),
-        ("dkim_sign", "[]"),
-        ("arc_seal", "{ domain = 'a.test', selector = 's', key = '/k' }"),
     ] {
         check(&format!("{kind} = {value}"), &format!(".{kind}"), "is not in this version");
     }
