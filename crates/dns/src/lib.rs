@@ -1,4 +1,5 @@
-//! MX and address look-ups as mail needs them (RFC 5321 section 5.1, RFC 7505): a destination becomes the addresses to try, in order.
+//! MX and address look-ups as mail needs them (RFC 5321 section 5.1, RFC 7505): a destination becomes the addresses to try, in order;
+//! and the records that mail authentication asks for.
 //!
 //! ```text
 //! example.org ── MX, by preference, equals shuffled ──▶ hosts ── A, AAAA ──▶ targets: address and port, in order
@@ -15,11 +16,13 @@
 #![forbid(unsafe_code)]
 
 mod destination;
+mod records;
 mod resolver;
 mod settings;
 #[cfg(test)]
 mod tests;
 
 pub use destination::{Destination, DestinationError};
+pub use records::Found;
 pub use resolver::{Request, Resolver, Target, Unresolved};
 pub use settings::{IpVersion, Settings};

@@ -100,7 +100,7 @@ struct Exchange {
 }
 
 /// What a name server said of a name and type.
-enum Answer {
+pub(crate) enum Answer {
     Records(Vec<RData>),
     /// The name exists, such records do not.
     NoRecords,
@@ -267,7 +267,7 @@ impl Resolver {
         Ok(addresses)
     }
 
-    async fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, Unresolved> {
+    pub(crate) async fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, Unresolved> {
         let temporary = |reason: String| Unresolved::Temporary { name: name.to_owned(), reason };
         let Some(resolver) = self.inner.get_or_init(|| build(&self.settings)) else {
             return Err(temporary("no name server is configured".to_owned()));
