@@ -67,6 +67,7 @@ impl Driver {
             input = input.get(behind..).unwrap_or_default();
             match event {
                 Event::Input => break,
+                Event::Helo => self.session.hello(Ok(()), &mut self.replies),
                 Event::Mail => self.session.mail(Ok(()), &mut self.replies),
                 Event::Recipients => {
                     let answers: Vec<_> = self.session.asked().map(|_| Ok(())).collect();

@@ -68,6 +68,7 @@ fn run(input: &[u8], piece: usize, newline: BareNewline) -> Outcome {
                 Event::Body(bytes) => body.extend_from_slice(bytes),
                 Event::GaveUp(_) => body.clear(),
                 Event::MailRefused(_) => {}
+                Event::Helo => session.hello(Ok(()), &mut outcome.said),
                 Event::Mail => session.mail(Ok(()), &mut outcome.said),
                 Event::Recipients => {
                     let answers = session.asked().map(|_| Ok(())).collect::<Vec<_>>();

@@ -4,8 +4,7 @@ use bytes::{Bytes, BytesMut};
 use mail::header;
 use queue::{Accepted, Body, Handle, ReadError, Reader, Stored};
 
-/// A message on its way out: the accept record's edits applied to its header section, and a filter's new body in the
-/// place of the old. Pieces are CRLF text as stored, without dot-stuffing.
+/// A message on its way out: the accept record's edits applied to its header section. Pieces are CRLF text as stored, without dot-stuffing.
 ///
 /// A message without changes passes through as it is stored, piece by piece. With changes, only its header section is
 /// held in memory, up to [`header::SECTION_BYTES_MAX`]; a header section longer than that is changed in its first part.
@@ -24,25 +23,19 @@ impl Outgoing {
     pub async fn open(reader: &dyn Reader, handle: &Handle) -> Result<Self, ReadError> {
         let stored = reader.open(handle).await?;
         let accept = &stored.accepted.accept;
-        if accept.edits.is_empty() && accept.replaced_body.is_none() {
+        if accept.edits.is_empty() {
             let size = stored.body.size();
             return Ok(Self { accepted: stored.accepted, head: None, body: stored.body, size });
         }
         // Boxed, because few messages are changed, and whoever opens one would have room for it.
-        Box::pin(Self::open_changed(reader, stored)).await
+        Box::pin(Self::open_changed(stored)).await
     }
 
-    async fn open_changed(reader: &dyn Reader, stored: Stored) -> Result<Self, ReadError> {
+    async fn open_changed(stored: Stored) -> Result<Self, ReadError> {
         let (accepted, mut body) = (stored.accepted, stored.body);
-        let replaced = accepted.accept.replaced_body.is_some();
         let (first, is_whole) = first_bytes(body.as_mut()).await?;
-        let leaving = header::leaving(&first, is_whole, &accepted.accept.edits, replaced);
+        let leaving = header::leaving(&first, is_whole, &accepted.accept.edits);
         let mut head = BytesMut::from(leaving.head.as_slice());
-        if let Some(replacement) = &accepted.accept.replaced_body {
-            body = reader.open_draft(replacement).await?;
-            let size = body.size() + head.len() as u64;
-            return Ok(Self { accepted, head: Some(head.freeze()), body, size });
-        }
         head.extend_from_slice(first.get(leaving.rest..).unwrap_or_default());
         let size = body.size().saturating_sub(first.len() as u64) + head.len() as u64;
         Ok(Self { accepted, head: Some(head.freeze()), body, size })

@@ -315,7 +315,7 @@ impl Told {
             Step::Helo => session.helo.is_some() && self.helo != session.helo,
             Step::Mail => session.envelope.is_some() && !self.mail,
             Step::Recipient => session.recipients().len() > self.recipients,
-            Step::Message | Step::End => false,
+            Step::Message | Step::End | Step::Quit => false,
         }
     }
 
@@ -325,7 +325,7 @@ impl Told {
             Step::Helo => self.helo.clone_from(&session.helo),
             Step::Mail => self.mail = true,
             Step::Recipient => self.recipients = session.recipients().len(),
-            Step::Message | Step::End => {}
+            Step::Message | Step::End | Step::Quit => {}
         }
     }
 }

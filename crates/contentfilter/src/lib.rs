@@ -10,13 +10,15 @@
 //!
 //! **Invariant:** a filter that cannot be asked follows its own `on_failure`, `tempfail` unless an operator said otherwise; mail is
 //! never let through because something broke. Every limit on what a message may cost is named: bytes looked at, MIME parts and
-//! depth, size of regular expressions, memory, time. Touches: drafts, for reading; socket `contentfilter.inspect`; the services that the
-//! filters name. Never: accepted messages.
+//! depth, size of regular expressions, memory, time. Touches: drafts, for reading, and
+//! stored messages that are looked at again; drafts of its own, for other bodies; socket `contentfilter.inspect`; the services that the
+//! filters name. Never: commits a message.
 
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "kinds of filters that come use the rest")]
 
 mod authentication;
+mod bodies;
 mod breaker;
 mod chain;
 mod clamd;
@@ -31,12 +33,14 @@ mod milter;
 mod mime;
 mod rules;
 mod run;
+mod sessions;
 mod settings;
 mod signing;
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::authentication::{AuthenticationSetting, DmarcRule, TempErrorRule};
+pub use bodies::OpenIntake;
 pub use clients::Clients;
 pub use endpoint::{Endpoint, EndpointError};
 pub use mime::{MIME_DEPTH_MAX, MIME_PARTS_MAX, TooComplex};

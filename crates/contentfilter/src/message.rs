@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mail::header::{self, Fields};
 use mail::{Edit, MessageId};
 use mail_parser::{HeaderName, HeaderValue, MessageParser};
@@ -14,13 +14,12 @@ use crate::mime::{self, Parts, TooComplex, header_length};
 #[derive(Debug, Clone)]
 pub(crate) struct Message(Arc<Inner>);
 
-/// A message as it was received.
+/// What is known of a message from when it was received.
 #[derive(Debug)]
 struct Received {
     id: MessageId,
     /// Its size in bytes.
     size: u64,
-    original: Bytes,
     scan_bytes_max: usize,
     /// The right to hold it in memory.
     #[allow(dead_code, reason = "it is held, not looked at")]
@@ -30,9 +29,10 @@ struct Received {
 #[derive(Debug)]
 struct Inner {
     received: Arc<Received>,
+    /// As it is stored: as it was received, unless a filter gave it another body.
+    stored: Bytes,
+    is_replaced: bool,
     edits: Vec<Edit>,
-    /// Another body in the place of the original's.
-    replaced: Option<Bytes>,
     /// The header section with its empty line, if it has one.
     head: Bytes,
     body: Bytes,
@@ -46,34 +46,41 @@ impl Message {
     pub(crate) fn new(
         id: MessageId,
         size: u64,
-        original: Bytes,
+        received: Bytes,
         scan_bytes_max: usize,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        let received = Received { id, size, original, scan_bytes_max, memory };
-        Self::changed(Arc::new(received), Vec::new(), None)
+        Self::changed(
+            Arc::new(Received { id, size, scan_bytes_max, memory }),
+            received,
+            false,
+            Vec::new(),
+        )
     }
 
-    fn changed(received: Arc<Received>, edits: Vec<Edit>, replaced: Option<Bytes>) -> Self {
-        let original = &received.original;
-        let (head, rest) = match edits.is_empty() && replaced.is_none() {
+    fn changed(
+        received: Arc<Received>,
+        stored: Bytes,
+        is_replaced: bool,
+        edits: Vec<Edit>,
+    ) -> Self {
+        let (head, rest) = match edits.is_empty() {
             true => {
-                let looked_at = original.get(..header::SECTION_BYTES_MAX).unwrap_or(original);
-                let body = header::section(looked_at).body;
-                (original.slice(..body), body)
+                let rest = section(&stored).body;
+                (stored.slice(..rest), rest)
             }
             false => {
-                let leaving = header::leaving(original, true, &edits, replaced.is_some());
+                let leaving = header::leaving(&stored, true, &edits);
                 (Bytes::from(leaving.head), leaving.rest)
             }
         };
-        let body = replaced.clone().unwrap_or_else(|| original.slice(rest.min(original.len())..));
         Self(Arc::new(Inner {
-            edits,
-            replaced,
-            head,
-            body,
+            body: stored.slice(rest..),
             received,
+            stored,
+            is_replaced,
+            edits,
+            head,
             whole: OnceLock::new(),
             headers: OnceLock::new(),
             parts: OnceLock::new(),
@@ -83,10 +90,14 @@ impl Message {
     /// The message with more changes. `body` is made text in CRLF lines.
     pub(crate) fn with(&self, edits: &[Edit], body: Option<&[u8]>) -> Self {
         let old = &*self.0;
+        let stored = body.map(|body| {
+            let header = old.stored.get(..section(&old.stored).header).unwrap_or_default();
+            Bytes::from([header, b"\r\n", &mail::crlf(body)].concat())
+        });
+        let is_replaced = old.is_replaced || stored.is_some();
+        let stored = stored.unwrap_or_else(|| old.stored.clone());
         let edits = old.edits.iter().chain(edits).cloned().collect();
-        let replaced = body.map(|body| Bytes::from(mail::crlf(body).into_owned()));
-        let replaced = replaced.or_else(|| old.replaced.clone());
-        Self::changed(Arc::clone(&old.received), edits, replaced)
+        Self::changed(Arc::clone(&old.received), stored, is_replaced, edits)
     }
 
     /// The id it has, or will have.
@@ -117,16 +128,10 @@ impl Message {
     /// All of it, byte for byte as it would leave.
     pub(crate) fn whole(&self) -> Bytes {
         let inner = &*self.0;
-        let joined = || {
-            if inner.edits.is_empty() && inner.replaced.is_none() {
-                return inner.received.original.clone();
-            }
-            let mut whole = BytesMut::with_capacity(inner.head.len() + inner.body.len());
-            whole.extend_from_slice(&inner.head);
-            whole.extend_from_slice(&inner.body);
-            whole.freeze()
-        };
-        inner.whole.get_or_init(joined).clone()
+        if inner.edits.is_empty() {
+            return inner.stored.clone();
+        }
+        inner.whole.get_or_init(|| Bytes::from([&*inner.head, &*inner.body].concat())).clone()
     }
 
     /// All changes to the header section, in order.
@@ -134,9 +139,9 @@ impl Message {
         &self.0.edits
     }
 
-    /// The body that a filter gave it.
+    /// What is to be stored in its place, if a filter gave it another body; the edits are not in it.
     pub(crate) fn replaced(&self) -> Option<&Bytes> {
-        self.0.replaced.as_ref()
+        self.0.is_replaced.then_some(&self.0.stored)
     }
 
     /// Its own header fields, unfolded and with encoded words (RFC 2047) decoded.
@@ -159,6 +164,10 @@ impl Message {
         let whole = self.whole();
         whole.slice(..self.0.received.scan_bytes_max.min(whole.len()))
     }
+}
+
+fn section(message: &[u8]) -> header::Section {
+    header::section(message.get(..header::SECTION_BYTES_MAX).unwrap_or(message))
 }
 
 fn decoded_headers(content: &[u8]) -> Vec<(String, String)> {

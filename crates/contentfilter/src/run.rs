@@ -1,7 +1,7 @@
 //! The worker: reads drafts by handle and answers with what the filters say.
 //!
 //! ```text
-//! inspect, an early step ─▶ the filters that want it ─▶ verdict
+//! inspect, an early step ─▶ the filters that want it ─▶ verdict                              (sessions: what filters know of each)
 //! inspect, draft ─▶ wait for memory ─▶ read it ─▶ every filter in its turn ─▶ verdict, changes
 //! ```
 //!
@@ -15,16 +15,20 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use farm::fault;
 use farm::{Worker, WorkerError};
-use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Step, Verdict};
-use mail::{Address, MessageId};
+use job::inspect::{
+    DraftFacts, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, Step, Verdict,
+};
+use mail::{Address, Edit, MessageId, StatusCode};
 use queue::{ReadError, Reader};
 use socket::{Responder, Service};
 use tokio::sync::Semaphore;
 
+use crate::bodies::{Bodies, OpenIntake, Replacement};
 use crate::chain::Chain;
 use crate::filter::Session;
 use crate::judgement::Judgement;
 use crate::message::Message;
+use crate::sessions::Sessions;
 use crate::{Assignment, counter};
 
 /// Why a worker could not go on.
@@ -44,22 +48,42 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 const LATE: &str = "no time left";
 /// In what units memory is lent, in bytes.
 const MEMORY_UNIT: u64 = 1024;
+/// How often sessions that are silent are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How long a worker that ends waits for messages to be stored whose other bodies it holds.
+const BODIES_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often it looks whether they are.
+const BODIES_LOOK: Duration = Duration::from_millis(20);
 
 /// Runs a worker of farm `contentfilter` until it has drained.
 pub async fn run(
     worker: Worker,
     assignment: Assignment,
     reader: Rc<dyn Reader>,
+    open_intake: OpenIntake,
 ) -> Result<(), Error> {
     let Assignment { settings, hostname, dns } = &assignment;
     let chain = Chain::new(settings, hostname, dns).map_err(Error::Filter)?;
-    let inspector = Inspector::new(chain, reader, settings);
-    let inner = Inner { worker: worker.clone(), inspector };
-    worker.serve::<Inspect>("contentfilter.inspect", Rc::new(Served(Rc::new(inner))))?;
+    let inspector = Inspector::new(chain, reader, open_intake, settings);
+    let inner = Rc::new(Inner { worker: worker.clone(), inspector });
+    worker.serve::<Inspect>("contentfilter.inspect", Rc::new(Served(Rc::clone(&inner))))?;
+    let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&inner)));
     worker.ready();
     worker.draining().await;
     worker.drained().await;
+    let end = Instant::now() + BODIES_WAIT_MAX;
+    while inner.inspector.sessions.bodies() > 0 && Instant::now() < end {
+        tokio::time::sleep(BODIES_LOOK).await;
+    }
+    sweeping.abort();
     Ok(())
+}
+
+async fn sweep(inner: Rc<Inner>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        inner.inspector.sessions.sweep(Instant::now());
+    }
 }
 
 struct Served(Rc<Inner>);
@@ -121,6 +145,22 @@ impl Inner {
     }
 }
 
+impl From<Judgement> for Inspected {
+    fn from(judgement: Judgement) -> Self {
+        let answer = InspectAnswer {
+            verdict: judgement.verdict(),
+            recipients: judgement.recipients(),
+            edits: Vec::new(),
+            replaced_body: None,
+            sender: judgement.sender.map(|address| NewSender { address }),
+            add: judgement.add,
+            remove: judgement.remove.into_iter().collect(),
+        };
+        let Judgement { by, failures, .. } = judgement;
+        Self { answer, by, failures, scanned_bytes: 0 }
+    }
+}
+
 /// Reads drafts and asks the filters.
 pub(crate) struct Inspector {
     chain: Chain,
@@ -129,10 +169,17 @@ pub(crate) struct Inspector {
     /// What is left of the memory for messages, in units.
     memory: Arc<Semaphore>,
     memory_units: u32,
+    sessions: Sessions,
+    bodies: Bodies,
 }
 
 impl Inspector {
-    pub(crate) fn new(chain: Chain, reader: Rc<dyn Reader>, settings: &crate::Settings) -> Self {
+    pub(crate) fn new(
+        chain: Chain,
+        reader: Rc<dyn Reader>,
+        open_intake: OpenIntake,
+        settings: &crate::Settings,
+    ) -> Self {
         let units = settings.memory_max.0 / MEMORY_UNIT;
         let memory_units = u32::try_from(units).unwrap_or(u32::MAX).max(1);
         Self {
@@ -141,6 +188,8 @@ impl Inspector {
             reader,
             memory: Arc::new(Semaphore::new(memory_units as usize)),
             memory_units,
+            sessions: Sessions::default(),
+            bodies: Bodies::new(open_intake),
         }
     }
 
@@ -152,34 +201,76 @@ impl Inspector {
         end: Option<Instant>,
         is_wanted: impl Fn() -> bool,
     ) -> Option<Inspected> {
+        let name = &*request.session;
+        let known = self.sessions.take(name);
+        if request.step == Step::Quit {
+            return Some(Inspected::from(Judgement::default()));
+        }
+        let mut looks = known.unwrap_or_else(|| self.chain.open());
+        looks.enter(request.transaction);
         let mut session = session_of(request);
-        let mut looks = self.chain.open();
-        match (request.step, &request.draft) {
+        let mut body = None;
+        let inspected = match (request.step, &request.draft) {
             (Step::Message, Some(draft)) => {
                 let read = self.message(draft, end, &is_wanted).await?;
                 let (judgement, message) =
                     self.chain.message(&mut looks, &mut session, read, end).await;
-                Some(self.answer(judgement, Some(&message)))
+                looks.reset();
+                let inspected = self.with_changes(judgement, &message, draft.stored).await;
+                let (inspected, replacement) = inspected;
+                body = replacement;
+                inspected
             }
-            (Step::Message | Step::End, _) => Some(self.answer(Judgement::default(), None)),
+            (Step::Message | Step::End | Step::Quit, _) => {
+                looks.reset();
+                Inspected::from(Judgement::default())
+            }
             (step, _) => {
-                let judgement = self.chain.step(&mut looks, &mut session, step, end).await;
-                Some(self.answer(judgement, None))
+                Inspected::from(self.chain.step(&mut looks, &mut session, step, end).await)
             }
-        }
+        };
+        let is_remembered = self.chain.has_early_steps()
+            && !request.draft.as_ref().is_some_and(|draft| draft.stored);
+        self.sessions.keep(name, is_remembered.then_some(looks), body);
+        Some(inspected)
     }
 
-    fn answer(&self, judgement: Judgement, message: Option<&Message>) -> Inspected {
-        Inspected {
-            answer: InspectAnswer {
-                verdict: judgement.verdict(),
-                recipients: judgement.recipients(),
-                edits: message.map_or_else(Vec::new, |message| message.edits().to_vec()),
-                replaced_body: None,
-            },
-            scanned_bytes: message.map_or(0, |message| message.scanned_bytes() as u64),
-            by: judgement.by,
-            failures: judgement.failures,
+    /// What is said of a message, with its changes. If there are other bodies than can be kept, or it cannot be written, the message is
+    /// put off.
+    async fn with_changes(
+        &self,
+        judgement: Judgement,
+        message: &Message,
+        is_stored: bool,
+    ) -> (Inspected, Option<Replacement>) {
+        let mut inspected = Inspected::from(judgement);
+        inspected.scanned_bytes = message.scanned_bytes() as u64;
+        let is_taken =
+            matches!(inspected.answer.verdict, Verdict::Accept | Verdict::Quarantine { .. })
+                || !inspected.answer.recipients.is_empty();
+        if is_stored || !is_taken {
+            return (inspected, None);
+        }
+        inspected.answer.edits = message.edits().to_vec();
+        let Some(other) = message.replaced() else { return (inspected, None) };
+        let written = match self.sessions.has_room() {
+            true => self.bodies.write(other).await,
+            false => Err("too many at once".to_owned()),
+        };
+        match written {
+            Ok(replacement) => {
+                inspected.answer.replaced_body = Some(replacement.body.clone());
+                (inspected, Some(replacement))
+            }
+            Err(why) => {
+                inspected.failures.push(format!("another body cannot be stored: {why}"));
+                inspected.answer = InspectAnswer::from(Verdict::Tempfail(Refusal {
+                    code: 451,
+                    status: StatusCode::new(4, 3, 0),
+                    text: "message cannot be changed now".to_owned(),
+                }));
+                (inspected, None)
+            }
         }
     }
 
@@ -205,7 +296,10 @@ impl Inspector {
             return None;
         }
         match in_time(end, read(&*self.reader, draft)).await {
-            Some(Ok(content)) => Some(Ok(message(content, Some(memory)))),
+            Some(Ok((content, edits))) => {
+                let message = message(content, Some(memory));
+                Some(Ok(if edits.is_empty() { message } else { message.with(&edits, None) }))
+            }
             Some(Err(error)) => without(&error.to_string()),
             None => without(LATE),
         }
@@ -216,14 +310,14 @@ fn session_of(request: &InspectRequest) -> Session {
     let origin = &request.origin;
     Session {
         address: origin.client,
-        port: 0,
-        trusted: false,
+        port: request.port,
+        trusted: request.trusted,
         service: origin.service.clone(),
         helo: origin.helo.clone(),
         protocol: origin.protocol.clone(),
         user: origin.user.clone(),
         envelope: request.envelope.clone().map(Rc::new),
-        given: 0,
+        given: usize::try_from(request.given).unwrap_or(usize::MAX),
         id: request.draft.as_ref().map(|draft| draft.id),
     }
 }
@@ -242,14 +336,20 @@ async fn in_time<F: Future>(end: Option<Instant>, future: F) -> Option<F::Output
     }
 }
 
-/// Reads a draft, which may not be longer than it is said to be.
-async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<Bytes, ReadError> {
-    let mut body = reader.open_draft(&draft.handle).await?;
+/// Reads a draft, or a stored message with its edits; it may not be longer than it is said to be.
+async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<(Bytes, Vec<Edit>), ReadError> {
+    let (mut body, edits) = match draft.stored {
+        false => (reader.open_draft(&draft.handle).await?, Vec::new()),
+        true => {
+            let stored = reader.open(&draft.handle).await?;
+            (stored.body, stored.accepted.accept.edits)
+        }
+    };
     let most = usize::try_from(draft.size).unwrap_or(usize::MAX);
     let mut content = BytesMut::new();
     while let Some(piece) = body.next().await? {
         if content.is_empty() && piece.len() == most {
-            return Ok(piece);
+            return Ok((piece, edits));
         }
         content.extend_from_slice(&piece);
         if content.len() > most {
@@ -257,7 +357,7 @@ async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<Bytes, ReadErro
             return Err(ReadError::Gone(draft.handle.clone(), why));
         }
     }
-    Ok(content.freeze())
+    Ok((content.freeze(), edits))
 }
 
 #[cfg(test)]

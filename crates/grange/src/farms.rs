@@ -187,6 +187,7 @@ fn smtpserver(configuration: &Configuration) -> Entry {
         settings: settings.clone(),
         hostname: configuration.top.hostname.clone(),
         inspect: configuration.inspects(),
+        steps: configuration.contentfilter.steps(),
         on_filter_crash: match configuration.contentfilter.on_failure() {
             contentfilter::OnFailure::Tempfail => smtpserver::OnFilterCrash::Tempfail,
             contentfilter::OnFailure::Accept => smtpserver::OnFilterCrash::Accept,

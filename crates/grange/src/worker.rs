@@ -101,7 +101,15 @@ async fn work(worker: Worker, handed: Handed) -> anyhow::Result<()> {
             stores::leave_to_requeue(&worker, left).await;
         }
         Role::Contentfilter(assignment) => {
-            contentfilter::run(worker, *assignment, stores.reader()?).await?;
+            let reader = stores.reader()?;
+            let opener = worker.clone();
+            let open_intake = Box::new(move || {
+                let (stores, opener) = (stores.clone(), opener.clone());
+                Box::pin(async move {
+                    stores.intake(&opener).await.map_err(|error| format!("{error:#}"))
+                }) as queue::Local<'static, _>
+            });
+            contentfilter::run(worker, *assignment, reader, open_intake).await?;
         }
         Role::Router(assignment) => {
             router::run(worker, *assignment, stores.reader()?).await?;

@@ -1,16 +1,17 @@
 //! `inspect`: smtpserver asks contentfilter about a session and its message, before `250`.
 //!
 //! ```text
-//! smtpserver ── inspect {session, step: connect | helo | mail | recipient} ─▶ contentfilter   (only steps it asked for in hello)
-//!            ◀─ {verdict} ─────────────────────────────────────────────────
+//! smtpserver ── inspect {session, step: connect | helo | mail | recipient} ─▶ contentfilter   (the steps that a filter wants)
+//!            ◀─ {verdict, recipients} ─────────────────────────────────────
 //!            ── inspect {session, step: message, draft} ───────────────────▶
-//!            ◀─ {verdict, recipients, edits, replaced_body} ───────────────
-//!            ── inspect {session, step: end} ──────────────────────────────▶
+//!            ◀─ {verdict, recipients, edits, replaced_body, sender, add, remove}
+//!            ── inspect {session, step: end | quit} ───────────────────────▶                 (if it keeps something of the session)
 //! ```
 //!
-//! Every request carries all the facts so far, so that another worker can take the session over when one dies.
+//! One session asks one worker. Every request carries all the facts so far, so that another can take the session over when that one
+//! dies. Nothing that was said of one transaction counts for another: each has its number.
 
-use mail::{Edit, Envelope, MessageId, Origin, StatusCode};
+use mail::{Address, Edit, Envelope, MessageId, Origin, Recipient, StatusCode};
 use queue::Handle;
 use serde::{Deserialize, Serialize};
 use socket::{Conversation, single_request};
@@ -32,12 +33,23 @@ pub struct InspectRequest {
     pub session: String,
     /// What has just happened.
     pub step: Step,
+    /// Which transaction of the session it is about; each has a number that no other of the session has.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
+    pub transaction: u64,
     /// Client facts.
     pub origin: Origin,
-    /// Sender and recipients accepted so far; the one just given is the last. Nothing before MAIL, and nothing with the step
-    /// `message` when there are more than [`crate::ENVELOPE_RECIPIENTS_MAX`].
+    /// The client's port.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
+    pub port: u16,
+    /// Whether the client may relay: it is one of ours.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
+    pub trusted: bool,
+    /// Sender and recipients accepted so far, those just given last. Nothing before MAIL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envelope: Option<Envelope>,
+    /// How many recipients of the envelope have just been given, with the step `recipient`.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
+    pub given: u32,
     /// The draft to look at, with the step `message`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<DraftFacts>,
@@ -45,15 +57,18 @@ pub struct InspectRequest {
 
 single_request!(InspectRequest, "inspect");
 
-/// A finished draft.
+/// A finished draft, or a message that is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftFacts {
-    /// Its handle, readable as a draft.
+    /// Its handle, readable as a draft unless it is `stored`.
     pub handle: Handle,
     /// The id the message will have.
     pub id: MessageId,
     /// Its size in bytes.
     pub size: u64,
+    /// Whether it is an accepted message, which is looked at again; of the answer only the verdicts count then.
+    #[serde(default, skip_serializing_if = "crate::is_default")]
+    pub stored: bool,
 }
 
 /// What has happened in the session.
@@ -66,12 +81,14 @@ pub enum Step {
     Helo,
     /// MAIL.
     Mail,
-    /// RCPT.
+    /// RCPT, one or several that came together.
     Recipient,
     /// End of data: the draft is finished.
     Message,
-    /// The transaction or session ended without a message; no verdict is wanted.
+    /// The transaction is over; no verdict is wanted.
     End,
+    /// The session is over; no verdict is wanted.
+    Quit,
 }
 
 /// The steps before the message that are asked about as they happen.
@@ -112,13 +129,13 @@ impl Steps {
             Step::Mail => self.mail,
             Step::Recipient => self.recipient,
             Step::Message => true,
-            Step::End => self != Self::NONE,
+            Step::End | Step::Quit => false,
         }
     }
 }
 
 /// The verdict.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InspectAnswer {
     /// For the message, or for the step.
     pub verdict: Verdict,
@@ -128,16 +145,49 @@ pub struct InspectAnswer {
     /// Header edits, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
-    /// A new body, a finished draft of its own.
+    /// The message with another body: a finished draft of its own, with the header section as it was before the edits. It can be
+    /// committed until `end`, or for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replaced_body: Option<Handle>,
+    pub replaced_body: Option<ReplacedBody>,
+    /// Another sender; `null` within is the null sender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<NewSender>,
+    /// Recipients to add.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<Recipient>,
+    /// Recipients to remove, by their index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<u32>,
+}
+
+impl From<Verdict> for InspectAnswer {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, ..Self::default() }
+    }
+}
+
+/// A draft that takes a message's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacedBody {
+    /// Its handle.
+    pub handle: Handle,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A sender that a filter wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSender {
+    /// The address; nothing is the null sender.
+    pub address: Option<Address>,
 }
 
 /// What to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Take it.
+    #[default]
     Accept,
     /// Refuse it for good, in these words.
     Reject(Refusal),

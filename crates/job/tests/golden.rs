@@ -22,7 +22,10 @@ use job::farms::{FarmStatus, Farms, FarmsAnswer, FarmsRequest, WorkerStatus};
 use job::home::{
     Here, Home, HomeAnswer, HomeRequest, Moved, MovedMessage, MovedRequest, WhereRequest,
 };
-use job::inspect::{DraftFacts, Inspect, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
+use job::inspect::{
+    DraftFacts, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, ReplacedBody, Step,
+    Verdict,
+};
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
 use job::outcome::{LateOutcome, OutcomeRequest};
 use job::requeue::{Requeue, RequeueRequest};
@@ -113,11 +116,15 @@ fn inspect() {
     let step = |step, envelope, draft| InspectRequest {
         session: "smtpserver/1-4711".to_owned(),
         step,
-        origin: origin(),
+        transaction: u64::from(!matches!(step, Step::Connect | Step::Helo)),
+        origin: Origin { helo: origin().helo.filter(|_| step != Step::Connect), ..origin() },
+        port: 41_022,
+        trusted: false,
+        given: u32::from(step == Step::Recipient),
         envelope,
         draft,
     };
-    let draft = DraftFacts { handle: handle(), id: id(), size: 4096 };
+    let draft = DraftFacts { handle: handle(), id: id(), size: 4096, stored: false };
     golden.request("connect", 30_000, step(Step::Connect, None, None));
     golden.request("helo", 30_000, step(Step::Helo, None, None));
     golden.request("mail", 30_000, step(Step::Mail, Some(envelope(&[])), None));
@@ -129,11 +136,26 @@ fn inspect() {
     golden.request(
         "message",
         30_000,
-        step(Step::Message, Some(envelope(&["one@example.test"])), Some(draft)),
+        step(Step::Message, Some(envelope(&["one@example.test"])), Some(draft.clone())),
+    );
+    golden.request(
+        "stored",
+        30_000,
+        InspectRequest {
+            session: "grange/4711-1".to_owned(),
+            origin: Origin::default(),
+            port: 0,
+            trusted: true,
+            ..step(
+                Step::Message,
+                Some(envelope(&["one@example.test"])),
+                Some(DraftFacts { stored: true, ..draft.clone() }),
+            )
+        },
     );
     golden.request("end", 30_000, step(Step::End, None, None));
-    let answer =
-        |verdict| InspectAnswer { verdict, recipients: vec![], edits: vec![], replaced_body: None };
+    golden.request("quit", 30_000, step(Step::Quit, None, None));
+    let answer = InspectAnswer::from;
     let refusal = |code, status, text: &str| Refusal { code, status, text: text.to_owned() };
     golden.answer("inspect", "accept", answer(Verdict::Accept));
     golden.answer(
@@ -172,7 +194,18 @@ fn inspect() {
                 },
                 Edit::Change { name: "X-Old".to_owned(), nth: 2, value: None },
             ],
-            replaced_body: Some(handle()),
+            ..InspectAnswer::default()
+        },
+    );
+    golden.answer(
+        "inspect",
+        "changes",
+        InspectAnswer {
+            replaced_body: Some(ReplacedBody { handle: handle(), size: 5120 }),
+            sender: Some(NewSender { address: Some(sender()) }),
+            add: vec![Recipient::from("two@example.test".parse::<Address>().expect("an address"))],
+            remove: vec![0],
+            ..InspectAnswer::default()
         },
     );
     golden.finish();

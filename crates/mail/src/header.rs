@@ -239,27 +239,25 @@ pub fn edit(section: &[u8], edits: &[Edit]) -> Vec<u8> {
 pub struct Leaving {
     /// The changed header section, with the empty line behind it if there is to be one.
     pub head: Vec<u8>,
-    /// Where what follows `head` begins in the bytes that were given; of no meaning when the body is replaced.
+    /// Where what follows `head` begins in the bytes that were given.
     pub rest: usize,
 }
 
 /// Changes the header section of a message of which these are the first bytes: what stands before its body as it leaves.
 ///
 /// `first` is at least the header section with its end, or [`SECTION_BYTES_MAX`] bytes, or all of the message (`is_whole`); of a
-/// longer header section the first part is changed. With `is_replaced` another body follows. Whoever signs a message and whoever
-/// sends it both ask this, so that they come to the same bytes. A message without any change leaves as it is stored.
-pub fn leaving(first: &[u8], is_whole: bool, edits: &[Edit], is_replaced: bool) -> Leaving {
+/// longer header section the first part is changed. Whoever signs a message and whoever sends it both ask this, so that they come to
+/// the same bytes. A message without edits leaves as it is stored.
+pub fn leaving(first: &[u8], is_whole: bool, edits: &[Edit]) -> Leaving {
     let looked_at = first.get(..SECTION_BYTES_MAX).unwrap_or(first);
     let found = section(looked_at);
     let ends = found.complete || (is_whole && looked_at.len() == first.len());
-    let (header, rest) = (found.header, found.body);
-    let mut head = edit(first.get(..header).unwrap_or_default(), edits);
+    let mut head = edit(first.get(..found.header).unwrap_or_default(), edits);
     // Without an empty line, what follows the new header lines would be taken for one of them.
-    let separates = rest > header || (ends && !head.is_empty());
-    if is_replaced || separates {
+    if found.body > found.header || (ends && !head.is_empty()) {
         head.extend_from_slice(b"\r\n");
     }
-    Leaving { head, rest }
+    Leaving { head, rest: found.body }
 }
 
 fn change(fields: &mut VecDeque<Cow<'_, [u8]>>, name: &str, nth: u32, value: Option<&str>) {

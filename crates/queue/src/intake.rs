@@ -58,9 +58,9 @@ pub struct Accept {
     /// Why the whole message is held: a quarantine's reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
-    /// A filter's replacement of the body: a finished draft of its own, adopted by this record.
+    /// A filter's replacement of all that was received, header section and body: a finished draft of its own, adopted by this record.
     ///
-    /// The store takes the body over as the message is committed and leaves this out of what is read back:
+    /// The store takes it over as the message is committed and leaves this out of what is read back:
     /// [`Stored::body`](crate::Stored) is then the replacement. The other draft must live until the commit has resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_body: Option<Handle>,

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use job::inspect::Steps;
 use queue::Intake;
 use smtp::server::{BareNewline, Config, Extension, Limits, Pipelining, Reply};
 use tokio::net::TcpStream;
@@ -26,6 +27,7 @@ pub(crate) struct Stage {
     pub(crate) settings: Settings,
     pub(crate) hostname: String,
     pub(crate) inspect: bool,
+    pub(crate) steps: Steps,
     pub(crate) on_filter_crash: OnFilterCrash,
     pub(crate) config: Rc<Config>,
     pub(crate) intake: Rc<dyn Intake>,
@@ -41,6 +43,7 @@ pub(crate) struct Stage {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
+    pub(crate) port: u16,
     pub(crate) may_relay: bool,
     pub(crate) service: Service,
 }
@@ -52,7 +55,7 @@ impl Stage {
         neighbours: Rc<dyn Neighbours>,
         name: String,
     ) -> Self {
-        let Assignment { settings, hostname, inspect, on_filter_crash } = assignment;
+        let Assignment { settings, hostname, inspect, steps, on_filter_crash } = assignment;
         let config = Rc::new(Config {
             hostname: hostname.clone(),
             banner: settings.banner.clone(),
@@ -72,6 +75,7 @@ impl Stage {
             settings,
             hostname,
             inspect,
+            steps,
             on_filter_crash,
             config,
             intake,
@@ -83,11 +87,11 @@ impl Stage {
         }
     }
 
-    /// Who a client at this address is.
-    pub(crate) fn client(&self, address: IpAddr, service: Service) -> Client {
-        let address = address.to_canonical();
+    /// Who a client that connects from there is.
+    pub(crate) fn client(&self, peer: SocketAddr, service: Service) -> Client {
+        let address = peer.ip().to_canonical();
         let may_relay = self.settings.may_relay(address);
-        Client { address, may_relay, service }
+        Client { address, port: peer.port(), may_relay, service }
     }
 
     /// What is done with a client's bare CR and LF.
@@ -136,7 +140,7 @@ impl Door {
         service: Service,
         connection: farm::Connection,
     ) {
-        let client = self.stage.client(peer.ip(), service);
+        let client = self.stage.client(peer, service);
         let key = client_key(client.address);
         let presence = Presence { worker: self.worker.clone(), key };
         let sessions_of_client = self.worker.tally_enter(key);

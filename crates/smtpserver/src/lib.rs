@@ -3,7 +3,7 @@
 //! ```text
 //!  client ── SMTP ──▶ session ── verify ──▶ router            at RCPT, pipelined recipients together
 //!                        │ ───── draft ───▶ queue             as the message comes
-//!                        │ ── inspect ────▶ contentfilter     at its end, if there are filters
+//!                        │ ── inspect ────▶ contentfilter     at its end, if there are filters; earlier too if one wants to
 //!                        │ ───── commit ──▶ queue  ──▶ 250    once it is synced, never before
 //!                        └ ────── route ──▶ router            a hint: requeue finds what it loses
 //! ```
@@ -18,6 +18,7 @@
 
 mod door;
 mod input;
+mod inspection;
 mod neighbours;
 mod network;
 mod received;
@@ -31,6 +32,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use farm::DrainReason;
+use job::inspect::Steps;
 use queue::Intake;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,8 @@ pub struct Assignment {
     pub hostname: String,
     /// Whether any filter is configured: without one the hop is skipped.
     pub inspect: bool,
+    /// The steps before the message that filters want to hear of as they happen.
+    pub steps: Steps,
     /// What is done with a message at which `contentfilter` crashes each time it is asked.
     pub on_filter_crash: OnFilterCrash,
 }

@@ -3,7 +3,7 @@
 mod ask;
 mod domains;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use job::route::{Route, RouteRequest};
 use job::strike::Strike;
 use job::verify::{Verified, Verify, VerifyAnswer, VerifyRequest};
 use queue::Local;
-use socket::{Client, ClientSettings};
+use socket::{Client, ClientSettings, PeerId};
 
 use self::ask::Asker;
 use self::domains::Domains;
@@ -46,11 +46,15 @@ pub(crate) trait Neighbours {
         request: &'a VerifyRequest,
     ) -> Local<'a, Result<VerifyAnswer, Unavailable>>;
 
-    /// Asks the filters about a message.
+    /// Asks the filters about a session or its message; the worker `at` if it is there. Leaves in `at` who was asked.
     fn inspect<'a>(
         &'a self,
         request: &'a InspectRequest,
+        at: &'a Cell<Option<PeerId>>,
     ) -> Local<'a, Result<InspectAnswer, Unavailable>>;
+
+    /// Tells the worker `at` that a transaction or a session is over. Never waits.
+    fn inspected(&self, request: &InspectRequest, at: PeerId);
 
     /// Tells router of an accepted message. Never waits; a hint that finds no room is dropped, and comes again later.
     fn route(&self, request: RouteRequest);
@@ -181,8 +185,18 @@ impl Neighbours for Farms {
     fn inspect<'a>(
         &'a self,
         request: &'a InspectRequest,
+        at: &'a Cell<Option<PeerId>>,
     ) -> Local<'a, Result<InspectAnswer, Unavailable>> {
-        Box::pin(self.inspect.ask(request))
+        Box::pin(async move {
+            let mut asked = at.get();
+            let answer = self.inspect.ask_at(request, &mut asked).await;
+            at.set(asked);
+            answer
+        })
+    }
+
+    fn inspected(&self, request: &InspectRequest, at: PeerId) {
+        self.inspect.tell(request, at);
     }
 
     fn route(&self, request: RouteRequest) {

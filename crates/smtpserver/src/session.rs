@@ -1,24 +1,27 @@
 //! One client's session: the machine of crate `smtp` between a connection and the other farms.
 
-use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use job::inspect::Step;
 use job::verify::{Client as VerifyClient, Verified, VerifyReply, VerifyRequest};
 use queue::{IntakeError, SizeHint};
 use smtp::server::{Event, GaveUp, Reply};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
+mod filters;
+
 use crate::Counter;
 use crate::door::{Client, Stage};
 use crate::input::Input;
+use crate::inspection::{Inspection, Known};
 use crate::neighbours::Unavailable;
 use crate::received::Received;
-use crate::transaction::{Facts, Incoming, intake_reply};
+use crate::transaction::{Incoming, intake_reply};
 use crate::watch::{Drain, Interrupt, Timer};
 
 /// How long a client that we send away has to read why, and to close.
@@ -33,8 +36,8 @@ pub(crate) struct Session {
     stage: Rc<Stage>,
     stream: TcpStream,
     client: Client,
-    /// The session's name, once anybody is told of it.
-    name: OnceCell<Box<str>>,
+    /// What the filters know of it, if there are any.
+    inspection: Option<Box<Inspection>>,
     machine: smtp::server::Session,
     input: Input,
     /// Replies that have not been sent.
@@ -74,10 +77,10 @@ impl Session {
                 stage.bare_newline(&client),
             ),
             input: Input::new(Rc::clone(&stage.pool)),
+            inspection: stage.inspect.then(Box::default),
             stage,
             stream,
             client,
-            name: OnceCell::new(),
             out: Vec::new(),
             timer,
             began,
@@ -90,6 +93,7 @@ impl Session {
     pub(crate) async fn run(mut self) {
         let (Ok(end) | Err(end)) = self.talk().await;
         self.log(&end);
+        self.tell_filters(Step::Quit);
         if matches!(end, End::Refused(_) | End::TimedOut { .. } | End::Drained) {
             self.linger().await;
         }
@@ -123,7 +127,16 @@ impl Session {
                     self.input.consume(behind);
                     return Ok(self.end_between().await);
                 }
-                Event::Mail => self.machine.mail(Ok(()), &mut self.out),
+                Event::Mail => {
+                    self.input.consume(behind);
+                    self.mail().await;
+                    continue;
+                }
+                Event::Helo => {
+                    self.input.consume(behind);
+                    self.hello().await;
+                    continue;
+                }
                 Event::MailRefused(reply) => {
                     self.stage.neighbours.count(Counter::Rejected, 1);
                     self.log_refusal("sender refused", &reply, None);
@@ -147,6 +160,12 @@ impl Session {
 
     /// Says the greeting, or why there is none.
     async fn greet(&mut self) -> Result<Option<Reply>, End> {
+        if self.stage.steps.connect
+            && let Some(reply) = Box::pin(self.ask_filters(Step::Connect)).await
+        {
+            self.machine.shut(&reply, &mut self.out);
+            return Ok(Some(reply));
+        }
         // Lets the runtime look at the connection once, so that bytes sent before our greeting are seen.
         tokio::task::yield_now().await;
         let look = |context: &mut Context<'_>| {
@@ -272,6 +291,31 @@ impl Session {
         Ok(())
     }
 
+    /// Answers HELO and EHLO.
+    async fn hello(&mut self) {
+        let refused = match self.stage.steps.helo {
+            true => Box::pin(self.ask_filters(Step::Helo)).await,
+            false => None,
+        };
+        self.machine.hello(refused.map_or(Ok(()), Err), &mut self.out);
+    }
+
+    /// Answers MAIL.
+    async fn mail(&mut self) {
+        if let Some(inspection) = &self.inspection {
+            inspection.begin();
+        }
+        let refused = match self.stage.steps.mail {
+            true => Box::pin(self.ask_filters(Step::Mail)).await,
+            false => None,
+        };
+        if let Some(reply) = &refused {
+            self.stage.neighbours.count(counter_of(reply), 1);
+            self.log_refusal("sender refused", reply, None);
+        }
+        self.machine.mail(refused.map_or(Ok(()), Err), &mut self.out);
+    }
+
     /// Asks router about the recipients that came together.
     async fn recipients(&mut self) {
         let request = VerifyRequest {
@@ -283,7 +327,8 @@ impl Session {
             },
         };
         self.stage.neighbours.count(Counter::Recipients, request.recipients.len() as u64);
-        let answers: Vec<Result<(), Reply>> = match self.stage.neighbours.verify(&request).await {
+        let mut answers: Vec<Result<(), Reply>> = match self.stage.neighbours.verify(&request).await
+        {
             Ok(answer) => answer.recipients.into_iter().map(verified).collect(),
             Err(error) => {
                 self.stage.neighbours.count(Counter::VerifyFailures, 1);
@@ -299,6 +344,9 @@ impl Session {
                 request.recipients.iter().map(|_| Err(reply.clone())).collect()
             }
         };
+        if self.inspection.is_some() {
+            Box::pin(self.ask_filters_of(&mut answers)).await;
+        }
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         if refused > 0 {
             self.stage.neighbours.count(Counter::RecipientsRefused, refused as u64);
@@ -384,13 +432,9 @@ impl Session {
             unreachable!("a message ends that has begun, with an envelope")
         };
         let stage = Rc::clone(&self.stage);
-        let facts = Facts {
-            client: &self.client,
-            session: &self.name,
-            helo: self.machine.helo(),
-            protocol,
-        };
-        let reply = incoming.end(&stage, &facts, envelope).await;
+        let known = Known { protocol, ..self.known() };
+        let reply = incoming.end(&stage, known, self.inspection.as_deref(), envelope).await;
+        self.tell_filters(Step::End);
         self.machine.message(&reply, &mut self.out);
     }
 
@@ -443,6 +487,10 @@ impl Session {
             End::Client | End::Drained => {}
         }
     }
+}
+
+fn counter_of(reply: &Reply) -> Counter {
+    if reply.code >= 500 { Counter::Rejected } else { Counter::Tempfailed }
 }
 
 /// Router's verdict as an answer to RCPT.

@@ -68,6 +68,7 @@ impl Case {
             settings,
             hostname: "mx.example.test".to_owned(),
             inspect: false,
+            steps: Steps::NONE,
             on_filter_crash: OnFilterCrash::Tempfail,
         };
         let farm = Farm {

@@ -1,19 +1,19 @@
 //! One message, from 354 to the reply to its last dot.
 
-use std::cell::OnceCell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use farm::fault;
 use job::ENVELOPE_RECIPIENTS_MAX;
-use job::inspect::{DraftFacts, InspectAnswer, InspectRequest, Refusal, Step, Verdict};
+use job::inspect::{DraftFacts, InspectAnswer, Refusal, ReplacedBody, Verdict};
 use job::route::{RouteFacts, RouteRequest};
-use mail::{Edit, Envelope, MessageId, Origin, StatusCode, Timestamp, header};
+use mail::{Edit, Envelope, MessageId, StatusCode, Timestamp, header};
 use queue::{Accept, Draft, Handle, IntakeError};
 use smtp::server::{HopCounter, Reply};
 
-use crate::door::{Client, Stage};
+use crate::door::Stage;
+use crate::inspection::{Inspection, Known};
 use crate::neighbours::{Job, Unavailable};
 use crate::session::error_chain;
 use crate::verdict::{Decision, decide};
@@ -37,15 +37,6 @@ pub(crate) struct Incoming {
     _in_hand: Job,
 }
 
-/// What of a session goes with its messages.
-pub(crate) struct Facts<'a> {
-    pub(crate) client: &'a Client,
-    /// The session's name, made for the first message that a filter is asked about.
-    pub(crate) session: &'a OnceCell<Box<str>>,
-    pub(crate) helo: &'a str,
-    pub(crate) protocol: &'static str,
-}
-
 /// What became of a message.
 enum Fate {
     Stored(Handle, Option<RouteFacts>),
@@ -65,7 +56,7 @@ struct Filtered {
     envelope: Envelope,
     hold: Option<String>,
     edits: Vec<Edit>,
-    replaced_body: Option<Handle>,
+    replaced_body: Option<ReplacedBody>,
 }
 
 impl Incoming {
@@ -136,14 +127,15 @@ impl Incoming {
     pub(crate) async fn end(
         self: Box<Self>,
         stage: &Rc<Stage>,
-        facts: &Facts<'_>,
+        known: Known<'_>,
+        inspection: Option<&Inspection>,
         envelope: Envelope,
     ) -> Reply {
         let sender = envelope.sender.clone();
         let recipients = envelope.recipients.len();
         let (id, size, began) = (self.id, self.size, self.began);
         let mut delays = Delays { receive: began.elapsed(), ..Delays::default() };
-        let result = self.take(stage, facts, envelope, &mut delays).await;
+        let result = self.take(stage, known, inspection, envelope, &mut delays).await;
         let (reply, what, counter) = match &result {
             Ok(Fate::Stored(..)) => (queued(id), "accepted", Counter::Accepted),
             Ok(Fate::Discarded) => (queued(id), "discarded", Counter::Discarded),
@@ -153,8 +145,8 @@ impl Incoming {
         stage.neighbours.count(counter, 1);
         tracing::info!(
             id = id.as_str(),
-            client = %facts.client.address,
-            helo = facts.helo,
+            client = %known.client.address,
+            helo = known.helo,
             sender = sender.as_ref().map_or("<>", |sender| sender.as_str()),
             recipients,
             size,
@@ -174,20 +166,15 @@ impl Incoming {
     async fn take(
         mut self: Box<Self>,
         stage: &Rc<Stage>,
-        facts: &Facts<'_>,
+        known: Known<'_>,
+        inspection: Option<&Inspection>,
         envelope: Envelope,
         delays: &mut Delays,
     ) -> Result<Fate, Reply> {
-        let origin = Origin {
-            service: facts.client.service.name().to_owned(),
-            client: Some(facts.client.address),
-            helo: Some(facts.helo.to_owned()),
-            protocol: Some(facts.protocol.to_owned()),
-            user: None,
-        };
-        let filtered = if stage.inspect {
+        let origin = known.origin();
+        let filtered = if let Some(inspection) = inspection {
             let since = Instant::now();
-            let filtered = self.filter(stage, facts, &origin, envelope).await;
+            let filtered = self.filter(stage, known, inspection, envelope).await;
             delays.filter = since.elapsed();
             match filtered? {
                 Some(filtered) => filtered,
@@ -197,11 +184,13 @@ impl Incoming {
             Filtered { envelope, hold: None, edits: Vec::new(), replaced_body: None }
         };
         let Filtered { envelope, hold, edits, replaced_body } = filtered;
+        let size = replaced_body.as_ref().map_or(self.size, |replaced| replaced.size);
+        let replaced_body = replaced_body.map(|replaced| replaced.handle);
         let since = Instant::now();
         let accepted_at = Timestamp::from(SystemTime::now());
         let route_facts = (envelope.recipients.len() <= ENVELOPE_RECIPIENTS_MAX).then(|| {
             let (envelope, hold) = (envelope.clone(), hold.clone());
-            RouteFacts { envelope, size: self.size, accepted_at, hold }
+            RouteFacts { envelope, size, accepted_at, hold }
         });
         let accept = Accept { envelope, origin, accepted_at, edits, hold, replaced_body };
         fault::point("smtpserver.commit.before");
@@ -219,49 +208,29 @@ impl Incoming {
     async fn filter(
         &mut self,
         stage: &Rc<Stage>,
-        facts: &Facts<'_>,
-        origin: &Origin,
+        known: Known<'_>,
+        inspection: &Inspection,
         envelope: Envelope,
     ) -> Result<Option<Filtered>, Reply> {
         let handle = self.draft.finish().await.map_err(|error| not_stored(self.id, &error))?;
-        let session = facts.session.get_or_init(|| stage.session_name().into());
-        // A frame has room for so many recipients and not for any number.
-        let (along, kept) = match envelope.recipients.len() <= ENVELOPE_RECIPIENTS_MAX {
-            true => (Some(envelope), None),
-            false => (None, Some(envelope)),
-        };
-        let request = InspectRequest {
-            session: session.to_string(),
-            step: Step::Message,
-            origin: origin.clone(),
-            envelope: along,
-            draft: Some(DraftFacts { handle, id: self.id, size: self.size }),
-        };
-        let answer = match stage.neighbours.inspect(&request).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                stage.neighbours.count(Counter::InspectFailures, 1);
-                tracing::warn!(id = self.id.as_str(), %error, "no verdict");
-                let verdict = verdict_of_silence(&error, stage.on_filter_crash);
-                InspectAnswer {
-                    verdict,
-                    recipients: Vec::new(),
-                    edits: Vec::new(),
-                    replaced_body: None,
-                }
-            }
-        };
-        let mut envelope = match (kept, request.envelope) {
-            (Some(envelope), _) | (None, Some(envelope)) => envelope,
-            (None, None) => unreachable!("the envelope is kept or travels along"),
-        };
+        let draft = DraftFacts { handle, id: self.id, size: self.size, stored: false };
+        let (answer, mut envelope) = inspection.message(stage, known, envelope, draft).await;
+        let answer = answer.unwrap_or_else(|error| {
+            InspectAnswer::from(verdict_of_silence(&error, stage.on_filter_crash))
+        });
         let recipients = std::mem::take(&mut envelope.recipients);
         match decide(&answer, recipients, stage.settings.mixed) {
             Decision::Refuse(reply) => Err(reply),
             Decision::Discard => Ok(None),
             Decision::Take { recipients, hold } => {
                 envelope.recipients = recipients;
-                let InspectAnswer { edits, replaced_body, .. } = answer;
+                let InspectAnswer { edits, replaced_body, sender, .. } = answer;
+                if let Some(sender) = sender {
+                    envelope.sender = sender.address;
+                }
+                let mut addresses = envelope.recipients.iter().map(|one| &one.address);
+                envelope.smtputf8 |= !addresses.all(|address| address.is_ascii())
+                    || !envelope.sender.as_ref().is_none_or(|address| address.is_ascii());
                 Ok(Some(Filtered { envelope, hold, edits, replaced_body }))
             }
         }

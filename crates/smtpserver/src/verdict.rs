@@ -17,17 +17,26 @@ pub(crate) enum Decision {
     Discard,
 }
 
-/// Decides by the verdicts on single recipients, and the one on the message for all others.
+/// Decides by the verdicts on single recipients, and the one on the message for all others. Recipients that a filter removed have no
+/// say; those that it added are as all others.
 ///
 /// Any that says "later" puts it off for all; only if all reject is it refused; what is mixed is taken, and those who reject are
 /// held, or by setting it is refused.
 pub(crate) fn decide(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: Mixed) -> Decision {
-    let verdicts: Vec<&Verdict> = (0..recipients.len())
-        .map(|index| {
-            let own = answer.recipients.iter().rev().find(|(of, _)| *of as usize == index);
-            own.map_or(&answer.verdict, |(_, verdict)| verdict)
-        })
-        .collect();
+    let verdict_on = |place: usize| {
+        let own = answer.recipients.iter().rev().find(|(of, _)| *of as usize == place);
+        own.map_or(&answer.verdict, |(_, verdict)| verdict)
+    };
+    let is_removed = |place: usize| answer.remove.iter().any(|of| *of as usize == place);
+    let kept = recipients.into_iter().enumerate().filter(|(place, _)| !is_removed(*place));
+    let (mut recipients, mut verdicts): (Vec<Recipient>, Vec<&Verdict>) =
+        kept.map(|(place, recipient)| (recipient, verdict_on(place))).unzip();
+    for added in &answer.add {
+        if !recipients.iter().any(|recipient| recipient.address == added.address) {
+            recipients.push(added.clone());
+            verdicts.push(&answer.verdict);
+        }
+    }
     let tempfail = verdicts.iter().find_map(|verdict| match verdict {
         Verdict::Tempfail(refusal) => Some(refusal),
         _ => None,
@@ -71,9 +80,10 @@ pub(crate) fn decide(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: 
 }
 
 /// A refusal as a reply; a code of another class than the verdict's is a fault of the filter and is mended.
-fn reply(refusal: &Refusal, fallback: u16, class: u16) -> Reply {
+pub(crate) fn reply(refusal: &Refusal, fallback: u16, class: u16) -> Reply {
     let code = if refusal.code / 100 == class { refusal.code } else { fallback };
-    Reply::new(code, refusal.status.subject, refusal.status.detail, refusal.text.clone())
+    let text = mail::header::sanitise(&refusal.text).into_owned();
+    Reply::new(code, refusal.status.subject, refusal.status.detail, text)
 }
 
 #[cfg(test)]

@@ -178,25 +178,39 @@ impl<C: Conversation> Client<C> {
     /// Sends and waits: for a connection, for room, for the answer; all within the deadline. What a draining worker did not
     /// take is sent to another; a lost connection is not tried again, since only the caller knows what that costs.
     pub async fn call(&self, request: &C::Request) -> Result<C::Answer, CallError> {
-        self.call_until_taken(request, false).await
+        self.call_until_taken(request, false, &mut None).await
+    }
+
+    /// Sends and waits as [`Client::call`] does: to the connection `to` if it takes requests, else to whichever is best. Leaves in `to`
+    /// the one that it was sent to.
+    pub async fn call_at(
+        &self,
+        request: &C::Request,
+        to: &mut Option<PeerId>,
+    ) -> Result<C::Answer, CallError> {
+        self.call_until_taken(request, false, to).await
     }
 
     /// Sends and waits as [`Client::call`] does, a request that is to be alone in its worker's hand.
     pub async fn call_alone(&self, request: &C::Request) -> Result<C::Answer, CallError> {
-        self.call_until_taken(request, true).await
+        self.call_until_taken(request, true, &mut None).await
     }
 
     async fn call_until_taken(
         &self,
         request: &C::Request,
         alone: bool,
+        to: &mut Option<PeerId>,
     ) -> Result<C::Answer, CallError> {
         let end = Instant::now() + self.pool.settings.deadline;
         loop {
-            let answer = self.pool.call_once(request, alone, end).await;
+            let answer = self.pool.call_once(request, alone, to, end).await;
             match answer {
                 Err(CallError::Refused(error))
-                    if error.code == crate::codes::NOT_TAKEN && Instant::now() < end => {}
+                    if error.code == crate::codes::NOT_TAKEN && Instant::now() < end =>
+                {
+                    *to = None;
+                }
                 answer => return answer,
             }
         }

@@ -28,6 +28,11 @@ fn changes_add_up() {
     let third = second.with(std::slice::from_ref(&remove), Some(b"new\rbody"));
     assert_eq!(shown(&third).2, "Subject: x\r\n\r\nnew\r\nbody\r\n");
     assert_eq!(third.edits(), [edit, remove]);
+    assert_eq!(
+        third.replaced().map(|bytes| &**bytes),
+        Some(&b"Subject: x\r\n\r\nnew\r\nbody\r\n"[..])
+    );
+    assert_eq!(second.replaced(), None);
     let fourth = third.with(&[], None);
     assert_eq!(shown(&fourth), shown(&third));
     assert_eq!(shown(&first).2, "Subject: x\r\n\r\nbody\r\n", "what was before stays");

@@ -61,6 +61,7 @@ fn draft(size: u64) -> DraftFacts {
         handle: Handle::parse("memory:1").expect("well-formed"),
         id: MessageId::new(Timestamp::from_millis(1), 2),
         size,
+        stored: false,
     }
 }
 
@@ -77,7 +78,7 @@ fn reads_a_draft_that_is_as_long_as_it_is_said_to_be() {
             let store = Store { pieces, end };
             let content = read(&store, &draft(size)).await;
             let content =
-                content.ok().map(|bytes| String::from_utf8(bytes.to_vec()).expect("text"));
+                content.ok().map(|bytes| String::from_utf8(bytes.0.to_vec()).expect("text"));
             assert_eq!(content.as_deref(), expected, "{size}");
         }
     });
@@ -87,15 +88,21 @@ fn inspector(on_failure: &str, end: End) -> Inspector {
     let text = format!("[[filters]]\nbody = 'def'\naction = 'reject'\non_failure = '{on_failure}'");
     let settings: crate::Settings = toml::from_str(&text).expect("settings");
     let chain = Chain::new(&settings, "mx.test", &dns::Settings::default()).expect("filters");
-    Inspector::new(chain, Rc::new(Store { pieces: vec!["\r\n", "abcdef"], end }), &settings)
+    let store = Rc::new(Store { pieces: vec!["\r\n", "abcdef"], end });
+    let intake = Box::new(|| Box::pin(async { Err("no intake here".to_owned()) }) as Local<'_, _>);
+    Inspector::new(chain, store, intake, &settings)
 }
 
 fn request() -> InspectRequest {
     InspectRequest {
         session: "smtpserver/1-1-1".to_owned(),
         step: Step::Message,
+        transaction: 1,
         origin: Default::default(),
+        port: 0,
+        trusted: false,
         envelope: None,
+        given: 0,
         draft: Some(draft(8)),
     }
 }

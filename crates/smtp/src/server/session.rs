@@ -25,6 +25,8 @@ pub struct Session {
     bare_newline: BareNewline,
     state: State,
     helo: Option<(Helo, Box<str>)>,
+    /// What HELO or EHLO said that has not been answered.
+    offered: Option<(Helo, Box<str>)>,
     transaction: Option<Box<Transaction>>,
     errors: u32,
     idle_commands: u32,
@@ -48,6 +50,7 @@ enum State {
 /// What the driver has been asked and has not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question {
+    Helo,
     Mail,
     Recipients,
     Data,
@@ -85,6 +88,8 @@ struct Body {
 pub enum Event<'i> {
     /// Send what was written, then read more.
     Input,
+    /// HELO or EHLO asks ([`Session::offered`]): answer with [`Session::hello`].
+    Helo,
     /// MAIL asks: answer with [`Session::mail`].
     Mail,
     /// MAIL was refused by the session itself, in these words; nothing is asked.
@@ -122,6 +127,7 @@ impl Session {
             bare_newline,
             state: State::Greeting,
             helo: None,
+            offered: None,
             transaction: None,
             errors: 0,
             idle_commands: 0,
@@ -187,9 +193,14 @@ impl Session {
         self.helo.as_ref().map_or("", |(_, name)| name)
     }
 
+    /// The name that the client gives at [`Event::Helo`].
+    pub fn offered(&self) -> &str {
+        self.offered.as_ref().map_or("", |(_, name)| name)
+    }
+
     /// The protocol as a Received field names it (RFC 3848, RFC 6531 section 4.3).
     pub fn protocol(&self) -> &'static str {
-        match (&self.helo, &self.transaction) {
+        match (self.offered.as_ref().or(self.helo.as_ref()), &self.transaction) {
             (_, Some(transaction)) if transaction.envelope.smtputf8 => "UTF8SMTP",
             (Some((Helo::Ehlo, _)), _) => "ESMTP",
             _ => "SMTP",
@@ -218,6 +229,22 @@ impl Session {
             Pending::Ask(recipient) => Some(recipient),
             Pending::Refused(_) | Pending::Excess => None,
         })
+    }
+
+    /// Answers [`Event::Helo`]. If it is refused, all stays as it was.
+    pub fn hello(&mut self, answer: Result<(), Reply>, out: &mut Vec<u8>) {
+        self.answered(Question::Helo);
+        let offered = self.offered.take();
+        if let Err(reply) = answer {
+            return self.refuse(&reply, out);
+        }
+        let text = match offered {
+            Some((Helo::Ehlo, _)) => self.config.ehlo(),
+            _ => self.config.hostname.clone(),
+        };
+        self.transaction = None;
+        self.helo = offered;
+        self.idle(&Reply::plain(250, text), out);
     }
 
     /// Answers [`Event::Mail`].
@@ -338,6 +365,7 @@ impl Session {
     fn ask<'i>(&mut self, question: Question) -> Option<Event<'i>> {
         self.state = State::Asked(question);
         Some(match question {
+            Question::Helo => Event::Helo,
             Question::Mail => Event::Mail,
             Question::Recipients => Event::Recipients,
             Question::Data => Event::Data,

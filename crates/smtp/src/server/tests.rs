@@ -71,6 +71,7 @@ impl Driven {
                 Event::GaveUp(_) => self.body.clear(),
                 Event::MailRefused(reply) => assert!(!reply.is_positive()),
                 Event::Close(_) => self.closed = true,
+                Event::Helo => self.session.hello(Ok(()), &mut self.out),
                 Event::Mail => self.session.mail(Ok(()), &mut self.out),
                 Event::Recipients => self.recipients(),
                 Event::Data => self.session.data(Ok(()), &mut self.out),

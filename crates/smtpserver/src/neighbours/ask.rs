@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use job::strike::STRIKES_MAX;
-use socket::{CallError, Client, Conversation, codes};
+use socket::{CallError, Client, Conversation, PeerId, SendOptions, codes};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
@@ -83,10 +83,19 @@ impl<C: Conversation> Asker<C> {
 
     /// Asks until there is an answer; within limits.
     pub(super) async fn ask(&self, request: &C::Request) -> Result<C::Answer, Unavailable> {
+        self.ask_at(request, &mut None).await
+    }
+
+    /// Asks as [`Asker::ask`] does, the worker `at` first if there is one, and leaves there who was asked last.
+    pub(super) async fn ask_at(
+        &self,
+        request: &C::Request,
+        at: &mut Option<PeerId>,
+    ) -> Result<C::Answer, Unavailable> {
         let mut history = History::default();
         loop {
             let answer = match history.lost_with.len() < ALONE_LOSSES {
-                true => self.client.call(request).await,
+                true => self.client.call_at(request, at).await,
                 false => match timeout(TURN_WAIT_MAX, self.turn.lock()).await {
                     Ok(_turn) => self.client.call_alone(request).await,
                     Err(_) => return Err(Unavailable::Deadline),
@@ -96,8 +105,15 @@ impl<C: Conversation> Asker<C> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            *at = None;
             self.consider(error, &mut history).await?;
         }
+    }
+
+    /// Tells a worker something if it is there and has room; whatever it answers.
+    pub(super) fn tell(&self, request: &C::Request, to: PeerId) {
+        let options = SendOptions { give_up: true, to: Some(to), ..SendOptions::default() };
+        let _ = self.client.send(request, options, |_| {});
     }
 
     /// Decides whether a question is asked again.

@@ -1,6 +1,7 @@
 //! Sessions over real loopback connections, with a queue and neighbours that the test holds in its hand.
 
 mod fakes;
+mod filters;
 
 use std::time::Duration;
 
@@ -466,22 +467,32 @@ fn a36_a_message_that_filters_crash_at_follows_their_rule() {
 }
 
 #[test]
-fn filters_are_asked_about_many_recipients_by_handle() {
+fn filters_are_told_all_recipients_within_what_a_frame_holds() {
     run(async {
-        let farm = Farm::filtered(|_| {}).await;
+        let farm = Farm::filtered(|settings| settings.recipients_max = 10_000).await;
         farm.judge(Some(Verdict::Accept));
         let mut caller = Caller::greeted(&farm).await;
-        for (count, travels) in [(100, true), (101, false)] {
-            let recipients = "RCPT TO:<b@example.test>\r\n".repeat(count);
-            caller.say(format!("MAIL FROM:<>\r\n{recipients}DATA\r\n")).await;
-            assert_eq!(caller.codes(count + 2).await[count + 1], 354);
-            caller.say("text\r\n.\r\n").await;
-            assert_eq!(caller.codes(1).await, [250]);
-            let inspected = farm.inspected().pop().expect("a question");
-            assert_eq!((inspected.envelope.is_some(), inspected.draft.is_some()), (travels, true));
-            let stored = farm.stored().pop().expect("a message");
-            assert_eq!(stored.accept.envelope.recipients.len(), count);
+        let orcpt = "x".repeat(400);
+        let recipient = format!("RCPT TO:<b@example.test> ORCPT=rfc822;{orcpt}\r\n");
+        caller.say("MAIL FROM:<>\r\n").await;
+        assert_eq!(caller.codes(1).await, [250]);
+        let mut codes = Vec::new();
+        for _ in 0..20 {
+            caller.say(recipient.repeat(50)).await;
+            codes.extend(caller.codes(50).await);
         }
+        let taken = codes.iter().filter(|code| **code == 250).count();
+        assert!((500..1000).contains(&taken), "{taken}");
+        assert!(codes[taken..].iter().all(|code| *code == 452));
+        caller.say("DATA\r\n").await;
+        assert_eq!(caller.codes(1).await, [354]);
+        caller.say("text\r\n.\r\n").await;
+        assert_eq!(caller.codes(1).await, [250]);
+        let inspected = farm.inspected().pop().expect("a question");
+        let told = inspected.envelope.as_ref().map(|envelope| envelope.recipients.len());
+        assert_eq!(told, Some(taken));
+        let json = serde_json::to_string(&inspected).expect("JSON");
+        assert!(json.len() < socket::LINE_BYTES_MAX, "{}", json.len());
     });
 }
 
@@ -530,7 +541,7 @@ fn a_session_that_is_too_old_begins_no_message() {
         let mut caller = Caller(client, Vec::new());
         // All of it is there before the session begins, which therefore never waits.
         caller.say(format!("{HELLO}{ENVELOPE}")).await;
-        let who = farm.stage.client([127, 0, 0, 1].into(), crate::Service::Mx);
+        let who = farm.stage.client(([127, 0, 0, 1], 40_000).into(), crate::Service::Mx);
         let mut session = Session::new(Rc::clone(&farm.stage), stream, who);
         let age = Duration::from_secs(2);
         session.began = session.began.checked_sub(age).expect("a clock that has run so long");
@@ -577,7 +588,7 @@ fn an_idle_session_is_small() {
     run(async {
         let farm = Farm::new(|_| {}).await;
         let (stream, _client) = farm.pair().await;
-        let client = farm.stage.client([127, 0, 0, 1].into(), crate::Service::Mx);
+        let client = farm.stage.client(([127, 0, 0, 1], 40_000).into(), crate::Service::Mx);
         let session = Session::new(Rc::clone(&farm.stage), stream, client);
         let bytes = std::mem::size_of_val(&session.run());
         assert!(bytes <= 3072, "the task of a session holds {bytes} bytes");

@@ -20,8 +20,12 @@ fn quarantine() -> Verdict {
 fn check(verdict: Verdict, own: Vec<(u32, Verdict)>, mixed: Mixed, expect: &str) {
     let recipients = ["a@x.test", "b@x.test"]
         .map(|text| Recipient::from(Address::parse(text).expect("address")));
-    let answer = InspectAnswer { verdict, recipients: own, edits: Vec::new(), replaced_body: None };
-    let found = match decide(&answer, recipients.to_vec(), mixed) {
+    let answer = InspectAnswer { recipients: own, ..InspectAnswer::from(verdict) };
+    check_answer(&answer, recipients.to_vec(), mixed, expect);
+}
+
+fn check_answer(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: Mixed, expect: &str) {
+    let found = match decide(answer, recipients, mixed) {
         Decision::Discard => "discard".to_owned(),
         Decision::Refuse(reply) => format!("{} {}", reply.code, reply.text),
         Decision::Take { recipients, hold } => {
@@ -58,4 +62,30 @@ fn verdicts_come_to_one_decision() {
     check(Verdict::Accept, vec![(0, Verdict::Discard)], keep, "-; b@x.test -");
     check(Verdict::Discard, vec![(0, reject())], keep, "-; a@x.test rejected by a filter: no 550");
     check(Verdict::Accept, vec![(7, reject())], keep, "-; a@x.test -, b@x.test -");
+}
+
+#[test]
+fn recipients_come_and_go() {
+    let recipients: Vec<Recipient> = ["a@x.test", "b@x.test"]
+        .map(|text| Recipient::from(Address::parse(text).expect("address")))
+        .to_vec();
+    let added = Recipient::from(Address::parse("c@x.test").expect("address"));
+    let keep = Mixed::Quarantine;
+    let check = |answer: InspectAnswer, expect: &str| {
+        check_answer(&answer, recipients.clone(), keep, expect);
+    };
+    let changed =
+        |remove: Vec<u32>, add: Vec<Recipient>| InspectAnswer { remove, add, ..Default::default() };
+    check(changed(vec![0], vec![]), "-; b@x.test -");
+    check(changed(vec![0, 1], vec![]), "discard");
+    check(changed(vec![0, 1, 9], vec![added.clone()]), "-; c@x.test -");
+    check(
+        changed(vec![], vec![added.clone(), added.clone()]),
+        "-; a@x.test -, b@x.test -, c@x.test -",
+    );
+    // Whom a filter removed has no say.
+    let own = vec![(0, Verdict::Tempfail(refusal(451))), (1, reject())];
+    check(InspectAnswer { recipients: own.clone(), ..changed(vec![0], vec![]) }, "550 no 550");
+    let expect = "-; b@x.test rejected by a filter: no 550, c@x.test -";
+    check(InspectAnswer { recipients: own, ..changed(vec![0], vec![added]) }, expect);
 }

@@ -300,11 +300,13 @@ impl<C: Conversation> Pool<C> {
         }
     }
 
-    /// One request of [`super::Client::call`]: waits for room, sends, waits for the answer.
+    /// One request of [`super::Client::call`]: waits for room, sends, waits for the answer. Goes to the connection `to` as long as that
+    /// takes requests, and leaves there which it went to.
     pub(super) async fn call_once(
         &self,
         request: &C::Request,
         alone: bool,
+        to: &mut Option<PeerId>,
         end: Instant,
     ) -> Result<C::Answer, CallError> {
         let (sender, receiver) = oneshot::channel();
@@ -316,19 +318,25 @@ impl<C: Conversation> Pool<C> {
         let mut behind = self.waiting.get() > 0;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let options = SendOptions { deadline: Some(left), give_up: true, alone, to: None };
+            let options = SendOptions { deadline: Some(left), give_up: true, alone, to: *to };
             let error = if behind {
                 self.want();
-                self.choose(None, 0).err().unwrap_or(SendError::Full)
+                self.choose(*to, 0).err().unwrap_or(SendError::Full)
             } else {
                 match self.send(request, &options, on_answer) {
-                    Ok(_) => break,
+                    Ok(peer) => {
+                        *to = Some(peer);
+                        break;
+                    }
                     Err((error, callback)) => {
                         on_answer = callback;
                         error
                     }
                 }
             };
+            if error == SendError::Disconnected && to.take().is_some() {
+                continue;
+            }
             let over = waits.is_none() && self.waiting.get() >= self.settings.waiting_max;
             if error == SendError::TooLong || left.is_zero() || over {
                 return Err(error.into());

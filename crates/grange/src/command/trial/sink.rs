@@ -94,6 +94,7 @@ fn answer(
         match event {
             Event::Input => break true,
             Event::Close(_) => break false,
+            Event::Helo => session.hello(Ok(()), out),
             Event::Mail => session.mail(Ok(()), out),
             Event::Recipients => {
                 let answers: Vec<_> =

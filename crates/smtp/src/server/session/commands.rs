@@ -40,14 +40,17 @@ impl Session {
                 self.shut(&Reply::new(221, 0, 0, "Bye"), out);
                 None
             }
-            Ok(Command::Helo(helo, name)) => self.helo_command(helo, name, out),
+            Ok(Command::Helo(helo, name)) => {
+                self.offered = Some((helo, name.into()));
+                self.ask(Question::Helo)
+            }
             Ok(Command::Rset) => {
                 self.transaction = None;
-                self.idle(&Reply::ok(), out)
+                self.say_idle(&Reply::ok(), out)
             }
-            Ok(Command::Noop) => self.idle(&Reply::ok(), out),
-            Ok(Command::Help) => self.idle(&help(), out),
-            Ok(Command::Vrfy) => self.idle(&vrfy(), out),
+            Ok(Command::Noop) => self.say_idle(&Reply::ok(), out),
+            Ok(Command::Help) => self.say_idle(&help(), out),
+            Ok(Command::Vrfy) => self.say_idle(&vrfy(), out),
             Ok(Command::Expn) => self.say(&CommandError::NotImplemented.into(), out),
         }
     }
@@ -69,24 +72,18 @@ impl Session {
         None
     }
 
+    fn say_idle<'i>(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Option<Event<'i>> {
+        self.idle(reply, out);
+        None
+    }
+
     /// Answers a command that brings no message nearer. After many of them, each counts as an error.
-    fn idle<'i>(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Option<Event<'i>> {
+    pub(super) fn idle(&mut self, reply: &Reply, out: &mut Vec<u8>) {
         self.idle_commands = self.idle_commands.saturating_add(1);
         if self.idle_commands > IDLE_COMMANDS_MAX {
             self.errors = self.errors.saturating_add(1);
         }
         reply.write(out);
-        None
-    }
-
-    fn helo_command<'i>(&mut self, helo: Helo, name: &str, out: &mut Vec<u8>) -> Option<Event<'i>> {
-        self.transaction = None;
-        self.helo = Some((helo, name.into()));
-        let text = match helo {
-            Helo::Helo => self.config.hostname.clone(),
-            Helo::Ehlo => self.config.ehlo(),
-        };
-        self.idle(&Reply::plain(250, text), out)
     }
 
     fn mail_command<'i>(&mut self, mail: MailCommand, out: &mut Vec<u8>) -> Option<Event<'i>> {

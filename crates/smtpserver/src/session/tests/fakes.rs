@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use job::inspect::{InspectAnswer, InspectRequest, Verdict};
+use job::inspect::{InspectAnswer, InspectRequest, Steps, Verdict};
 use job::route::RouteRequest;
 use job::verify::VerifyAnswer;
 use mail::{MessageId, Timestamp};
 use queue::{Accept, Draft, Handle, Intake, Local};
+use socket::PeerId;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -57,20 +58,33 @@ impl Farm {
     }
 
     async fn start(change: impl FnOnce(&mut Settings), filters: Option<OnFilterCrash>) -> Self {
+        Self::start_with(change, filters, Steps::NONE).await
+    }
+
+    /// A farm whose filters want to hear of these steps.
+    pub(super) async fn early(steps: Steps) -> Self {
+        Self::start_with(|_| {}, Some(OnFilterCrash::Tempfail), steps).await
+    }
+
+    async fn start_with(
+        change: impl FnOnce(&mut Settings),
+        filters: Option<OnFilterCrash>,
+        steps: Steps,
+    ) -> Self {
         let store = Rc::new(Store::default());
         let intake = Rc::new(Writer(Rc::clone(&store)));
-        Self::with(change, filters, store, intake).await
+        Self::with(change, (filters, steps), store, intake).await
     }
 
     /// A farm that writes to another queue.
     pub(super) async fn writing_to(intake: Rc<dyn Intake>, inspect: bool) -> Self {
         let filters = inspect.then_some(OnFilterCrash::Tempfail);
-        Self::with(|_| {}, filters, Rc::default(), intake).await
+        Self::with(|_| {}, (filters, Steps::NONE), Rc::default(), intake).await
     }
 
     async fn with(
         change: impl FnOnce(&mut Settings),
-        filters: Option<OnFilterCrash>,
+        (filters, steps): (Option<OnFilterCrash>, Steps),
         store: Rc<Store>,
         intake: Rc<dyn Intake>,
     ) -> Self {
@@ -81,6 +95,7 @@ impl Farm {
             settings,
             hostname: "mx.example.test".to_owned(),
             inspect: filters.is_some(),
+            steps,
             on_filter_crash: filters.unwrap_or_default(),
         };
         let others = Rc::new(Others::default());
@@ -94,7 +109,7 @@ impl Farm {
             let refuse_next = Rc::clone(&refuse_next);
             async move {
                 while let Ok((stream, peer)) = listener.accept().await {
-                    let client = stage.client(peer.ip(), crate::Service::Mx);
+                    let client = stage.client(peer, crate::Service::Mx);
                     if refuse_next.take() {
                         let reply = Reply::new(421, 7, 0, "Too many connections");
                         stage.refuse(stream, &client, &reply);
@@ -171,6 +186,11 @@ impl Farm {
 
     pub(super) fn judge(&self, verdict: Option<Verdict>) {
         *self.others.verdict.borrow_mut() = verdict;
+    }
+
+    /// What the filters say of each step.
+    pub(super) fn script(&self, script: impl Fn(&InspectRequest) -> InspectAnswer + 'static) {
+        *self.others.script.borrow_mut() = Some(Box::new(script));
     }
 
     /// Makes the next question to router go unanswered.
@@ -280,6 +300,9 @@ impl Draft for Writing {
     }
 }
 
+/// What filters say of a request.
+type Script = dyn Fn(&InspectRequest) -> InspectAnswer;
+
 #[derive(Default)]
 struct Others {
     verified: RefCell<Vec<VerifyRequest>>,
@@ -287,6 +310,7 @@ struct Others {
     hints: RefCell<Vec<RouteRequest>>,
     counters: RefCell<HashMap<usize, u64>>,
     verdict: RefCell<Option<Verdict>>,
+    script: RefCell<Option<Box<Script>>>,
     silence: RefCell<Option<Unavailable>>,
     crashes: Cell<bool>,
 }
@@ -326,17 +350,19 @@ impl Neighbours for Others {
     fn inspect<'a>(
         &'a self,
         request: &'a InspectRequest,
+        at: &'a Cell<Option<PeerId>>,
     ) -> Local<'a, Result<InspectAnswer, Unavailable>> {
         self.inspected.borrow_mut().push(request.clone());
         let why = if self.crashes.get() { Unavailable::Crashed } else { Unavailable::Deadline };
+        let answer = self.script.borrow().as_ref().map(|script| script(request));
         let verdict = self.verdict.borrow().clone().ok_or(why);
-        let answer = verdict.map(|verdict| InspectAnswer {
-            verdict,
-            recipients: Vec::new(),
-            edits: Vec::new(),
-            replaced_body: None,
-        });
+        at.set(Some(PeerId(at.get().map_or(1, |peer| peer.0))));
+        let answer = answer.map_or_else(|| verdict.map(InspectAnswer::from), Ok);
         Box::pin(async move { answer })
+    }
+
+    fn inspected(&self, request: &InspectRequest, _: PeerId) {
+        self.inspected.borrow_mut().push(request.clone());
     }
 
     fn route(&self, request: RouteRequest) {
