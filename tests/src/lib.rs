@@ -13,6 +13,7 @@
 
 mod client;
 mod cluster;
+mod dns;
 mod faults;
 mod follow;
 mod http;
@@ -30,6 +31,7 @@ mod wait;
 
 pub use client::{Client, Reply};
 pub use cluster::{Cluster, Node};
+pub use dns::NameServer;
 pub use faults::{Faults, Fired};
 pub use follow::Follow;
 pub use http::{HttpServer, Post};
@@ -43,7 +45,7 @@ pub use process::{
     Process, cpu_ticks, descendants, descriptors, executable, own_kib, rss_kib, state_of, threads,
     title,
 };
-pub use program::{as_user, find, is_root, open_to, program, python, run};
+pub use program::{as_user, find, is_root, open_to, program, python, run, system_python};
 pub use sink::{Answer, Event, Received, Sink, SmtpSink, count_tokens, now_ms, token_of};
 pub use site::{Running, Site};
 pub use wait::{PATIENCE, until, until_within};

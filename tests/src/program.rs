@@ -83,7 +83,16 @@ pub fn run(command: &mut Command) -> Output {
 
 /// Runs a Python program and gives what it printed; its failure fails the test.
 pub fn python(source: &str, arguments: &[&str]) -> String {
-    let output = run(Command::new(find("python3")).arg("-c").arg(source).args(arguments));
+    python_of(find("python3"), source, arguments)
+}
+
+/// The same with the system's Python, which has the modules that are Debian's packages.
+pub fn system_python(source: &str, arguments: &[&str]) -> String {
+    python_of("/usr/bin/python3".into(), source, arguments)
+}
+
+fn python_of(program: PathBuf, source: &str, arguments: &[&str]) -> String {
+    let output = run(Command::new(program).arg("-c").arg(source).args(arguments));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "python3 ended with {}:\n{stderr}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -210,12 +210,11 @@ async fn message_signature(
         return Err("key of a signature is not acceptable".into());
     }
     let which = BodyHash { canonicalization: signature.body, length: signature.length };
-    if view.body_hash(which).await != signature.body_hash {
+    let (hash, whole) = view.body_hash(which).await;
+    if hash != signature.body_hash {
         return Err("body has changed".into());
     }
-    if let Some(length) = signature.length
-        && view.body_length(signature.body).await > length
-    {
+    if signature.length.is_some_and(|length| whole > length) {
         return Err("body longer than signed".into());
     }
     let unsigned = without_signature(field.raw_value());

@@ -1,8 +1,8 @@
 //! DKIM signatures and what they are worth (RFC 6376, 8301, 8463).
 //!
-//! mail-auth does the canonical forms and the cryptography. The order of the checks, and what a verifier may not accept, is ours: its
-//! own verifier takes signatures that do not cover From, rsa-sha1, and keys for other services, and hashes a body once for every
-//! signature before it looks at any.
+//! mail-auth does the canonical form of headers, reads keys and checks signatures. The order of the checks, and what a verifier may not
+//! accept, is ours: its own verifier takes signatures that do not cover From, rsa-sha1, and keys for other services, and hashes a body
+//! once for every signature before it looks at any.
 
 mod key;
 mod signature;
@@ -151,7 +151,8 @@ async fn judge(
         false => (DkimResult::Fail, Some(reason)),
     };
     let which = BodyHash { canonicalization: signature.body, length: signature.length };
-    if view.body_hash(which).await != signature.body_hash {
+    let (hash, whole) = view.body_hash(which).await;
+    if hash != signature.body_hash || signature.length.is_some_and(|length| length > whole) {
         return failed("body has changed");
     }
     let unsigned = crate::tags::without_signature(last.1);
@@ -162,7 +163,7 @@ async fn judge(
     }
     if let Some(length) = signature.length
         && !policy.partial_body
-        && view.body_length(signature.body).await > length
+        && whole > length
     {
         return (DkimResult::Policy, Some("body longer than signed"));
     }

@@ -16,6 +16,7 @@
 
 pub mod arc;
 mod author;
+mod body;
 pub mod dkim;
 pub mod dmarc;
 mod domain;

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use mail::header::{Field, fields};
-use mail_auth::common::crypto::HashAlgorithm;
 use mail_auth::dkim::Canonicalization;
+
+use crate::body;
 
 /// A message: its header section without the empty line, and its body. Both CRLF text.
 #[derive(Debug, Clone, Default)]
@@ -41,8 +42,11 @@ pub(crate) struct View<'a> {
     places: HashMap<String, Vec<usize>>,
     body: &'a Bytes,
     /// Hashes of the body that were needed before.
-    hashes: RefCell<Vec<(BodyHash, Vec<u8>)>>,
+    hashes: RefCell<Vec<(BodyHash, Hashed)>>,
 }
+
+/// A hash, and how long what could be hashed is.
+type Hashed = (Vec<u8>, u64);
 
 /// Which hash of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,48 +88,21 @@ impl<'a> View<'a> {
         signed
     }
 
-    /// How long the body is under a canonicalization.
-    pub(crate) async fn body_length(&self, canonicalization: Canonicalization) -> u64 {
-        let body = self.body.clone();
-        blocking(body.len(), move || {
-            let mut length = Length(0);
-            mail_auth::common::headers::Writable::write(
-                canonicalization.canonical_body(&body, 0),
-                &mut length,
-            );
-            length.0
-        })
-        .await
-    }
-
-    /// A hash of the body by SHA-256.
-    pub(crate) async fn body_hash(&self, wanted: BodyHash) -> Vec<u8> {
+    /// The hash of the body by SHA-256, and how long all of the canonical body is.
+    pub(crate) async fn body_hash(&self, wanted: BodyHash) -> Hashed {
         if let Some((_, hash)) = self.hashes.borrow().iter().find(|(which, _)| *which == wanted) {
             return hash.clone();
         }
         let body = self.body.clone();
-        let hash = blocking(body.len(), move || {
-            let canonical = wanted.canonicalization.canonical_body(&body, 0);
-            match wanted.length {
-                None => HashAlgorithm::Sha256.hash(canonical).as_ref().to_vec(),
-                Some(length) => {
-                    let mut first = First { out: Vec::new(), left: length };
-                    mail_auth::common::headers::Writable::write(canonical, &mut first);
-                    HashAlgorithm::Sha256.hash(first.out.as_slice()).as_ref().to_vec()
-                }
-            }
-        })
-        .await;
+        let BodyHash { canonicalization, length } = wanted;
+        let hash = blocking(body.len(), move || body::hash(canonicalization, &body, length)).await;
         self.hashes.borrow_mut().push((wanted, hash.clone()));
         hash
     }
 }
 
 /// Does work on so many bytes: here, or on a thread where it may take its time.
-pub(crate) async fn blocking<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> T {
+async fn blocking<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
     if bytes <= INLINE_BYTES_MAX {
         return work();
     }
@@ -135,29 +112,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => unreachable!("work that has begun is never cancelled"),
         },
-    }
-}
-
-/// Counts what is written.
-struct Length(u64);
-
-impl mail_auth::common::headers::Writer for Length {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 += bytes.len() as u64;
-    }
-}
-
-/// Keeps the first bytes of what is written.
-struct First {
-    out: Vec<u8>,
-    left: u64,
-}
-
-impl mail_auth::common::headers::Writer for First {
-    fn write(&mut self, bytes: &[u8]) {
-        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-        self.out.extend_from_slice(bytes.get(..room).unwrap_or_default());
-        self.left -= room as u64;
     }
 }
 

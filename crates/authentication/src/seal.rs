@@ -93,7 +93,7 @@ impl Sealer {
 
     async fn signature(&self, number: usize, view: &View<'_>, now: u64) -> Option<String> {
         let which = BodyHash { canonicalization: RELAXED, length: None };
-        let hash = view.body_hash(which).await;
+        let (hash, _) = view.body_hash(which).await;
         let names = self.fields.names(view);
         let mut value = format!(
             "i={number}; a={}; c=relaxed/relaxed; d={};\r\n\ts={}; t={now}",

@@ -198,7 +198,7 @@ const FIELD: &str = "DKIM-Signature";
 async fn signature(signer: &Signer, domain: &str, view: &View<'_>, now: u64) -> Option<Edit> {
     let names = &signer.fields.names(view);
     let (header, body) = (signer.header.of(), signer.body.of());
-    let hash = view.body_hash(BodyHash { canonicalization: body, length: None }).await;
+    let (hash, _) = view.body_hash(BodyHash { canonicalization: body, length: None }).await;
     let mut value = format!(
         "v=1; a={}; c={}/{}; d={domain};\r\n\ts={}; t={now}",
         signer.key.algorithm().name(),
