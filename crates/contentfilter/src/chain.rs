@@ -88,6 +88,20 @@ impl Chain {
         Ok(Self { filters })
     }
 
+    /// Filters of a test's own.
+    #[cfg(test)]
+    pub(crate) fn of(filters: Vec<(Rc<dyn Filter>, Steps, OnFailure)>) -> Self {
+        let ready = |(index, (filter, steps, on_failure))| Ready {
+            name: format!("filters[{index}]"),
+            steps,
+            on_failure,
+            timeouts: Timeouts::default(),
+            filter,
+            breaker: RefCell::default(),
+        };
+        Self { filters: filters.into_iter().enumerate().map(ready).collect() }
+    }
+
     /// Whether any filter looks into messages.
     pub(crate) fn needs_content(&self) -> bool {
         self.filters.iter().any(|ready| ready.filter.needs_content())
@@ -438,3 +452,6 @@ impl Round {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
