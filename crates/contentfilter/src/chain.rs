@@ -19,6 +19,7 @@ use crate::judgement::{Judgement, of_failure};
 use crate::kinds::{Kind, Setup};
 use crate::message::Message;
 use crate::settings::{OnFailure, Settings, Timeouts};
+use crate::trial::Tried;
 
 /// The filters of a worker.
 pub(crate) struct Chain {
@@ -155,13 +156,15 @@ impl Chain {
         judgement
     }
 
-    /// Asks about a message, by `end`; nothing when it could not be read, and why. Gives it as it is to leave.
+    /// Asks about a message, by `end`; one without content when it could not be read, and why. Gives it as it is to leave. `tried` takes
+    /// what each filter said.
     pub(crate) async fn message(
         &self,
         looks: &mut Looks,
         session: &mut Session,
         read: Result<Message, (Message, String)>,
         end: Option<Instant>,
+        mut tried: Option<&mut Vec<Tried>>,
     ) -> (Judgement, Message) {
         let mut judgement = Judgement::default();
         let (mut message, unreadable) = match read {
@@ -178,10 +181,14 @@ impl Chain {
             if seat.left_out {
                 continue;
             }
+            let since = tried.is_some().then(Instant::now);
             let asked = match &unreadable {
                 Some(why) if ready.filter.needs_content() => Err(FilterError::Message(why.clone())),
                 _ => ready.ask(seat, session, Some(&message), end).await,
             };
+            if let (Some(tried), Some(since)) = (&mut tried, since) {
+                tried.push(Tried::new(&ready.name, since.elapsed(), &asked));
+            }
             let early = std::mem::take(&mut seat.of_transaction);
             if !judgement.take(&ready.name, early) {
                 break;

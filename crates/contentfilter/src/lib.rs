@@ -7,6 +7,7 @@
 //! - [`Settings`]: the filters, as an operator writes them. Without any, the composer leaves this hop out.
 //! - `filter`: what a filter is, whatever its kind; `kinds`: where each kind is plugged in; `chain`: all of them in their order.
 //! - [`run`]: the worker.
+//! - [`trial`]: what each filter would say of a message, without a farm.
 //!
 //! **Invariant:** a filter that cannot be asked follows its own `on_failure`, `tempfail` unless an operator said otherwise; mail is
 //! never let through because something broke. Every limit on what a message may cost is named: bytes looked at, MIME parts and
@@ -35,6 +36,7 @@ mod run;
 mod sessions;
 mod settings;
 mod signing;
+mod trial;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +47,7 @@ pub use mime::{MIME_DEPTH_MAX, MIME_PARTS_MAX, TooComplex};
 pub use run::{Error, run};
 pub use settings::{Action, FilterSetting, HeaderLine, OnFailure, Settings, Timeouts};
 pub use signing::SigningKey;
+pub use trial::{Facts, Found, Trial, Tried, trial};
 
 /// What a worker is handed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -214,7 +214,7 @@ impl Inspector {
             (Step::Message, Some(draft)) => {
                 let read = self.message(draft, end, &is_wanted).await?;
                 let (judgement, message) =
-                    self.chain.message(&mut looks, &mut session, read, end).await;
+                    self.chain.message(&mut looks, &mut session, read, end, None).await;
                 looks.reset();
                 let inspected = self.with_changes(judgement, &message, draft.stored).await;
                 let (inspected, replacement) = inspected;

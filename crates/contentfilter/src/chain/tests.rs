@@ -143,7 +143,7 @@ impl Chain {
     }
 
     fn judge(&self, looks: &mut Looks, mut session: Session) -> (Judgement, Message) {
-        run(self.message(looks, &mut session, Ok(message("A: 1\r\n\r\nb\r\n")), None))
+        run(self.message(looks, &mut session, Ok(message("A: 1\r\n\r\nb\r\n")), None, None))
     }
 }
 

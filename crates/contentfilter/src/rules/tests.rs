@@ -59,7 +59,7 @@ fn judge_for(
         tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let mut looks = filters.open();
     let (judgement, message) =
-        runtime.block_on(filters.message(&mut looks, &mut session, read, None));
+        runtime.block_on(filters.message(&mut looks, &mut session, read, None, None));
     (judgement, message.edits().to_vec())
 }
 
