@@ -67,6 +67,25 @@ const SECTIONS: &[Section] = &[
         "crates/contentfilter/src/settings.rs",
         "Timeouts",
     ),
+    section(
+        "`[contentfilter]` `filters = [{ authentication = { … } }]`",
+        "See [filters.md](filters.md).",
+        "crates/contentfilter/src/authentication/settings.rs",
+        "AuthenticationSetting",
+    ),
+    section(
+        "`[contentfilter]` `filters = [{ dkim_sign = [{ … }] }]`",
+        "Of the keys whose `clients` include the message's, those sign that are most closely meant for its author: of the author's very domain, else of the \
+         longest domain above it, else of `\"*\"`. See [filters.md](filters.md).",
+        "crates/contentfilter/src/signing/settings.rs",
+        "SigningKey",
+    ),
+    section(
+        "`[contentfilter]` `filters = [{ arc_seal = { … } }]`",
+        "See [filters.md](filters.md).",
+        "crates/contentfilter/src/signing/settings.rs",
+        "SealingKey",
+    ),
     section("`[router]`", TABLES, "crates/router/src/settings.rs", "Settings"),
     section(
         "`[router]` `routes = [{ … }]`",

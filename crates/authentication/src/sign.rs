@@ -77,6 +77,8 @@ pub struct Signer {
     pub body: Form,
     /// For how many seconds a signature holds; nothing is for ever.
     pub seconds: Option<u64>,
+    /// Which header fields it covers.
+    pub fields: SignedFields,
 }
 
 /// Which header fields are signed.
@@ -90,6 +92,12 @@ pub struct SignedFields {
 
 /// The most fields that one signature lists.
 const FIELDS_MAX: usize = 200;
+
+impl Default for SignedFields {
+    fn default() -> Self {
+        Self { oversigned: Self::default_oversigned(), signed: Self::default_signed() }
+    }
+}
 
 impl SignedFields {
     /// What is signed when nobody says otherwise.
@@ -156,41 +164,39 @@ impl SignedFields {
 ///
 /// The message is what leaves, but for the signatures; the edits put them at its top. `now` is in seconds since 1970.
 pub async fn sign(
-    signers: &[Signer],
-    fields: &SignedFields,
+    signers: &[&Signer],
     message: &Message,
     now: u64,
-) -> Vec<Edit> {
+) -> Result<Vec<Edit>, CannotSign> {
     let view = View::of(message);
     let authors = Authors::of(&view);
     let ([author], None) = (authors.domains.as_slice(), authors.problem) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let matching = || {
-        signers.iter().filter_map(|signer| {
+        signers.iter().copied().filter_map(|signer| {
             let (domain, closeness) = signer.domains.signer(author)?;
             Some((signer, domain, closeness))
         })
     };
     let closest = matching().map(|(_, _, closeness)| closeness).max();
-    let names = fields.names(&view);
     let mut edits = Vec::new();
     for (signer, domain, _) in matching().filter(|(_, _, one)| Some(*one) == closest) {
-        edits.extend(signature(signer, domain, &names, &view, now).await);
+        edits.push(signature(signer, domain, &view, now).await.ok_or(CannotSign)?);
     }
-    edits
+    Ok(edits)
 }
+
+/// The system has no memory or no randomness to sign with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the key could not sign")]
+pub struct CannotSign;
 
 /// The name of the field.
 const FIELD: &str = "DKIM-Signature";
 
-async fn signature(
-    signer: &Signer,
-    domain: &str,
-    names: &[String],
-    view: &View<'_>,
-    now: u64,
-) -> Option<Edit> {
+async fn signature(signer: &Signer, domain: &str, view: &View<'_>, now: u64) -> Option<Edit> {
+    let names = &signer.fields.names(view);
     let (header, body) = (signer.header.of(), signer.body.of());
     let hash = view.body_hash(BodyHash { canonicalization: body, length: None }).await;
     let mut value = format!(

@@ -181,20 +181,14 @@ pub(crate) fn signer(zone: &mut Zone, domain: &str, selector: &str, kind: Kind) 
         header: Form::Relaxed,
         body: Form::Relaxed,
         seconds: None,
-    }
-}
-
-/// The fields that are signed when nobody says otherwise.
-pub(crate) fn signed_fields() -> SignedFields {
-    SignedFields {
-        oversigned: SignedFields::default_oversigned(),
-        signed: SignedFields::default_signed(),
+        fields: SignedFields::default(),
     }
 }
 
 /// The message with the signers' signatures.
 pub(crate) fn signed(message: &Message, signers: &[Signer]) -> Message {
-    let edits = run(sign(signers, &signed_fields(), message, NOW));
+    let all: Vec<&Signer> = signers.iter().collect();
+    let edits = run(sign(&all, message, NOW)).unwrap();
     assert_eq!(edits.len(), signers.len());
     edited(message, &edits)
 }

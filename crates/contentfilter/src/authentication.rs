@@ -1,32 +1,153 @@
 //! `authentication`: SPF, DKIM, DMARC, ARC and iprev of what comes in.
-
-use std::rc::Rc;
-
-use config::Problem;
-use job::inspect::Steps;
-
-use crate::filter::Filter;
-use crate::kinds::{Setup, not_yet};
-use crate::settings::FilterSetting;
+//!
+//! What was found goes into the header, where later filters see it; what a DMARC record asks for is done if the setting says so.
 
 mod settings;
+#[cfg(test)]
+mod tests;
 
-pub use settings::AuthenticationSetting;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use ::authentication::dkim::DkimPolicy;
+use ::authentication::{Facts, Policy, Report, Terms, verify};
+use config::Problem;
+use job::inspect::{Refusal, Steps, Verdict};
+use mail::StatusCode;
+use queue::Local;
+
+use crate::filter::{Filter, FilterError, Finding, Look, Session};
+use crate::kinds::Setup;
+use crate::message::Message;
+use crate::settings::FilterSetting;
+
+pub(crate) use settings::check_dns_time;
+pub use settings::{AuthenticationSetting, DmarcRule, TempErrorRule};
 
 /// Checks the setting at `key`.
 pub(crate) fn check(setting: &FilterSetting, key: &str) -> Result<(), Problem> {
-    let _ = setting;
-    Err(not_yet(key))
+    setting.authentication.as_ref().map_or(Ok(()), |own| own.check(setting, key))
 }
 
 /// The early steps it wants to hear of as they happen.
-pub(crate) fn steps(setting: &FilterSetting) -> Steps {
-    let _ = setting;
+pub(crate) fn steps(_: &FilterSetting) -> Steps {
     Steps::NONE
 }
 
 /// Makes it ready.
 pub(crate) fn make(setting: &FilterSetting, setup: &Setup) -> Result<Rc<dyn Filter>, String> {
-    let _ = (setting, setup);
-    Err("not in this version".to_owned())
+    let own = setting.authentication.clone().unwrap_or_default();
+    Ok(Rc::new(Authentication {
+        authserv_id: setup.authserv_id.clone(),
+        resolver: Rc::clone(&setup.resolver),
+        text: setting.text.clone(),
+        setting: own,
+    }))
+}
+
+struct Authentication {
+    setting: AuthenticationSetting,
+    text: Option<String>,
+    authserv_id: String,
+    resolver: Rc<dns::Resolver>,
+}
+
+impl Filter for Authentication {
+    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
+        Box::new(Looking(self))
+    }
+}
+
+/// A session needs no memory: all is looked at with the message.
+struct Looking(Rc<Authentication>);
+
+impl Look for Looking {
+    fn message<'a>(
+        &'a mut self,
+        session: &'a Session,
+        message: &'a Message,
+    ) -> Local<'a, Result<Finding, FilterError>> {
+        Box::pin(async move {
+            let filter = &*self.0;
+            let Some(client) = session.address.filter(|_| filter.setting.clients.include(session))
+            else {
+                return Ok(Finding::default());
+            };
+            let facts = Facts {
+                client,
+                helo: session.helo.as_deref().unwrap_or_default(),
+                sender: session.sender(),
+            };
+            let content = content_of(message);
+            let report = verify(&facts, &content, &filter.terms(), &*filter.resolver).await;
+            let verdict = filter.verdict(&report);
+            let edits = report.edits(message.head(), &filter.authserv_id);
+            Ok(Finding { edits, ..Finding::from(verdict) })
+        })
+    }
+}
+
+/// A message as crate `authentication` has it.
+pub(crate) fn content_of(message: &Message) -> ::authentication::Message {
+    ::authentication::Message::new(message.head().clone(), message.body().clone())
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+impl Authentication {
+    fn terms(&self) -> Terms {
+        let number = |value| usize::try_from(value).unwrap_or(usize::MAX);
+        Terms {
+            dkim: DkimPolicy {
+                rsa_bits_min: number(self.setting.rsa_bits_min),
+                signatures_max: number(self.setting.signatures_max),
+                partial_body: self.setting.partial_body,
+                now: now(),
+            },
+            iprev: self.setting.iprev,
+            time: self.setting.dns_time.0,
+            chance: getrandom::u64().unwrap_or(0),
+        }
+    }
+
+    /// What follows from what was found.
+    fn verdict(&self, report: &Report) -> Verdict {
+        if self.setting.dmarc == DmarcRule::Report {
+            return Verdict::Accept;
+        }
+        let waits = self.setting.dmarc_temperror == TempErrorRule::Tempfail;
+        match report.policy() {
+            Policy::Reject => Verdict::Reject(self.refusal(
+                550,
+                StatusCode::new(5, 7, 26),
+                format!("refused as the DMARC record of {} asks", author(report)),
+            )),
+            _ if report.is_undecided() && waits => Verdict::Tempfail(self.refusal(
+                451,
+                StatusCode::new(4, 7, 26),
+                "whether the author's domain stands behind this message cannot be looked up now".to_owned(),
+            )),
+            Policy::Quarantine => {
+                let reason = format!("the DMARC record of {} asks for it", author(report));
+                Verdict::Quarantine { reason: self.text.clone().unwrap_or(reason) }
+            }
+            Policy::None => Verdict::Accept,
+        }
+    }
+
+    fn refusal(&self, code: u16, status: StatusCode, text: String) -> Refusal {
+        Refusal { code, status, text: self.text.clone().unwrap_or(text) }
+    }
+}
+
+/// The author whose domain asked for the most. It is in A-labels, but only a host name may stand in a reply.
+fn author(report: &Report) -> String {
+    let strictest = report.dmarc.iter().filter(|finding| finding.wanted == report.policy());
+    let named = strictest.filter_map(|finding| finding.domain.clone()).next();
+    let named = named.and_then(|domain| ::authentication::key::published(&domain));
+    named.unwrap_or_else(|| "the author's domain".to_owned())
 }

@@ -71,10 +71,21 @@ impl Chain {
         dns: &dns::Settings,
     ) -> Result<Self, String> {
         let mut filters = Vec::with_capacity(settings.filters.len());
+        let resolver = Rc::new(dns::Resolver::new(dns.clone()));
+        let mut authserv_id = hostname.to_owned();
         for (index, setting) in settings.filters.iter().enumerate() {
             let name = setting.name.clone().unwrap_or_else(|| format!("filters[{index}]"));
             let kind = Kind::of(setting, &name).map_err(|problem| problem.to_string())?;
-            let setup = Setup { name, hostname: hostname.to_owned(), dns: dns.clone() };
+            if let Some(own) = &setting.authentication {
+                authserv_id = own.authserv_id.clone().unwrap_or_else(|| hostname.to_owned());
+            }
+            let setup = Setup {
+                name,
+                hostname: hostname.to_owned(),
+                authserv_id: authserv_id.clone(),
+                dns: dns.clone(),
+                resolver: Rc::clone(&resolver),
+            };
             let filter =
                 kind.make(setting, &setup).map_err(|wrong| format!("{}: {wrong}", setup.name))?;
             filters.push(Ready {

@@ -25,14 +25,18 @@ pub(crate) enum Kind {
 }
 
 /// What filters are made with, beside their own settings.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Setup {
     /// What the filter is called, in logs and reasons.
     pub(crate) name: String,
     /// Our name.
     pub(crate) hostname: String,
+    /// Our name in Authentication-Results: what the last `authentication` up to here says.
+    pub(crate) authserv_id: String,
     /// How names are looked up.
     pub(crate) dns: dns::Settings,
+    /// What looks names up, with its cache; one for all filters of a worker.
+    pub(crate) resolver: Rc<dns::Resolver>,
 }
 
 impl Kind {

@@ -23,6 +23,7 @@ mod bodies;
 mod breaker;
 mod chain;
 mod clamd;
+mod clients;
 mod decode;
 mod endpoint;
 mod filter;
@@ -40,13 +41,14 @@ mod trial;
 
 use serde::{Deserialize, Serialize};
 
-pub use authentication::AuthenticationSetting;
+pub use crate::authentication::{AuthenticationSetting, DmarcRule, TempErrorRule};
 pub use bodies::OpenIntake;
+pub use clients::Clients;
 pub use endpoint::{Endpoint, EndpointError};
 pub use mime::{MIME_DEPTH_MAX, MIME_PARTS_MAX, TooComplex};
 pub use run::{Error, run};
 pub use settings::{Action, FilterSetting, HeaderLine, OnFailure, Settings, Timeouts};
-pub use signing::SigningKey;
+pub use signing::{SealingKey, SigningKey};
 pub use trial::{Facts, Found, Trial, Tried, trial};
 
 /// What a worker is handed.

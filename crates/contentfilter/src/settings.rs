@@ -9,9 +9,11 @@ use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::authentication::AuthenticationSetting;
+use crate::clients::Clients;
 use crate::endpoint::Endpoint;
 use crate::kinds::Kind;
-use crate::signing::SigningKey;
+use crate::signing;
+use crate::signing::{SealingKey, SigningKey};
 
 /// The section `[contentfilter]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,15 +88,15 @@ pub struct FilterSetting {
     /// `quarantine`. Its `StreamMaxLength` must be as large as `message_bytes_max` of `[smtpserver]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clamd: Option<Endpoint>,
-    /// Checks SPF, DKIM, DMARC and ARC. Not in this version.
+    /// Looks at SPF, DKIM, DMARC, ARC and the client's name, and says in Authentication-Results what it found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication: Option<AuthenticationSetting>,
-    /// Signs with DKIM, by these keys. Not in this version.
+    /// Signs with DKIM, by the keys that are most closely meant for the author; of one domain several keys may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dkim_sign: Option<Vec<SigningKey>>,
-    /// Seals with ARC, by this key. Not in this version.
+    /// Seals with ARC, by this key. An `authentication` must stand before it, whose findings are sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub arc_seal: Option<SigningKey>,
+    pub arc_seal: Option<SealingKey>,
 }
 
 /// How long a filter may take; all of them together have `inspect_timeout` of `[smtpserver]`.
@@ -265,11 +267,37 @@ impl Settings {
             let wrong = self.memory_max.to_string();
             return Err(Problem::new("contentfilter.memory_max", wrong, "from 1MiB to 1TiB"));
         }
-        let mut filters = self.filters.iter().enumerate();
-        filters.try_for_each(|(index, filter)| {
-            filter.check(&format!("contentfilter.filters[{index}]"))
-        })
+        let mut looked_at = None;
+        for (filter, key) in self.filters.iter().zip(keys()) {
+            filter.check(&key)?;
+            if let Some(own) = &filter.authentication {
+                looked_at = Some(own.clients);
+            }
+            if let Some(seal) = &filter.arc_seal
+                && !matches!(
+                    (looked_at, seal.clients),
+                    (Some(Clients::All), _) | (Some(_), Clients::Strangers)
+                )
+            {
+                let wrong = "of what it seals nothing is known, so anyone could say it in our name";
+                let right = "authentication before it, for the same clients";
+                return Err(Problem::new(format!("{key}.arc_seal"), wrong, right));
+            }
+        }
+        Ok(())
     }
+
+    /// Reads the files that filters name: keys. For who checks a configuration; workers find out when they start. `reader` is the user
+    /// and the group that workers run as, if that is somebody else.
+    pub fn check_files(&self, reader: Option<(u32, u32)>) -> Result<(), Problem> {
+        let mut filters = self.filters.iter().zip(keys());
+        filters.try_for_each(|(filter, key)| signing::check_files(filter, &key, reader))
+    }
+}
+
+/// Where each entry stands.
+fn keys() -> impl Iterator<Item = String> {
+    (0..).map(|index| format!("contentfilter.filters[{index}]"))
 }
 
 impl FilterSetting {

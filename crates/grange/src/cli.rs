@@ -372,6 +372,29 @@ pub enum Keys {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Make a key that signs mail with DKIM or seals it with ARC, and print its DNS record
+    ///
+    /// The record is a line for a zone file. Publish it before the key signs. A file that is there already is not touched. Made
+    /// as root, the key is the configured user's; nobody else can read it.
+    Dkim(DkimKey),
+}
+
+/// Options of `keys dkim`.
+#[derive(Debug, Args)]
+pub struct DkimKey {
+    /// The domain that signs
+    pub domain: String,
+    /// The selector: the name of the key among the domain's, such as 2026a
+    pub selector: String,
+    /// An Ed25519 key (RFC 8463), which not all receivers know yet: sign with an RSA key too
+    #[arg(long, conflicts_with = "bits")]
+    pub ed25519: bool,
+    /// The size of an RSA key: 2048, 3072 or 4096
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub bits: u32,
+    /// The file to make; /etc/grange/dkim/DOMAIN.SELECTOR.pem if not given
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Options of `keys issue`.

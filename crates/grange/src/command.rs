@@ -118,7 +118,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Compact => queue::compact(&Configuration::load_to_look(path)?),
         Command::Spool(command) => spool::run(&Configuration::load_to_look(path)?, command),
         Command::Store(command) => store::run(&Configuration::load(path)?, command),
-        Command::Keys(command) => keys::run(command),
+        Command::Keys(command) => keys::run(path, command),
         Command::Metrics => metrics::print(&Configuration::load_to_look(path)?),
         Command::Upgrade => upgrade::run(path),
         Command::Completions { shell } => documents::completions(shell),

@@ -219,6 +219,9 @@ impl Configuration {
     pub fn load_with_tables(path: &Path) -> Result<Self, ConfigError> {
         let (file, configuration) = Self::read_here(path)?;
         configuration.router.check_tables().map_err(|problem| file.locate(problem))?;
+        let reader = privilege::user(&configuration.top).map_err(|problem| file.locate(problem))?;
+        let filters = &configuration.contentfilter;
+        filters.check_files(reader).map_err(|problem| file.locate(problem))?;
         Ok(configuration)
     }
 

@@ -13,6 +13,11 @@ use nix::unistd::{Group, User, geteuid};
 use crate::configuration::{Configuration, Top};
 use crate::logging::output::MODE;
 
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
 /// The user and group that workers run as; nothing when this process is not root, as it can be nobody else.
 pub fn user(top: &Top) -> Result<Option<(u32, u32)>, Problem> {
     if !geteuid().is_root() {

@@ -6,7 +6,8 @@ use super::*;
 use crate::key::{Kind, SigningKey};
 use crate::message::Message;
 use crate::seal::{Sealed, Sealer};
-use crate::zone::{Zone, edited, message, policy, run, signed_fields};
+use crate::sign::SignedFields;
+use crate::zone::{Zone, edited, message, policy, run};
 
 const TEXT: &str = "From: A <a@sender.test>\nTo: b@b.test\nSubject: one\n\nHello\n";
 
@@ -17,7 +18,7 @@ fn sealer(zone: &mut Zone, domain: &str, kind: Kind) -> Sealer {
         domain: domain.to_owned(),
         selector: "arc".to_owned(),
         key,
-        fields: signed_fields(),
+        fields: SignedFields::default(),
         authserv_id: format!("mx.{domain}"),
     }
 }
