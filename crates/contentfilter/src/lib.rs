@@ -26,6 +26,8 @@ mod clamd;
 mod clients;
 mod decode;
 mod endpoint;
+#[cfg(test)]
+mod failures;
 mod filter;
 mod judgement;
 mod kinds;
@@ -50,6 +52,18 @@ pub use run::{Error, run};
 pub use settings::{Action, FilterSetting, HeaderLine, OnFailure, Settings, Timeouts};
 pub use signing::{SealingKey, SigningKey};
 pub use trial::{Facts, Found, Trial, Tried, trial};
+
+/// Looks into a message as rules do, and sees to it that what it takes is within limits.
+#[cfg(fuzzing)]
+pub fn look_into(message: &[u8]) {
+    let Ok(parts) = mime::parts(message) else { return };
+    assert!(parts.types.len() <= 2 * MIME_PARTS_MAX && parts.texts.len() <= 2 * MIME_PARTS_MAX);
+    assert!(parts.names.iter().all(|name| name.len() <= 4 * message.len()));
+    // A header section that ends early is read in two ways, and a charset's character takes up to four bytes for one.
+    let bytes: usize = parts.texts.iter().map(String::len).sum();
+    assert!(bytes <= 16 * message.len() + 64, "{bytes} bytes of text from {}", message.len());
+    let _ = message::decoded_headers(message);
+}
 
 /// What a worker is handed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
