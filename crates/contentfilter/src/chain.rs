@@ -21,6 +21,9 @@ use crate::message::Message;
 use crate::settings::{OnFailure, Settings, Timeouts};
 use crate::trial::Tried;
 
+/// The largest body that a filter may give a message, in bytes.
+pub(crate) const BODY_BYTES_MAX: usize = 256 << 20;
+
 /// The filters of a worker.
 pub(crate) struct Chain {
     filters: Vec<Ready>,
@@ -240,6 +243,12 @@ impl Ready {
             return Err(FilterError::LeftOut);
         }
         let result = self.hear(seat, session, message, end).await;
+        let result = result.and_then(|found| match found.body.as_ref().map(Vec::len) {
+            Some(bytes) if bytes > BODY_BYTES_MAX => {
+                Err(FilterError::Malformed(format!("another body of {bytes} bytes")))
+            }
+            _ => Ok(found),
+        });
         match &result {
             Ok(_) => {
                 if self.breaker.borrow_mut().succeeded() {

@@ -85,6 +85,8 @@ pub const COUNTERS: &[&str] = &[
     "discarded_total",
     "failures_total",
     "scanned_bytes_total",
+    "steps_total",
+    "bodies_replaced_total",
 ];
 
 /// Positions in [`COUNTERS`].
@@ -96,4 +98,6 @@ pub(crate) mod counter {
     pub(crate) const DISCARDED: usize = 4;
     pub(crate) const FAILURES: usize = 5;
     pub(crate) const SCANNED_BYTES: usize = 6;
+    pub(crate) const STEPS: usize = 7;
+    pub(crate) const BODIES_REPLACED: usize = 8;
 }

@@ -18,7 +18,7 @@ use farm::{Worker, WorkerError};
 use job::inspect::{
     DraftFacts, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, Step, Verdict,
 };
-use mail::{Address, Edit, MessageId, StatusCode};
+use mail::{Address, Edit, MessageId, Recipient, StatusCode};
 use queue::{ReadError, Reader};
 use socket::{Responder, Service};
 use tokio::sync::Semaphore;
@@ -48,6 +48,10 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 const LATE: &str = "no time left";
 /// In what units memory is lent, in bytes.
 const MEMORY_UNIT: u64 = 1024;
+/// The longest answer, as JSON, in bytes: a frame has room for it.
+const ANSWER_BYTES_MAX: usize = 768 << 10;
+/// What an entry of an answer takes beside its texts, in bytes.
+const ENTRY_BYTES: usize = 80;
 /// How often sessions that are silent are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long a worker that ends waits for messages to be stored whose other bodies it holds.
@@ -129,9 +133,14 @@ impl Inner {
             let failure = failure.escape_debug();
             tracing::warn!(id = id.as_ref().map(MessageId::as_str), %failure, "a filter could not be asked");
         }
-        let Some(draft) = &request.draft else { return };
+        let Some(draft) = &request.draft else {
+            return count(counter::STEPS);
+        };
         count(counter::INSPECTED);
         self.worker.count(counter::SCANNED_BYTES, inspected.scanned_bytes);
+        if inspected.answer.replaced_body.is_some() {
+            count(counter::BODIES_REPLACED);
+        }
         let verdict = match &inspected.answer.verdict {
             Verdict::Accept => return,
             Verdict::Reject(_) => (counter::REJECTED, "reject"),
@@ -248,14 +257,16 @@ impl Inspector {
         let is_taken =
             matches!(inspected.answer.verdict, Verdict::Accept | Verdict::Quarantine { .. })
                 || !inspected.answer.recipients.is_empty();
-        if is_stored || !is_taken {
-            return (inspected, None);
+        if !is_stored && is_taken {
+            inspected.answer.edits = message.edits().to_vec();
         }
-        inspected.answer.edits = message.edits().to_vec();
-        let Some(other) = message.replaced() else { return (inspected, None) };
-        let written = match self.sessions.has_room() {
-            true => self.bodies.write(other).await,
-            false => Err("too many at once".to_owned()),
+        let fits = answer_bytes(&inspected.answer) <= ANSWER_BYTES_MAX;
+        let other = message.replaced().filter(|_| !is_stored && is_taken);
+        let written = match other {
+            _ if !fits => Err("more changes than can be told".to_owned()),
+            None => return (inspected, None),
+            Some(_) if !self.sessions.has_room() => Err("too many bodies at once".to_owned()),
+            Some(other) => self.bodies.write(other).await,
         };
         match written {
             Ok(replacement) => {
@@ -263,7 +274,7 @@ impl Inspector {
                 (inspected, Some(replacement))
             }
             Err(why) => {
-                inspected.failures.push(format!("another body cannot be stored: {why}"));
+                inspected.failures.push(format!("the message cannot be changed: {why}"));
                 inspected.answer = InspectAnswer::from(Verdict::Tempfail(Refusal {
                     code: 451,
                     status: StatusCode::new(4, 3, 0),
@@ -304,6 +315,38 @@ impl Inspector {
             None => without(LATE),
         }
     }
+}
+
+/// How long an answer is as JSON, and rather less than more is left out.
+fn answer_bytes(answer: &InspectAnswer) -> usize {
+    let text = |text: &str| {
+        let bytes = text.bytes().map(|byte| match byte {
+            0..0x20 => 6,
+            b'"' | b'\\' => 2,
+            _ => 1,
+        });
+        bytes.sum::<usize>()
+    };
+    let verdict = |verdict: &Verdict| match verdict {
+        Verdict::Reject(refusal) | Verdict::Tempfail(refusal) => text(&refusal.text),
+        Verdict::Quarantine { reason } => text(reason),
+        Verdict::Accept | Verdict::Discard => 0,
+    };
+    let edit = |edit: &Edit| match edit {
+        Edit::Prepend { name, value }
+        | Edit::Append { name, value }
+        | Edit::Insert { name, value, .. } => text(name) + text(value),
+        Edit::Change { name, value, .. } => text(name) + value.as_deref().map_or(0, text),
+    };
+    let recipient = |recipient: &Recipient| {
+        text(recipient.address.as_str()) + recipient.orcpt.as_deref().map_or(0, text)
+    };
+    let entries = answer.recipients.iter().map(|(_, own)| verdict(own));
+    let entries = entries.chain(answer.edits.iter().map(edit));
+    let entries = entries.chain(answer.add.iter().map(recipient));
+    entries.map(|bytes| bytes + ENTRY_BYTES).sum::<usize>()
+        + verdict(&answer.verdict)
+        + 16 * answer.remove.len()
 }
 
 fn session_of(request: &InspectRequest) -> Session {
