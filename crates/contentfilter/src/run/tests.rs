@@ -1,5 +1,7 @@
 //! Reading drafts, within limits.
 
+mod bodies;
+
 use mail::Timestamp;
 use queue::{Body, Handle, Local, Stored};
 
