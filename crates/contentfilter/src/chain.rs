@@ -225,7 +225,8 @@ impl Chain {
 }
 
 impl Ready {
-    /// Asks one filter about a message, or a step if there is none, within its time and before `end`, unless it failed too often lately. After a failure its look is dropped.
+    /// Asks one filter about a message, or a step if there is none, within its time and before `end`, unless it failed too often lately.
+    /// After a failure its look is dropped.
     async fn ask(
         &self,
         seat: &mut Seat,

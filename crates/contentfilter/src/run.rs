@@ -124,6 +124,16 @@ pub(crate) struct Inspected {
     scanned_bytes: u64,
 }
 
+impl Inspected {
+    /// That a message comes again later, whatever the filters' rules are.
+    fn put_off(text: &str) -> Self {
+        let refusal =
+            Refusal { code: 451, status: StatusCode::new(4, 3, 0), text: text.to_owned() };
+        let answer = InspectAnswer::from(Verdict::Tempfail(refusal));
+        Self { answer, by: None, failures: Vec::new(), scanned_bytes: 0 }
+    }
+}
+
 impl Inner {
     fn note(&self, request: &InspectRequest, inspected: &Inspected) {
         let count = |counter| self.worker.count(counter, 1);
@@ -230,7 +240,9 @@ impl Inspector {
                 body = replacement;
                 inspected
             }
-            (Step::Message | Step::End | Step::Quit, _) => {
+            // Nobody has looked at it.
+            (Step::Message, None) => Inspected::put_off("message cannot be looked at now"),
+            (Step::End | Step::Quit, _) => {
                 looks.reset();
                 Inspected::from(Judgement::default())
             }
@@ -274,13 +286,10 @@ impl Inspector {
                 (inspected, Some(replacement))
             }
             Err(why) => {
-                inspected.failures.push(format!("the message cannot be changed: {why}"));
-                inspected.answer = InspectAnswer::from(Verdict::Tempfail(Refusal {
-                    code: 451,
-                    status: StatusCode::new(4, 3, 0),
-                    text: "message cannot be changed now".to_owned(),
-                }));
-                (inspected, None)
+                let mut put_off = Inspected::put_off("message cannot be changed now");
+                put_off.failures = inspected.failures;
+                put_off.failures.push(format!("the message cannot be changed: {why}"));
+                (put_off, None)
             }
         }
     }
@@ -379,7 +388,7 @@ async fn in_time<F: Future>(end: Option<Instant>, future: F) -> Option<F::Output
     }
 }
 
-/// Reads a draft, or a stored message with its edits; it may not be longer than it is said to be.
+/// Reads a draft, or a stored message with its edits; it must be as long as it is said to be.
 async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<(Bytes, Vec<Edit>), ReadError> {
     let (mut body, edits) = match draft.stored {
         false => (reader.open_draft(&draft.handle).await?, Vec::new()),
@@ -389,18 +398,25 @@ async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<(Bytes, Vec<Edi
         }
     };
     let most = usize::try_from(draft.size).unwrap_or(usize::MAX);
+    // Most messages are one piece, which needs not be copied.
+    let first = body.next().await?.unwrap_or_default();
     let mut content = BytesMut::new();
+    let mut bytes = first.len();
     while let Some(piece) = body.next().await? {
-        if content.is_empty() && piece.len() == most {
-            return Ok((piece, edits));
+        if content.is_empty() {
+            content.extend_from_slice(&first);
         }
         content.extend_from_slice(&piece);
-        if content.len() > most {
-            let why = format!("longer than {most} bytes");
-            return Err(ReadError::Gone(draft.handle.clone(), why));
+        bytes = content.len();
+        if bytes > most {
+            break;
         }
     }
-    Ok((content.freeze(), edits))
+    if bytes != most {
+        let why = format!("{bytes} bytes or more where there should be {most}");
+        return Err(ReadError::Gone(draft.handle.clone(), why));
+    }
+    Ok((if content.is_empty() { first } else { content.freeze() }, edits))
 }
 
 #[cfg(test)]
