@@ -256,3 +256,94 @@ mod clamd {
         });
     }
 }
+
+mod milter {
+    //! A milter that fails instead of an answer: at negotiation, at each command, and within its changes.
+
+    use super::*;
+
+    /// Commands of the MTA that are answered, in their order: negotiation, connect, HELO, MAIL, RCPT, DATA, a header field, the end of the
+    /// header section, a piece of the body, the end of the message.
+    const COMMANDS: &[u8] = b"OCHMRTLNBE";
+    /// Negotiation: version 6, all changes, all commands answered.
+    const NEGOTIATION: &[u8] = &[0, 0, 0, 13, b'O', 0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0, 0, 0];
+    /// "Go on".
+    const CONTINUE: &[u8] = &[0, 0, 0, 1, b'c'];
+
+    async fn command(stream: &mut TcpStream) -> std::io::Result<u8> {
+        let length = stream.read_u32().await?;
+        let mut packet = vec![0; length as usize];
+        stream.read_exact(&mut packet).await?;
+        packet.first().copied().ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    }
+
+    async fn serve(mut stream: TcpStream, fails_at: u8, failure: Failure) {
+        while let Ok(command) = command(&mut stream).await {
+            let answer = match command {
+                command if command == fails_at => return failure.act(stream).await,
+                b'O' => NEGOTIATION,
+                // Macros, abort and quit are not answered.
+                b'D' | b'A' | b'Q' | b'K' => continue,
+                _ => CONTINUE,
+            };
+            if stream.write_all(answer).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "there is no milter client yet"]
+    fn follows_the_rule_whatever_fails() {
+        run(async {
+            let filter = |port| format!("milter = 'inet:127.0.0.1:{port}'");
+            let mut rows = vec![
+                ("nobody listens".to_owned(), filter(nobody().await), 10),
+                ("no socket".to_owned(), "milter = 'unix:/nonexistent/milter'".to_owned(), 10),
+            ];
+            let failures = [
+                Failure::Dies,
+                Failure::Stalls,
+                // Progress without end.
+                Failure::Drips(&[0, 0, 0, 1, b'p']),
+                Failure::Says(&[0, 0, 0, 0]),
+                Failure::Says(&[0, 0, 0, 1, b'?']),
+                Failure::Says(&[0, 0, 0, 1, 0]),
+                Failure::Says(&[0xff, 0xff, 0xff, 0xff, b'c']),
+                Failure::Says(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                // Replies whose code is none, or whose text has no end.
+                Failure::Says(&[0, 0, 0, 7, b'y', b'9', b'9', b'9', b' ', b'x', 0]),
+                Failure::Says(&[0, 0, 0, 4, b'y', b'5', b'5', 0]),
+                Failure::Says(&[0, 0, 0, 6, b'y', b'5', b'5', b'0', b' ', b'x']),
+                Failure::SaysAndDies(&[0, 0, 0, 200, b'y', b'5', b'5', b'0']),
+            ];
+            let at_the_end = [
+                // It dies after a part of another body, or of a header field.
+                Failure::SaysAndDies(&[0, 0, 0, 4, b'b', b'n', b'e', b'w']),
+                Failure::SaysAndDies(&[0, 0, 0, 5, b'h', b'X', 0, b'y', 0]),
+                Failure::Says(&[0, 0, 0, 4, b'h', b'X', 0, b'y']),
+                Failure::Says(&[0, 0, 0, 3, b'm', 0, 0]),
+            ];
+            for command in COMMANDS {
+                let last = at_the_end.iter().filter(|_| *command == b'E');
+                for failure in failures.iter().chain(last).copied() {
+                    let fails_at = *command;
+                    let port = service(move |stream| serve(stream, fails_at, failure)).await;
+                    let what = format!("{} {failure:?}", char::from(fails_at));
+                    rows.push((what, filter(port), 10));
+                }
+            }
+            follow(rows).await;
+        });
+    }
+
+    #[test]
+    #[ignore = "there is no milter client yet"]
+    fn a_milter_that_does_not_fail_lets_the_message_pass() {
+        run(async {
+            let port = service(|stream| serve(stream, 0, Failure::Dies)).await;
+            let filter = format!("milter = 'inet:127.0.0.1:{port}'");
+            assert_eq!(asked(&filter, "tempfail", 10).await, "passes");
+        });
+    }
+}
