@@ -1,6 +1,13 @@
 //! contentfilter in the path: what its rules accept, reject, hold, discard and mark.
 #![allow(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
 
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::process::Signal;
 use tests::{Client, Reply, Site, until};
 
 const FILTERS: &str = r#"filters = [
@@ -56,7 +63,9 @@ fn each_action_does_what_it_says() {
 
 #[test]
 fn a_dead_filter_never_lets_mail_through() {
-    let site = Site::new().replace("filters = []", FILTERS);
+    let site = Site::new()
+        .replace("filters = []", FILTERS)
+        .replace("[smtpserver]\n", "[smtpserver]\ninspect_timeout = \"2s\"\n");
     let grange = site.start_only(&[
         "smtpserver",
         "router",
@@ -75,4 +84,92 @@ fn a_dead_filter_never_lets_mail_through() {
 fn send(site: &Site, message: &str) -> Reply {
     let mut client = Client::ready(site.smtp.number);
     client.message("alice@example.test", &["bob@example.test"], message).expect("a reply")
+}
+
+/// A clamd of the test's own, which answers nothing before it is told to.
+struct SlowClamd {
+    port: u16,
+    /// Messages that it was sent whole and has not answered.
+    waiting: Arc<AtomicUsize>,
+    answers: Arc<AtomicBool>,
+}
+
+impl SlowClamd {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let port = listener.local_addr().expect("an address").port();
+        let (waiting, answers) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (counted, asked) = (Arc::clone(&waiting), Arc::clone(&answers));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (counted, asked) = (Arc::clone(&counted), Arc::clone(&asked));
+                std::thread::spawn(move || answer(stream, &counted, &asked));
+            }
+        });
+        Self { port, waiting, answers }
+    }
+}
+
+/// Reads an INSTREAM, and says that all is well once that is wanted.
+fn answer(mut stream: TcpStream, waiting: &AtomicUsize, answers: &AtomicBool) {
+    let mut command = [0; 10];
+    let mut length = [0; 4];
+    let mut whole = || -> std::io::Result<()> {
+        stream.read_exact(&mut command)?;
+        loop {
+            stream.read_exact(&mut length)?;
+            if length == [0; 4] {
+                return Ok(());
+            }
+            let mut piece = vec![0; u32::from_be_bytes(length) as usize];
+            stream.read_exact(&mut piece)?;
+        }
+    };
+    if whole().is_err() {
+        return;
+    }
+    waiting.fetch_add(1, Ordering::SeqCst);
+    until("the answer is wanted", || answers.load(Ordering::SeqCst).then_some(()));
+    waiting.fetch_sub(1, Ordering::SeqCst);
+    let _ = stream.write_all(b"stream: OK\0");
+}
+
+#[test]
+fn a_worker_killed_with_two_hundred_messages_in_it_loses_none() {
+    const MESSAGES: usize = 200;
+    let clamd = SlowClamd::start();
+    let filters = format!(
+        "workers = {{ start = 1, max = 1, spare_min = 0 }}\nfilters = [{{ clamd = \"inet:127.0.0.1:{}\" }}]",
+        clamd.port
+    );
+    let site = Site::new().replace("filters = []", &filters);
+    let grange = site.start();
+    let port = site.smtp.number;
+    let sessions: Vec<_> = (0..MESSAGES)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let message = format!("Subject: number {number}\r\n\r\ntext\r\n");
+                let mut client = Client::ready(port);
+                client.message("alice@example.test", &["bob@example.test"], &message)
+            })
+        })
+        .collect();
+    until("all are in the worker", || {
+        (clamd.waiting.load(Ordering::SeqCst) == MESSAGES).then_some(())
+    });
+    let before = grange.workers("contentfilter");
+    assert_eq!(before.len(), 1);
+    grange.signal(before[0], Signal::KILL);
+    clamd.answers.store(true, Ordering::SeqCst);
+    for session in sessions {
+        let reply = session.join().expect("a session").expect("a reply");
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
+    site.wait_empty();
+    let mailbox = site.mailbox("example.test", "bob");
+    let subject =
+        |text: &String| text.lines().find(|line| line.starts_with("Subject: ")).map(str::to_owned);
+    let subjects: BTreeSet<String> = mailbox.iter().filter_map(subject).collect();
+    assert_eq!((mailbox.len(), subjects.len()), (MESSAGES, MESSAGES), "each once");
+    assert!(grange.stop().success());
 }

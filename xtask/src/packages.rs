@@ -23,6 +23,7 @@ const NEEDED: &[Needed] = &[
     // Its cluster of its own is made, but not started, and not used: tests make servers of theirs.
     ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
     ("pgbouncer", "pgbouncer"),
+    ("clamd", "clamav-daemon"),
     ("/usr/lib/python3/dist-packages/dkim/__init__.py", "python3-dkim"),
     ("/usr/lib/python3/dist-packages/authres/__init__.py", "python3-authres"),
 ];

@@ -19,6 +19,10 @@ use crate::judgement::{Judgement, of_failure};
 use crate::kinds::{Kind, Setup};
 use crate::message::Message;
 use crate::settings::{OnFailure, Settings, Timeouts};
+use crate::trial::Tried;
+
+/// The largest body that a filter may give a message, in bytes.
+pub(crate) const BODY_BYTES_MAX: usize = 256 << 20;
 
 /// The filters of a worker.
 pub(crate) struct Chain {
@@ -99,6 +103,20 @@ impl Chain {
         Ok(Self { filters })
     }
 
+    /// Filters of a test's own.
+    #[cfg(test)]
+    pub(crate) fn of(filters: Vec<(Rc<dyn Filter>, Steps, OnFailure)>) -> Self {
+        let ready = |(index, (filter, steps, on_failure))| Ready {
+            name: format!("filters[{index}]"),
+            steps,
+            on_failure,
+            timeouts: Timeouts::default(),
+            filter,
+            breaker: RefCell::default(),
+        };
+        Self { filters: filters.into_iter().enumerate().map(ready).collect() }
+    }
+
     /// Whether any filter looks into messages.
     pub(crate) fn needs_content(&self) -> bool {
         self.filters.iter().any(|ready| ready.filter.needs_content())
@@ -152,13 +170,15 @@ impl Chain {
         judgement
     }
 
-    /// Asks about a message, by `end`; nothing when it could not be read, and why. Gives it as it is to leave.
+    /// Asks about a message, by `end`; one without content when it could not be read, and why. Gives it as it is to leave. `tried` takes
+    /// what each filter said.
     pub(crate) async fn message(
         &self,
         looks: &mut Looks,
         session: &mut Session,
         read: Result<Message, (Message, String)>,
         end: Option<Instant>,
+        mut tried: Option<&mut Vec<Tried>>,
     ) -> (Judgement, Message) {
         let mut judgement = Judgement::default();
         let (mut message, unreadable) = match read {
@@ -175,10 +195,14 @@ impl Chain {
             if seat.left_out {
                 continue;
             }
+            let since = tried.is_some().then(Instant::now);
             let asked = match &unreadable {
                 Some(why) if ready.filter.needs_content() => Err(FilterError::Message(why.clone())),
                 _ => ready.ask(seat, session, Some(&message), end).await,
             };
+            if let (Some(tried), Some(since)) = (&mut tried, since) {
+                tried.push(Tried::new(&ready.name, since.elapsed(), &asked));
+            }
             let early = std::mem::take(&mut seat.of_transaction);
             if !judgement.take(&ready.name, early) {
                 break;
@@ -201,7 +225,8 @@ impl Chain {
 }
 
 impl Ready {
-    /// Asks one filter about a message, or a step if there is none, within its time and before `end`, unless it failed too often lately. After a failure its look is dropped.
+    /// Asks one filter about a message, or a step if there is none, within its time and before `end`, unless it failed too often lately.
+    /// After a failure its look is dropped.
     async fn ask(
         &self,
         seat: &mut Seat,
@@ -219,6 +244,12 @@ impl Ready {
             return Err(FilterError::LeftOut);
         }
         let result = self.hear(seat, session, message, end).await;
+        let result = result.and_then(|found| match found.body.as_ref().map(Vec::len) {
+            Some(bytes) if bytes > BODY_BYTES_MAX => {
+                Err(FilterError::Malformed(format!("another body of {bytes} bytes")))
+            }
+            _ => Ok(found),
+        });
         match &result {
             Ok(_) => {
                 if self.breaker.borrow_mut().succeeded() {
@@ -449,3 +480,6 @@ impl Round {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,7 +170,7 @@ fn section(message: &[u8]) -> header::Section {
     header::section(message.get(..header::SECTION_BYTES_MAX).unwrap_or(message))
 }
 
-fn decoded_headers(content: &[u8]) -> Vec<(String, String)> {
+pub(crate) fn decoded_headers(content: &[u8]) -> Vec<(String, String)> {
     let section = content.get(..header_length(content)).unwrap_or_default();
     // With an entry of its own, the parser's choice by name gives way to text for all.
     let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_text();

@@ -18,7 +18,7 @@ use farm::{Worker, WorkerError};
 use job::inspect::{
     DraftFacts, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, Step, Verdict,
 };
-use mail::{Address, Edit, MessageId, StatusCode};
+use mail::{Address, Edit, MessageId, Recipient, StatusCode};
 use queue::{ReadError, Reader};
 use socket::{Responder, Service};
 use tokio::sync::Semaphore;
@@ -48,6 +48,10 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 const LATE: &str = "no time left";
 /// In what units memory is lent, in bytes.
 const MEMORY_UNIT: u64 = 1024;
+/// The longest answer, as JSON, in bytes: a frame has room for it.
+const ANSWER_BYTES_MAX: usize = 768 << 10;
+/// What an entry of an answer takes beside its texts, in bytes.
+const ENTRY_BYTES: usize = 80;
 /// How often sessions that are silent are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long a worker that ends waits for messages to be stored whose other bodies it holds.
@@ -120,6 +124,16 @@ pub(crate) struct Inspected {
     scanned_bytes: u64,
 }
 
+impl Inspected {
+    /// That a message comes again later, whatever the filters' rules are.
+    fn put_off(text: &str) -> Self {
+        let refusal =
+            Refusal { code: 451, status: StatusCode::new(4, 3, 0), text: text.to_owned() };
+        let answer = InspectAnswer::from(Verdict::Tempfail(refusal));
+        Self { answer, by: None, failures: Vec::new(), scanned_bytes: 0 }
+    }
+}
+
 impl Inner {
     fn note(&self, request: &InspectRequest, inspected: &Inspected) {
         let count = |counter| self.worker.count(counter, 1);
@@ -129,9 +143,14 @@ impl Inner {
             let failure = failure.escape_debug();
             tracing::warn!(id = id.as_ref().map(MessageId::as_str), %failure, "a filter could not be asked");
         }
-        let Some(draft) = &request.draft else { return };
+        let Some(draft) = &request.draft else {
+            return count(counter::STEPS);
+        };
         count(counter::INSPECTED);
         self.worker.count(counter::SCANNED_BYTES, inspected.scanned_bytes);
+        if inspected.answer.replaced_body.is_some() {
+            count(counter::BODIES_REPLACED);
+        }
         let verdict = match &inspected.answer.verdict {
             Verdict::Accept => return,
             Verdict::Reject(_) => (counter::REJECTED, "reject"),
@@ -214,14 +233,16 @@ impl Inspector {
             (Step::Message, Some(draft)) => {
                 let read = self.message(draft, end, &is_wanted).await?;
                 let (judgement, message) =
-                    self.chain.message(&mut looks, &mut session, read, end).await;
+                    self.chain.message(&mut looks, &mut session, read, end, None).await;
                 looks.reset();
                 let inspected = self.with_changes(judgement, &message, draft.stored).await;
                 let (inspected, replacement) = inspected;
                 body = replacement;
                 inspected
             }
-            (Step::Message | Step::End | Step::Quit, _) => {
+            // Nobody has looked at it.
+            (Step::Message, None) => Inspected::put_off("message cannot be looked at now"),
+            (Step::End | Step::Quit, _) => {
                 looks.reset();
                 Inspected::from(Judgement::default())
             }
@@ -248,14 +269,16 @@ impl Inspector {
         let is_taken =
             matches!(inspected.answer.verdict, Verdict::Accept | Verdict::Quarantine { .. })
                 || !inspected.answer.recipients.is_empty();
-        if is_stored || !is_taken {
-            return (inspected, None);
+        if !is_stored && is_taken {
+            inspected.answer.edits = message.edits().to_vec();
         }
-        inspected.answer.edits = message.edits().to_vec();
-        let Some(other) = message.replaced() else { return (inspected, None) };
-        let written = match self.sessions.has_room() {
-            true => self.bodies.write(other).await,
-            false => Err("too many at once".to_owned()),
+        let fits = answer_bytes(&inspected.answer) <= ANSWER_BYTES_MAX;
+        let other = message.replaced().filter(|_| !is_stored && is_taken);
+        let written = match other {
+            _ if !fits => Err("more changes than can be told".to_owned()),
+            None => return (inspected, None),
+            Some(_) if !self.sessions.has_room() => Err("too many bodies at once".to_owned()),
+            Some(other) => self.bodies.write(other).await,
         };
         match written {
             Ok(replacement) => {
@@ -263,13 +286,10 @@ impl Inspector {
                 (inspected, Some(replacement))
             }
             Err(why) => {
-                inspected.failures.push(format!("another body cannot be stored: {why}"));
-                inspected.answer = InspectAnswer::from(Verdict::Tempfail(Refusal {
-                    code: 451,
-                    status: StatusCode::new(4, 3, 0),
-                    text: "message cannot be changed now".to_owned(),
-                }));
-                (inspected, None)
+                let mut put_off = Inspected::put_off("message cannot be changed now");
+                put_off.failures = inspected.failures;
+                put_off.failures.push(format!("the message cannot be changed: {why}"));
+                (put_off, None)
             }
         }
     }
@@ -306,6 +326,38 @@ impl Inspector {
     }
 }
 
+/// How long an answer is as JSON, and rather less than more is left out.
+fn answer_bytes(answer: &InspectAnswer) -> usize {
+    let text = |text: &str| {
+        let bytes = text.bytes().map(|byte| match byte {
+            0..0x20 => 6,
+            b'"' | b'\\' => 2,
+            _ => 1,
+        });
+        bytes.sum::<usize>()
+    };
+    let verdict = |verdict: &Verdict| match verdict {
+        Verdict::Reject(refusal) | Verdict::Tempfail(refusal) => text(&refusal.text),
+        Verdict::Quarantine { reason } => text(reason),
+        Verdict::Accept | Verdict::Discard => 0,
+    };
+    let edit = |edit: &Edit| match edit {
+        Edit::Prepend { name, value }
+        | Edit::Append { name, value }
+        | Edit::Insert { name, value, .. } => text(name) + text(value),
+        Edit::Change { name, value, .. } => text(name) + value.as_deref().map_or(0, text),
+    };
+    let recipient = |recipient: &Recipient| {
+        text(recipient.address.as_str()) + recipient.orcpt.as_deref().map_or(0, text)
+    };
+    let entries = answer.recipients.iter().map(|(_, own)| verdict(own));
+    let entries = entries.chain(answer.edits.iter().map(edit));
+    let entries = entries.chain(answer.add.iter().map(recipient));
+    entries.map(|bytes| bytes + ENTRY_BYTES).sum::<usize>()
+        + verdict(&answer.verdict)
+        + 16 * answer.remove.len()
+}
+
 fn session_of(request: &InspectRequest) -> Session {
     let origin = &request.origin;
     Session {
@@ -336,7 +388,7 @@ async fn in_time<F: Future>(end: Option<Instant>, future: F) -> Option<F::Output
     }
 }
 
-/// Reads a draft, or a stored message with its edits; it may not be longer than it is said to be.
+/// Reads a draft, or a stored message with its edits; it must be as long as it is said to be.
 async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<(Bytes, Vec<Edit>), ReadError> {
     let (mut body, edits) = match draft.stored {
         false => (reader.open_draft(&draft.handle).await?, Vec::new()),
@@ -346,18 +398,25 @@ async fn read(reader: &dyn Reader, draft: &DraftFacts) -> Result<(Bytes, Vec<Edi
         }
     };
     let most = usize::try_from(draft.size).unwrap_or(usize::MAX);
+    // Most messages are one piece, which needs not be copied.
+    let first = body.next().await?.unwrap_or_default();
     let mut content = BytesMut::new();
+    let mut bytes = first.len();
     while let Some(piece) = body.next().await? {
-        if content.is_empty() && piece.len() == most {
-            return Ok((piece, edits));
+        if content.is_empty() {
+            content.extend_from_slice(&first);
         }
         content.extend_from_slice(&piece);
-        if content.len() > most {
-            let why = format!("longer than {most} bytes");
-            return Err(ReadError::Gone(draft.handle.clone(), why));
+        bytes = content.len();
+        if bytes > most {
+            break;
         }
     }
-    Ok((content.freeze(), edits))
+    if bytes != most {
+        let why = format!("{bytes} bytes or more where there should be {most}");
+        return Err(ReadError::Gone(draft.handle.clone(), why));
+    }
+    Ok((if content.is_empty() { first } else { content.freeze() }, edits))
 }
 
 #[cfg(test)]

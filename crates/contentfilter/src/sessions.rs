@@ -73,3 +73,6 @@ impl Sessions {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

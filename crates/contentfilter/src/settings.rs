@@ -84,7 +84,8 @@ pub struct FilterSetting {
     /// An rspamd to ask, at its milter's address. Not in this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rspamd: Option<Endpoint>,
-    /// A ClamAV daemon to ask: `"unix:/run/clamav/clamd.ctl"`. Not in this version.
+    /// A ClamAV daemon to ask: `"unix:/run/clamav/clamd.ctl"` or `"inet:HOST:PORT"`. `action` says what is done with a virus; default:
+    /// `quarantine`. Its `StreamMaxLength` must be as large as `message_bytes_max` of `[smtpserver]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clamd: Option<Endpoint>,
     /// Looks at SPF, DKIM, DMARC, ARC and the client's name, and says in Authentication-Results what it found.

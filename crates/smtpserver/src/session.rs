@@ -291,31 +291,6 @@ impl Session {
         Ok(())
     }
 
-    /// Answers HELO and EHLO.
-    async fn hello(&mut self) {
-        let refused = match self.stage.steps.helo {
-            true => Box::pin(self.ask_filters(Step::Helo)).await,
-            false => None,
-        };
-        self.machine.hello(refused.map_or(Ok(()), Err), &mut self.out);
-    }
-
-    /// Answers MAIL.
-    async fn mail(&mut self) {
-        if let Some(inspection) = &self.inspection {
-            inspection.begin();
-        }
-        let refused = match self.stage.steps.mail {
-            true => Box::pin(self.ask_filters(Step::Mail)).await,
-            false => None,
-        };
-        if let Some(reply) = &refused {
-            self.stage.neighbours.count(counter_of(reply), 1);
-            self.log_refusal("sender refused", reply, None);
-        }
-        self.machine.mail(refused.map_or(Ok(()), Err), &mut self.out);
-    }
-
     /// Asks router about the recipients that came together.
     async fn recipients(&mut self) {
         let request = VerifyRequest {
@@ -487,10 +462,6 @@ impl Session {
             End::Client | End::Drained => {}
         }
     }
-}
-
-fn counter_of(reply: &Reply) -> Counter {
-    if reply.code >= 500 { Counter::Rejected } else { Counter::Tempfailed }
 }
 
 /// Router's verdict as an answer to RCPT.

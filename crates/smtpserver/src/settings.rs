@@ -27,7 +27,8 @@ pub struct Settings {
     pub banner: String,
     /// The largest message, in bytes. Default: 50 MiB.
     pub message_bytes_max: ByteSize,
-    /// The most recipients of a message; those beyond it are asked to come in another transaction. Default: 1000.
+    /// The most recipients of a message; those beyond it are asked to come in another transaction. With filters, an envelope has at most
+    /// 768 KiB, some thousands of recipients. Default: 1000.
     pub recipients_max: usize,
     /// The longest line of a message, in bytes without its end. Default: 1 MiB: mail with lines over the 998 bytes of RFC 5322
     /// is common, and refusing it helps nobody.
@@ -61,7 +62,7 @@ pub struct Settings {
     pub mixed: Mixed,
     /// How long `router` may take to judge recipients. Default: 5 seconds.
     pub verify_timeout: Span,
-    /// How long `contentfilter` may take for a message. Default: 30 seconds.
+    /// How long `contentfilter` may take for a message, or for a step before it. Default: 30 seconds.
     pub inspect_timeout: Span,
     /// How long `router` may take to hand a message on, before it is left to `requeue`. Default: 5 seconds.
     pub route_timeout: Span,

@@ -181,7 +181,7 @@ impl<C: Conversation> Client<C> {
         self.call_until_taken(request, false, &mut None).await
     }
 
-    /// Sends and waits as [`Client::call`] does: to the connection `to` if it takes requests, else to whichever is best. Leaves in `to`
+    /// Sends and waits as [`Client::call`] does: to the connection `to` if it is up and has room, else to whichever is best. Leaves in `to`
     /// the one that it was sent to.
     pub async fn call_at(
         &self,

@@ -118,7 +118,7 @@ fn a_line_that_is_no_field_hides_nothing() {
 }
 
 #[test]
-fn deep_nesting_is_refused_and_costs_no_stack() {
+fn a19_deep_nesting_is_refused_and_costs_no_stack() {
     let level = "Content-Type: message/rfc822\r\n\r\n";
     for (levels, is_too_deep) in
         [(MIME_DEPTH_MAX, false), (MIME_DEPTH_MAX + 1, true), (300_000, true)]
@@ -144,7 +144,7 @@ fn deep_nesting_is_refused_and_costs_no_stack() {
 
 /// Attack A19: breadth. Attack A18: 10⁵ headers, and one of a megabyte.
 #[test]
-fn breadth_is_bounded() {
+fn a19_breadth_is_bounded() {
     let part = "--b\r\n\r\n";
     let head = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";
     assert!(parts(format!("{head}{}", part.repeat(MIME_PARTS_MAX - 2)).as_bytes()).is_ok());

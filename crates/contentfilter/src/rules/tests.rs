@@ -59,7 +59,7 @@ fn judge_for(
         tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let mut looks = filters.open();
     let (judgement, message) =
-        runtime.block_on(filters.message(&mut looks, &mut session, read, None));
+        runtime.block_on(filters.message(&mut looks, &mut session, read, None, None));
     (judgement, message.edits().to_vec())
 }
 
@@ -221,4 +221,33 @@ fn single_recipients_and_what_adds_up() {
     assert_eq!(judge(program), (held, vec![discard(), reject()]));
     let refused = "filters[4]: reject 550 5.7.1 message content refused".to_owned();
     assert_eq!(judge("Subject: refuse\r\n\r\n"), (refused, vec!["0 accept".to_owned(), discard()]));
+}
+
+/// Attack A18: header sections without end, of very many fields, of very long ones, and encoded words within each other.
+#[test]
+fn a18_header_bombs_are_looked_through() {
+    let filters = filters(
+        r#"filters = [
+          { header = "Subject", matches = "needle", action = { add_header = { name = "X-Seen", value = "yes" } } },
+          { header = "X-Last", action = "discard" },
+        ]"#,
+    );
+    let fields = "X-B: c\r\n".repeat(100_000);
+    let long = format!("X-Long: {}\r\n", "y".repeat(1 << 20));
+    let folded = format!("X-Folded: a\r\n{}", " b\r\n".repeat(100_000));
+    let words = format!("Subject: {}needle\r\n", "=?utf-8?q?=3D?= ".repeat(20_000));
+    let open = format!("Subject: {}needle\r\n", "=?utf-8?b?".repeat(50_000));
+    for (bomb, expected) in [
+        (format!("{fields}X-Last: y\r\n\r\n"), "filters[1]: discard"),
+        (format!("{folded}X-Last: y\r\n\r\n"), "filters[1]: discard"),
+        (format!("{words}X-Last: y\r\n\r\n"), "filters[1]: discard +X-Seen: yes"),
+        (format!("{open}X-Last: y\r\n\r\n"), "filters[1]: discard +X-Seen: yes"),
+        // Without an end; the last line without its own.
+        (format!("{fields}{fields}"), "-: accept"),
+        (format!("X-Last: y\r\n{long}X-B: c"), "filters[1]: discard"),
+        // What lies beyond what is looked at is not seen, whatever the size.
+        (format!("{long}X-Last: y\r\n\r\n"), "-: accept"),
+    ] {
+        check(&filters, &bomb, expected);
+    }
 }

@@ -1,5 +1,7 @@
 //! Reading drafts, within limits.
 
+mod bodies;
+
 use mail::Timestamp;
 use queue::{Body, Handle, Local, Stored};
 
@@ -72,6 +74,10 @@ fn reads_a_draft_that_is_as_long_as_it_is_said_to_be() {
             (6, vec!["abc", "", "def"], End::Whole, Some("abcdef")),
             (6, vec!["abcdef"], End::Whole, Some("abcdef")),
             (5, vec!["abc", "", "def"], End::Whole, None),
+            (7, vec!["abc", "", "def"], End::Whole, None),
+            (3, vec!["abc", "def"], End::Whole, None),
+            (4, vec!["abc"], End::Whole, None),
+            (3, vec!["", "abc"], End::Whole, Some("abc")),
             (6, vec!["abc", "", "def"], End::Torn, None),
             (0, vec![], End::Whole, Some("")),
         ] {
@@ -163,6 +169,16 @@ fn nothing_is_read_for_one_who_has_gone() {
         let inspector = inspector("tempfail", End::Stuck);
         assert!(inspector.inspect(&request(), None, || false).await.is_none());
         assert_eq!(inspector.memory.available_permits(), inspector.memory_units as usize);
+    });
+}
+
+#[test]
+fn a_message_that_is_not_there_is_put_off() {
+    run_in_time(async {
+        let request = InspectRequest { draft: None, ..request() };
+        let inspected = inspector("accept", End::Whole).inspect(&request, None, || true).await;
+        let verdict = inspected.expect("an answer").answer.verdict;
+        assert!(matches!(verdict, Verdict::Tempfail(_)), "{verdict:?}");
     });
 }
 

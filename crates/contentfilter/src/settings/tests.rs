@@ -15,6 +15,9 @@ fn takes_what_is_right() {
         r#"body = "(?-i)secret", size_over = 100, action = "discard", on_failure = "quarantine""#,
         r#"size_over = "20MiB", action = "tempfail", on_failure = "accept""#,
         r#"header = "X-Trusted", action = "accept""#,
+        r#"clamd = "unix:/run/clamav/clamd.ctl""#,
+        r#"clamd = "inet:127.0.0.1:3310", action = "reject", timeouts = { connect = "1s" }"#,
+        r#"recipient = "^info@", attachment_type = "^image/", action = "discard""#,
     ] {
         let settings = settings(filter);
         assert_eq!(settings.check(), Ok(()), "{filter}");
@@ -33,11 +36,9 @@ fn says_what_is_wrong() {
         assert_eq!(problem.key, format!("contentfilter.filters[0]{key}"), "{filter}");
         assert_eq!(problem.wrong, wrong, "{filter}");
     };
-    for (kind, value) in [
-        ("milter", "'inet:127.0.0.1:11332'"),
-        ("rspamd", "'inet:127.0.0.1:11332'"),
-        ("clamd", "'unix:/run/clamd.ctl'"),
-    ] {
+    for (kind, value) in
+        [("milter", "'inet:127.0.0.1:11332'"), ("rspamd", "'inet:127.0.0.1:11332'")]
+    {
         check(&format!("{kind} = {value}"), &format!(".{kind}"), "is not in this version");
     }
     check(

@@ -93,7 +93,7 @@ fn leaves(filters: &str, trusted: bool) -> String {
     let size = MESSAGE.len() as u64;
     let message = Message::new(id, size, MESSAGE.into(), MESSAGE.len(), None);
     let (judgement, message) =
-        runtime.block_on(chain.message(&mut chain.open(), &mut session, Ok(message), None));
+        runtime.block_on(chain.message(&mut chain.open(), &mut session, Ok(message), None, None));
     assert_eq!(judgement.verdict(), Verdict::Accept, "{:?}", judgement.failures);
     assert_eq!(judgement.failures, [""; 0]);
     String::from_utf8(message.head().to_vec()).expect("text")

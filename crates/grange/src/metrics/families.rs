@@ -35,6 +35,12 @@ pub(super) const COUNTED: &[Counted] = &[
     ("contentfilter", "discarded", "Messages taken to be dropped"),
     ("contentfilter", "failures", "Filters that could not be asked"),
     ("contentfilter", "scanned_bytes", "Bytes looked at"),
+    (
+        "contentfilter",
+        "steps",
+        "Steps of sessions that filters were told of, before or after their messages",
+    ),
+    ("contentfilter", "bodies_replaced", "Messages that filters gave another body"),
     ("router", "routed", "Messages handed to the scheduler"),
     ("router", "route_failed", "Messages that could not be handed over, left to requeue"),
     ("router", "recipients", "Recipients routed, aliases expanded"),

@@ -1,13 +1,39 @@
-//! When a session asks the filters, and what it makes of what they say.
+//! When a session asks the filters, and what it makes of what they say. HELO and MAIL are answered here: only filters refuse them.
 
 use job::inspect::Step;
 use mail::Recipient;
 use smtp::server::Reply;
 
 use super::Session;
+use crate::Counter;
 use crate::inspection::{Known, refusal, refusal_to_greet, replies};
 
 impl Session {
+    /// Answers HELO and EHLO.
+    pub(super) async fn hello(&mut self) {
+        let refused = match self.stage.steps.helo {
+            true => Box::pin(self.ask_filters(Step::Helo)).await,
+            false => None,
+        };
+        self.machine.hello(refused.map_or(Ok(()), Err), &mut self.out);
+    }
+
+    /// Answers MAIL.
+    pub(super) async fn mail(&mut self) {
+        if let Some(inspection) = &self.inspection {
+            inspection.begin();
+        }
+        let refused = match self.stage.steps.mail {
+            true => Box::pin(self.ask_filters(Step::Mail)).await,
+            false => None,
+        };
+        if let Some(reply) = &refused {
+            self.stage.neighbours.count(counter_of(reply), 1);
+            self.log_refusal("sender refused", reply, None);
+        }
+        self.machine.mail(refused.map_or(Ok(()), Err), &mut self.out);
+    }
+
     /// What the session is known by, and the filters.
     pub(super) fn known(&self) -> Known<'_> {
         let (offered, helo) = (self.machine.offered(), self.machine.helo());
@@ -72,4 +98,8 @@ impl Session {
             inspection.over(&self.stage, self.known(), step);
         }
     }
+}
+
+fn counter_of(reply: &Reply) -> Counter {
+    if reply.code >= 500 { Counter::Rejected } else { Counter::Tempfailed }
 }

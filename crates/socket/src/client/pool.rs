@@ -300,8 +300,8 @@ impl<C: Conversation> Pool<C> {
         }
     }
 
-    /// One request of [`super::Client::call`]: waits for room, sends, waits for the answer. Goes to the connection `to` as long as that
-    /// takes requests, and leaves there which it went to.
+    /// One request of [`super::Client::call`]: waits for room, sends, waits for the answer. Goes to the connection `to` if that takes it
+    /// now, and leaves there which it went to.
     pub(super) async fn call_once(
         &self,
         request: &C::Request,
@@ -334,7 +334,7 @@ impl<C: Conversation> Pool<C> {
                     }
                 }
             };
-            if error == SendError::Disconnected && to.take().is_some() {
+            if error != SendError::TooLong && to.take().is_some() {
                 continue;
             }
             let over = waits.is_none() && self.waiting.get() >= self.settings.waiting_max;

@@ -616,3 +616,40 @@ fn the_window_of_bytes_is_never_overrun() {
         assert!(answers.0.borrow().iter().all(Result::is_ok));
     });
 }
+
+#[test]
+fn a_call_goes_to_the_worker_it_names_if_that_has_room() {
+    run(async {
+        let place = Place::new();
+        let listener = place.listen();
+        let client = place.client(Duration::from_secs(5));
+        client.connect();
+        let hello = |pid: u32| {
+            format!(
+                "{{\"method\":\"hello\",\"params\":{{\"conversation\":\"echo\",\"versions\":[2],\"pid\":{pid},\"workers\":2,\"window\":2}}}}\n"
+            )
+        };
+        let mut workers = Vec::new();
+        for pid in [11, 22] {
+            let mut worker = accept(&listener).await;
+            worker.write(&hello(pid)).await;
+            workers.push(worker);
+        }
+        until(|| client.peers().len() == 2).await;
+        let outstanding = |id: PeerId| {
+            client.peers().iter().find(|peer| peer.id == id).map_or(0, |peer| peer.outstanding)
+        };
+        let (one, other) = (client.peers()[0].id, client.peers()[1].id);
+        let ask = |to: PeerId| {
+            let client = client.clone();
+            tokio::task::spawn_local(async move {
+                let _ = client.call_at(&say("x"), &mut Some(to)).await;
+            });
+        };
+        for (to, expected) in [(one, (1, 0)), (one, (2, 0)), (one, (2, 1)), (PeerId(4711), (2, 2))]
+        {
+            ask(to);
+            until(|| (outstanding(one), outstanding(other)) == expected).await;
+        }
+    });
+}

@@ -298,3 +298,29 @@ fn a35_who_is_alone_and_stopped_is_asked_once() {
         assert_eq!(farm.taken.borrow().len(), 1);
     });
 }
+
+#[test]
+fn a_session_keeps_to_one_worker_as_long_as_it_lives() {
+    run(async {
+        let case = Case::new();
+        // The one that was asked five times dies of the sixth.
+        let farm = Scripted::start(&case, 2, |farm, pid, _| {
+            let own = farm.taken.borrow().iter().filter(|(other, _)| *other == pid).count();
+            if own == 6 { Act::Die } else { Act::Answer }
+        });
+        case.verify.connect();
+        until(|| case.verify.peers().len() == 2).await;
+        let mut at = None;
+        for number in 0..8 {
+            let question = question(&format!("a{number}@example.test"));
+            let answer = case.farms.verify.ask_at(&question, &mut at).await;
+            assert!(answer.is_ok(), "{answer:?}");
+            assert!(at.is_some());
+        }
+        let pids: Vec<u32> = farm.taken.borrow().iter().map(|(pid, _)| *pid).collect();
+        // The sixth question goes to another, and those that follow go there too.
+        let (first, second) = (pids[0], pids[8]);
+        assert_ne!(first, second);
+        assert_eq!(pids, [[first; 6].as_slice(), &[second; 3]].concat());
+    });
+}
