@@ -51,9 +51,13 @@ fn each_action_does_what_it_says() {
     let queued = site.queued();
     assert_eq!(queued.len(), 1, "only the quarantined one waits: {queued:?}");
     let id = held.queued_as().expect("the reply names the message");
-    let shown = site.ok(&["queue", "show", &id]);
+    let shown = site.ok(&["quarantine", "show", &id]);
     assert!(shown.contains("lottery"), "{shown}");
-    site.ok(&["queue", "release", &id]);
+    let listed = site.ok(&["quarantine", "list", "--domain", "example.test"]);
+    assert!(listed.contains(&id) && listed.contains("lottery"), "{listed}");
+    site.ok(&["quarantine", "expire", "--older-than", "1h"]);
+    assert_eq!(site.queued().len(), 1, "nothing is so old");
+    site.ok(&["quarantine", "release", &id]);
     until("it arrives when released", || {
         (site.mailbox("example.test", "bob").len() == 3).then_some(())
     });

@@ -16,6 +16,13 @@ const QUEUE_EXAMPLES: &str = "Examples:
   grange queue bounce --sender a@example.org --reason 'sent by mistake'
   grange queue suspend smtp/example.org --seconds 3600";
 
+const QUARANTINE_EXAMPLES: &str = "Examples:
+  grange quarantine list --domain example.org   what is held of a domain's mail, and why
+  grange quarantine show 06h0wgtywmt084g7yzdp --raw    the message itself
+  grange quarantine release 06h0wgtywmt084g7yzdp       it is delivered now
+  grange quarantine remove --sender a@example.org      all of a sender's, without telling them
+  grange quarantine expire --older-than 7d      all that came a week ago or earlier";
+
 const ROUTE_EXAMPLES: &str = "Examples:
   grange route anna@example.test                where it goes, and by which route
   grange route anna@example.org --client 192.0.2.1    whether that client may send there";
@@ -83,6 +90,12 @@ pub enum Command {
     /// Look into the queue and steer it
     #[command(subcommand, after_help = QUEUE_EXAMPLES)]
     Queue(Queue),
+    /// Look at what filters hold, and release or remove it
+    ///
+    /// A filter that quarantines a message has it taken, and held with a reason. `[scheduler] quarantine_expire` removes what nobody
+    /// decides on. What an operator or a crash holds is not meant here: `grange queue list --held` shows all of it.
+    #[command(subcommand, after_help = QUARANTINE_EXAMPLES)]
+    Quarantine(Quarantine),
     /// Explain, decision by decision, where mail for an address would go
     #[command(after_help = ROUTE_EXAMPLES)]
     Route(Route),
@@ -269,6 +282,72 @@ pub enum Queue {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// Commands on what filters hold.
+#[derive(Debug, Subcommand)]
+pub enum Quarantine {
+    /// List what is held, and why
+    List {
+        #[command(flatten)]
+        select: SelectQuarantined,
+        /// At most so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+        /// Go on where the page before ended
+        #[arg(long)]
+        cursor: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show a message's envelope, its recipients and why it is held
+    Show {
+        /// The message's id
+        id: MessageId,
+        /// Print the message itself, as it is stored
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Deliver what was held
+    Release(QuarantineChange),
+    /// Delete, without telling the sender
+    Remove(QuarantineChange),
+    /// Delete what was accepted long ago, without telling the senders
+    Expire {
+        /// Accepted so long ago or longer, as in 7d
+        #[arg(long, value_name = "TIME")]
+        older_than: config::Span,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// A change to messages that filters hold.
+#[derive(Debug, Args)]
+pub struct QuarantineChange {
+    #[command(flatten)]
+    pub select: SelectQuarantined,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Which of the messages that filters hold: all that is given must match.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SelectQuarantined {
+    /// Ids of messages
+    #[arg(value_name = "ID")]
+    pub ids: Vec<MessageId>,
+    /// Recipients of a domain
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// Messages of a sender; <> is the sender of reports
+    #[arg(long)]
+    pub sender: Option<String>,
+    /// Everything that filters hold
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Which messages: all that is given must match.

@@ -112,6 +112,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(options) => check::run(path, &options),
         Command::Status(output) => status::run(&Configuration::load_to_look(path)?, output),
         Command::Queue(command) => queue::run(&Configuration::load_to_look(path)?, command),
+        Command::Quarantine(command) => {
+            queue::quarantine(&Configuration::load_to_look(path)?, command)
+        }
         Command::Route(options) => route::run(&Configuration::load(path)?, &options),
         Command::Body(options) => body::run(&Configuration::load_to_look(path)?, &options.handle),
         Command::Requeue => queue::requeue(&Configuration::load_to_look(path)?),

@@ -72,6 +72,12 @@ pub struct Selection {
     /// Only what is held.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// Only what a filter holds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
+    /// Only what was accepted before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Timestamp>,
     /// Everything.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,

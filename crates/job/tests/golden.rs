@@ -527,6 +527,8 @@ fn admin() {
         domain: Some("example.org".to_owned()),
         sender: Some("<>".to_owned()),
         held: true,
+        quarantined: true,
+        before: Some(Timestamp::from_millis(1_764_000_000_000)),
         all: false,
     };
     let change = |reason: Option<&str>| Change {

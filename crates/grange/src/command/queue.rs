@@ -1,5 +1,6 @@
 //! `grange queue …`: asks the scheduler; `list` and `show` read the store when there is none.
 
+mod quarantine;
 mod stored;
 mod transfer;
 
@@ -19,12 +20,14 @@ use super::{Failure, ask, block_on, chain, store, table, unreadable};
 use crate::configuration::Configuration;
 use crate::{cli, print};
 
+pub(super) use quarantine::run as quarantine;
+
 /// Runs a command on the queue.
 pub(super) fn run(configuration: &Configuration, command: cli::Queue) -> Result<ExitCode, Failure> {
     block_on(async {
         match command {
             cli::Queue::List { select, limit, cursor, output } => {
-                list(configuration, select, limit, cursor, output).await
+                list(configuration, &selection(select), limit, cursor, output).await
             }
             cli::Queue::Summary(output) => summary(configuration, output).await,
             cli::Queue::Show { id, raw: true, .. } => raw(configuration, id).await,
@@ -106,7 +109,7 @@ async fn admin(
 
 fn selection(select: cli::Select) -> Selection {
     let cli::Select { ids, lane, domain, sender, held, all } = select;
-    Selection { ids, lane, domain, sender, held, all }
+    Selection { ids, lane, domain, sender, held, all, ..Selection::default() }
 }
 
 fn unexpected() -> Failure {
@@ -115,20 +118,19 @@ fn unexpected() -> Failure {
 
 async fn list(
     configuration: &Configuration,
-    select: cli::Select,
+    select: &Selection,
     limit: u32,
     cursor: Option<String>,
     output: cli::Output,
 ) -> Result<ExitCode, Failure> {
-    let select = selection(select);
-    let page = match page(configuration, &select, limit, cursor.clone()).await {
+    let page = match page(configuration, select, limit, cursor.clone()).await {
         Err(Failure::Unavailable(why)) if select.lane.is_some() => {
             let why = format!("{why}; the store alone does not know of lanes");
             return Err(Failure::Unavailable(why));
         }
         Err(Failure::Unavailable(why)) => {
             eprintln!("grange: {why}; reading the store instead");
-            stored::whole_store(configuration, &select, limit as usize, cursor.as_deref()).await?
+            stored::whole_store(configuration, select, limit as usize, cursor.as_deref()).await?
         }
         page => page?,
     };
@@ -395,8 +397,18 @@ async fn apply(
         let right = "say which messages: ids, --lane, --domain, --sender, --held or --all";
         return Err(Failure::Usage(right.to_owned()));
     }
-    let named: BTreeSet<MessageId> = select.ids.iter().copied().collect();
-    let request = request(Change { select, reason });
+    apply_to(configuration, request, Change { select, reason }, output).await
+}
+
+/// Makes a change, and complains if some of the messages that it names were not there.
+async fn apply_to(
+    configuration: &Configuration,
+    request: fn(Change) -> AdminRequest,
+    change: Change,
+    output: cli::Output,
+) -> Result<ExitCode, Failure> {
+    let named: BTreeSet<MessageId> = change.select.ids.iter().copied().collect();
+    let request = request(change);
     let found = changed(configuration, &request, output, None).await?;
     match named.len() as u64 {
         0 => Ok(ExitCode::SUCCESS),

@@ -540,6 +540,7 @@ fn log_change(request: &AdminRequest) {
         domain = select.domain,
         sender = select.sender,
         held = select.held,
+        quarantined = select.quarantined,
         all = select.all,
         reason,
         "asked by the administrator"

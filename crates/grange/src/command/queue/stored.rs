@@ -247,7 +247,12 @@ fn accepted_message(listed: &Listed, accepted: queue::Accepted) -> QueuedMessage
                 channel: String::new(),
                 host: String::new(),
                 user: String::new(),
-                state: State::default(),
+                state: match &recipient.hold {
+                    Some(reason) => {
+                        State::Held { reason: reason.clone(), then: Default::default() }
+                    }
+                    None => State::default(),
+                },
             })
             .collect(),
     }
@@ -268,10 +273,18 @@ fn damaged_message(listed: &Listed, what: String) -> QueuedMessage {
     }
 }
 
+/// Whether all or some of an accepted message is held: by a filter, since nobody else can before it is routed, or for its damage.
+fn is_held(message: &QueuedMessage) -> bool {
+    let some = |one: &queue::RoutedRecipient| matches!(one.state, State::Held { .. });
+    message.hold.is_some() || message.recipients.iter().any(some)
+}
+
 fn selects(select: &Selection, message: &QueuedMessage) -> bool {
     let sender = table::sender(message.sender.as_ref());
     (select.ids.is_empty() || select.ids.contains(&message.id))
-        && (!select.held || message.hold.is_some())
+        && (!select.held || is_held(message))
+        && (!select.quarantined || (is_held(message) && message.state != DAMAGED))
+        && select.before.is_none_or(|before| message.accepted_at < before)
         && select.sender.as_ref().is_none_or(|wanted| sender.eq_ignore_ascii_case(wanted))
         && select.domain.as_ref().is_none_or(|wanted| {
             message.recipients.iter().any(|one| one.address.domain().eq_ignore_ascii_case(wanted))

@@ -29,8 +29,9 @@ impl<'a> Filter<'a> {
 
     /// Whether a message is selected of which only the id is known.
     pub(super) fn takes_unrouted(&self, id: &MessageId) -> bool {
-        let Selection { lane, domain, sender, .. } = self.select;
-        lane.is_none() && domain.is_none() && sender.is_none() && self.names(id)
+        let Selection { lane, domain, sender, quarantined, before, .. } = self.select;
+        let is_plain = lane.is_none() && domain.is_none() && sender.is_none();
+        is_plain && !quarantined && before.is_none() && self.names(id)
     }
 
     /// Whether a message is selected: the whole of it (`Some(None)`), or some recipients.
@@ -50,15 +51,23 @@ impl<'a> Filter<'a> {
                 return None;
             }
         }
+        if select.before.is_some_and(|before| message.accepted_at >= before) {
+            return None;
+        }
+        // A hold on the whole message is on each recipient; otherwise some may be held.
         let some_held = select.held && message.hold.is_none();
-        if self.lane.is_none() && select.domain.is_none() && !some_held {
+        let by_filter = message.hold.is_some() && message.quarantined;
+        let some_quarantined = select.quarantined && !by_filter;
+        let is_held = |one: &Recipient| matches!(one.stand, Stand::Held(_));
+        if self.lane.is_none() && select.domain.is_none() && !some_held && !some_quarantined {
             return Some(None);
         }
         let recipients: Vec<u32> = message
             .recipients
             .iter()
             .filter(|recipient| recipient.is_open())
-            .filter(|recipient| !some_held || matches!(recipient.stand, Stand::Held(_)))
+            .filter(|recipient| !some_held || is_held(recipient))
+            .filter(|one| !some_quarantined || (is_held(one) && one.quarantined))
             .filter(|recipient| self.is_in(scheduler, recipient))
             .map(|recipient| recipient.index)
             .collect();

@@ -1,5 +1,7 @@
 //! What the command line sees and steers.
 
+use std::time::Duration;
+
 use job::admin::{
     AdminAnswer, AdminRequest, Change, LaneChange, ListQuery, Nothing, Selection, ShowQuery,
 };
@@ -316,6 +318,44 @@ fn a_change_of_everything_goes_in_slices() {
     let Some(Answer::Admin(answer)) = world.answers.remove(&token) else { panic!("no answer") };
     assert_eq!(changed(&answer), (25_000, 25_000));
     assert_eq!(world.scheduler.held(), 25_000);
+}
+
+#[test]
+fn what_filters_hold_is_told_from_what_operators_hold() {
+    let mut world = World::bare(Settings::default());
+    world.start();
+    for number in 1..=4 {
+        let mut request = message(&world, id(number), &["a.test", "b.test"]);
+        request.hold = (number == 1).then(|| "a virus".to_owned());
+        if number == 2 {
+            let reason = "not for you".to_owned();
+            request.recipients[0].state = State::Held { reason, then: Default::default() };
+        }
+        world.enqueue(request);
+        world.pass(1000);
+    }
+    ask(&mut world, AdminRequest::Hold(ids(&[3])));
+    let quarantined = Selection { quarantined: true, ..Selection::default() };
+    let query = ListQuery { select: quarantined.clone(), ..ListQuery::default() };
+    let found: Vec<_> = list(&mut world, query).0.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(found, [id(1), id(2)]);
+    let AdminAnswer::Message(first) = ask(&mut world, AdminRequest::Show(ShowQuery { id: id(1) }))
+    else {
+        panic!("a message is shown")
+    };
+    let before = Some(first.accepted_at.after(Duration::from_millis(1)));
+    let old = Change { select: Selection { before, ..quarantined.clone() }, reason: None };
+    let mut others = old.clone();
+    others.select.ids = vec![id(2), id(3), id(4)];
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Remove(others))), (0, 0));
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Remove(old))), (1, 2));
+    let all = Change { select: quarantined, reason: None };
+    assert_eq!(changed(&ask(&mut world, AdminRequest::Release(all.clone()))), (1, 1));
+    assert_eq!(
+        changed(&ask(&mut world, AdminRequest::Release(all))),
+        (0, 0),
+        "what operators hold stays"
+    );
 }
 
 #[test]
