@@ -66,6 +66,30 @@ fn each_action_does_what_it_says() {
 }
 
 #[test]
+fn a_trial_says_what_each_filter_would_say() {
+    let site = Site::new().replace("filters = []", FILTERS);
+    let message = site.path("message.eml");
+    let write = |text: &str| std::fs::write(&message, text).expect("a file");
+    let arguments = |more: &[&'static str]| {
+        let mut words = vec!["filter", "test"];
+        words.extend_from_slice(more);
+        words.push(message.to_str().expect("a name"));
+        site.run(&words)
+    };
+    write(&format!("Subject: big\n\n{}", "A line of it.\n".repeat(1000)));
+    let marked = arguments(&["--show"]);
+    let said = String::from_utf8_lossy(&marked.stdout).into_owned();
+    assert!(marked.status.success(), "{said}");
+    assert!(said.contains("large: accept") && said.contains("together: accept"), "{said}");
+    assert!(said.contains("\nX-Size: large\r\n"), "{said}");
+    write("Subject: lottery\n\n");
+    let held = arguments(&[]);
+    let said = String::from_utf8_lossy(&held.stdout).into_owned();
+    assert_eq!(held.status.code(), Some(1));
+    assert!(said.contains("suspect: quarantine: looks like a lottery"), "{said}");
+}
+
+#[test]
 fn a_dead_filter_never_lets_mail_through() {
     let site = Site::new()
         .replace("filters = []", FILTERS)

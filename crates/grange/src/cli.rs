@@ -23,6 +23,11 @@ const QUARANTINE_EXAMPLES: &str = "Examples:
   grange quarantine remove --sender a@example.org      all of a sender's, without telling them
   grange quarantine expire --older-than 7d      all that came a week ago or earlier";
 
+const FILTER_EXAMPLES: &str = "Examples:
+  grange filter test --config new.toml message.eml
+  grange filter test --client 192.0.2.1 --helo mx.example.org --from a@example.org --to b@example.test message.eml
+  grange filter test --trusted --show message.eml      with our signature";
+
 const ROUTE_EXAMPLES: &str = "Examples:
   grange route anna@example.test                where it goes, and by which route
   grange route anna@example.org --client 192.0.2.1    whether that client may send there";
@@ -96,6 +101,9 @@ pub enum Command {
     /// decides on. What an operator or a crash holds is not meant here: `grange queue list --held` shows all of it.
     #[command(subcommand, after_help = QUARANTINE_EXAMPLES)]
     Quarantine(Quarantine),
+    /// Try the filters out
+    #[command(subcommand)]
+    Filter(Filter),
     /// Explain, decision by decision, where mail for an address would go
     #[command(after_help = ROUTE_EXAMPLES)]
     Route(Route),
@@ -282,6 +290,42 @@ pub enum Queue {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// Commands on filters.
+#[derive(Debug, Subcommand)]
+pub enum Filter {
+    /// Show what each filter would say of a message
+    ///
+    /// Asks them as a worker would, also clamd and name servers; no farm need run, and nothing is stored. Exits with 0 when the message would
+    /// be taken as it is or with changes, with 1 when it would be refused, put off, held or discarded.
+    #[command(after_help = FILTER_EXAMPLES)]
+    Test(FilterTest),
+}
+
+/// Options of `filter test`.
+#[derive(Debug, Args)]
+pub struct FilterTest {
+    /// The message, `-` for standard input
+    pub message: PathBuf,
+    /// The client's address; decides with `relay_from` whether it may relay
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub client: std::net::IpAddr,
+    /// The client may relay, whatever its address
+    #[arg(long)]
+    pub trusted: bool,
+    /// The name that the client gives
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub helo: String,
+    /// The sender; the sender of reports if not given
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<Address>,
+    /// A recipient; may be given several times. The postmaster of this host if not given
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: Vec<Address>,
+    /// Print the message too, as it would leave
+    #[arg(long)]
+    pub show: bool,
 }
 
 /// Commands on what filters hold.

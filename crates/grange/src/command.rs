@@ -4,6 +4,7 @@ mod ask;
 mod body;
 mod check;
 mod documents;
+mod filter;
 mod keys;
 mod queue;
 mod route;
@@ -24,7 +25,7 @@ use anyhow::Context;
 
 pub use self::ask::places;
 use self::ask::{ask, ask_at, ask_within, remote_places};
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Filter};
 use crate::configuration::Configuration;
 use crate::{metrics, stores};
 
@@ -114,6 +115,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Queue(command) => queue::run(&Configuration::load_to_look(path)?, command),
         Command::Quarantine(command) => {
             queue::quarantine(&Configuration::load_to_look(path)?, command)
+        }
+        Command::Filter(Filter::Test(options)) => {
+            filter::run(&Configuration::load(path)?, &options)
         }
         Command::Route(options) => route::run(&Configuration::load(path)?, &options),
         Command::Body(options) => body::run(&Configuration::load_to_look(path)?, &options.handle),

@@ -40,6 +40,7 @@ use crate::door::{Door, Stage};
 use crate::neighbours::{Clients, Deadlines, Farms};
 
 pub use network::{Network, NetworkError};
+pub use received::Received;
 pub use settings::{
     BareNewline, Listen, Mixed, Pipelining, Service, ServiceError, Settings, overlap,
 };

@@ -5,20 +5,26 @@ use std::net::IpAddr;
 use mail::{Address, MessageId, Timestamp};
 
 /// What the field says.
-pub(crate) struct Received<'a> {
-    pub(crate) helo: &'a str,
-    pub(crate) client: IpAddr,
-    pub(crate) hostname: &'a str,
-    pub(crate) protocol: &'a str,
-    pub(crate) id: MessageId,
+pub struct Received<'a> {
+    /// The name that the client gave.
+    pub helo: &'a str,
+    /// The client's address.
+    pub client: IpAddr,
+    /// Our name.
+    pub hostname: &'a str,
+    /// `ESMTP` and so on (RFC 3848).
+    pub protocol: &'a str,
+    /// The message's id.
+    pub id: MessageId,
     /// The recipient if there is but one: naming several would tell each of the others.
-    pub(crate) recipient: Option<&'a Address>,
-    pub(crate) at: Timestamp,
+    pub recipient: Option<&'a Address>,
+    /// When it came.
+    pub at: Timestamp,
 }
 
 impl Received<'_> {
     /// The field with its line ends.
-    pub(crate) fn field(&self) -> String {
+    pub fn field(&self) -> String {
         let literal = match self.client.to_canonical() {
             IpAddr::V4(address) => format!("[{address}]"),
             IpAddr::V6(address) => format!("[IPv6:{address}]"),
