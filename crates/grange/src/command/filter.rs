@@ -163,15 +163,17 @@ fn verdict(verdict: &Verdict) -> String {
     })
 }
 
+/// A change to the header section in one line: folds are shown as spaces.
 fn change(edit: &Edit) -> String {
+    let unfolded = |value: &str| value.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     match edit {
-        Edit::Prepend { name, value } => format!("adds at the top: {name}: {value}"),
-        Edit::Append { name, value } => format!("adds at the end: {name}: {value}"),
+        Edit::Prepend { name, value } => format!("adds at the top: {name}: {}", unfolded(value)),
+        Edit::Append { name, value } => format!("adds at the end: {name}: {}", unfolded(value)),
         Edit::Insert { index, name, value } => {
-            format!("adds behind {index} fields: {name}: {value}")
+            format!("adds behind {index} fields: {name}: {}", unfolded(value))
         }
         Edit::Change { name, nth, value: Some(value) } => {
-            format!("changes number {nth} of {name} to: {value}")
+            format!("changes number {nth} of {name} to: {}", unfolded(value))
         }
         Edit::Change { name, nth, value: None } => format!("removes number {nth} of {name}"),
     }
