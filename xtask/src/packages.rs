@@ -26,6 +26,8 @@ const NEEDED: &[Needed] = &[
     ("clamd", "clamav-daemon"),
     ("/usr/lib/python3/dist-packages/dkim/__init__.py", "python3-dkim"),
     ("/usr/lib/python3/dist-packages/authres/__init__.py", "python3-authres"),
+    ("/usr/share/doc/python3-spf/rfc7208-tests.yml.gz", "python3-spf"),
+    ("/usr/lib/python3/dist-packages/yaml/__init__.py", "python3-yaml"),
 ];
 
 /// What counts instructions.

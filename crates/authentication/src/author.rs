@@ -182,7 +182,7 @@ impl Token {
         while let Some(character) = rest.next() {
             match character {
                 ' ' | '\t' => {}
-                '(' => skip_comment(&mut rest)?,
+                '(' => skip_comment(&mut rest, COMMENT_DEPTH_MAX)?,
                 '"' => {
                     skip_until(&mut rest, '"')?;
                     tokens.push(Self::Quoted);
@@ -219,7 +219,8 @@ fn skip_until(rest: &mut impl Iterator<Item = char>, end: char) -> Option<()> {
     }
 }
 
-fn skip_comment(rest: &mut impl Iterator<Item = char>) -> Option<()> {
+/// Skips a comment (RFC 5322 section 3.2.2) behind its opening bracket; nothing when it has no end, or nests deeper than that.
+pub(crate) fn skip_comment(rest: &mut impl Iterator<Item = char>, depth_max: usize) -> Option<()> {
     let mut depth = 1;
     loop {
         match rest.next()? {
@@ -233,7 +234,7 @@ fn skip_comment(rest: &mut impl Iterator<Item = char>) -> Option<()> {
         if depth == 0 {
             return Some(());
         }
-        if depth > COMMENT_DEPTH_MAX {
+        if depth > depth_max {
             return None;
         }
     }

@@ -9,6 +9,7 @@ mod tests;
 use mail::Edit;
 use mail::header::{Field, fields};
 
+use crate::author::skip_comment;
 use crate::domain;
 use crate::verify::Report;
 
@@ -191,17 +192,7 @@ fn id(text: &str) -> Option<String> {
             }
             '(' => {
                 rest.next();
-                let mut depth = 1;
-                while depth > 0 {
-                    match rest.next()? {
-                        '\\' => {
-                            rest.next()?;
-                        }
-                        '(' => depth += 1,
-                        ')' => depth -= 1,
-                        _ => {}
-                    }
-                }
+                skip_comment(&mut rest, usize::MAX)?;
             }
             '"' => return quoted(rest.skip(1)),
             _ => break,

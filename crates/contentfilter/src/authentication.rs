@@ -12,11 +12,10 @@ use std::time::SystemTime;
 use ::authentication::dkim::DkimPolicy;
 use ::authentication::{Facts, Policy, Report, Terms, verify};
 use config::Problem;
-use job::inspect::{Refusal, Steps, Verdict};
+use job::inspect::{Refusal, Verdict};
 use mail::StatusCode;
-use queue::Local;
 
-use crate::filter::{Filter, FilterError, Finding, Look, Session};
+use crate::filter::{Filter, FilterError, Finding, OfMessage, Session};
 use crate::kinds::Setup;
 use crate::message::Message;
 use crate::settings::FilterSetting;
@@ -27,11 +26,6 @@ pub use settings::{AuthenticationSetting, DmarcRule, TempErrorRule};
 /// Checks the setting at `key`.
 pub(crate) fn check(setting: &FilterSetting, key: &str) -> Result<(), Problem> {
     setting.authentication.as_ref().map_or(Ok(()), |own| own.check(setting, key))
-}
-
-/// The early steps it wants to hear of as they happen.
-pub(crate) fn steps(_: &FilterSetting) -> Steps {
-    Steps::NONE
 }
 
 /// Makes it ready.
@@ -52,38 +46,19 @@ struct Authentication {
     resolver: Rc<dns::Resolver>,
 }
 
-impl Filter for Authentication {
-    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
-        Box::new(Looking(self))
-    }
-}
-
-/// A session needs no memory: all is looked at with the message.
-struct Looking(Rc<Authentication>);
-
-impl Look for Looking {
-    fn message<'a>(
-        &'a mut self,
-        session: &'a Session,
-        message: &'a Message,
-    ) -> Local<'a, Result<Finding, FilterError>> {
-        Box::pin(async move {
-            let filter = &*self.0;
-            let Some(client) = session.address.filter(|_| filter.setting.clients.include(session))
-            else {
-                return Ok(Finding::default());
-            };
-            let facts = Facts {
-                client,
-                helo: session.helo.as_deref().unwrap_or_default(),
-                sender: session.sender(),
-            };
-            let content = content_of(message);
-            let report = verify(&facts, &content, &filter.terms(), &*filter.resolver).await;
-            let verdict = filter.verdict(&report);
-            let edits = report.edits(message.head(), &filter.authserv_id);
-            Ok(Finding { edits, ..Finding::from(verdict) })
-        })
+impl OfMessage for Authentication {
+    async fn find(&self, session: &Session, message: &Message) -> Result<Finding, FilterError> {
+        let client = session.address.filter(|_| self.setting.clients.include(session));
+        let Some(client) = client else { return Ok(Finding::default()) };
+        let facts = Facts {
+            client,
+            helo: session.helo.as_deref().unwrap_or_default(),
+            sender: session.sender(),
+        };
+        let content = content_of(message);
+        let report = verify(&facts, &content, &self.terms(), &*self.resolver).await;
+        let edits = report.edits(message.head(), &self.authserv_id);
+        Ok(Finding { edits, ..Finding::from(self.verdict(&report)) })
     }
 }
 

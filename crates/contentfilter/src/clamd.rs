@@ -14,14 +14,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use config::Problem;
-use job::inspect::Steps;
-use queue::Local;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
-use crate::filter::{Filter, FilterError, Finding, Look, Session};
+use crate::filter::{Filter, FilterError, Finding, OfMessage, Session};
 use crate::kinds::Setup;
 use crate::message::Message;
 use crate::rules::act;
@@ -34,21 +32,15 @@ const ANSWER_BYTES_MAX: usize = 4096;
 /// The longest name of a virus that is told, in bytes.
 const NAME_BYTES_MAX: usize = 100;
 
-/// Checks the setting at `key`.
+/// Checks an entry; `key` is where it stands.
 pub(crate) fn check(setting: &FilterSetting, key: &str) -> Result<(), Problem> {
     match setting.action {
         Some(Action::Accept) => {
-            let key = format!("{}action", key.trim_end_matches("clamd"));
             let right = "quarantine, reject, tempfail, discard or { add_header = { name, value } }";
-            Err(Problem::new(key, "takes messages with viruses", right))
+            Err(Problem::new(format!("{key}.action"), "takes messages with viruses", right))
         }
         _ => Ok(()),
     }
-}
-
-/// The early steps it wants to hear of as they happen.
-pub(crate) fn steps(_: &FilterSetting) -> Steps {
-    Steps::NONE
 }
 
 /// Makes it ready.
@@ -63,31 +55,16 @@ struct Clamd {
     setting: FilterSetting,
 }
 
-struct ClamdLook(Rc<Clamd>);
-
-impl Filter for Clamd {
-    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
-        Box::new(ClamdLook(self))
-    }
-}
-
-impl Look for ClamdLook {
-    fn message<'a>(
-        &'a mut self,
-        _: &'a Session,
-        message: &'a Message,
-    ) -> Local<'a, Result<Finding, FilterError>> {
-        Box::pin(async move {
-            let clamd = &*self.0;
-            let stream = connect(&clamd.endpoint, clamd.setting.timeouts.connect.0).await?;
-            Ok(clamd.find(scan(stream, message).await?))
-        })
+impl OfMessage for Clamd {
+    async fn find(&self, _: &Session, message: &Message) -> Result<Finding, FilterError> {
+        let stream = connect(&self.endpoint, self.setting.timeouts.connect.0).await?;
+        Ok(self.of(scan(stream, message).await?))
     }
 }
 
 impl Clamd {
     /// What a virus comes to.
-    fn find(&self, virus: Option<String>) -> Finding {
+    fn of(&self, virus: Option<String>) -> Finding {
         let Some(virus) = virus else { return Finding::default() };
         let text = match &self.setting.text {
             Some(text) => format!("{text} ({virus})"),

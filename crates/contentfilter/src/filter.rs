@@ -56,6 +56,39 @@ pub(crate) trait Look {
     fn reset(&mut self) {}
 }
 
+/// A filter that looks at messages alone, and remembers nothing of a session.
+pub(crate) trait OfMessage {
+    /// As in [`Filter`].
+    fn needs_content(&self) -> bool {
+        true
+    }
+
+    /// The message, as the filters before left it.
+    async fn find(&self, session: &Session, message: &Message) -> Result<Finding, FilterError>;
+}
+
+impl<F: OfMessage + 'static> Filter for F {
+    fn needs_content(&self) -> bool {
+        OfMessage::needs_content(self)
+    }
+
+    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
+        Box::new(AtMessage(self))
+    }
+}
+
+struct AtMessage<F>(Rc<F>);
+
+impl<F: OfMessage> Look for AtMessage<F> {
+    fn message<'a>(
+        &'a mut self,
+        session: &'a Session,
+        message: &'a Message,
+    ) -> Local<'a, Result<Finding, FilterError>> {
+        Box::pin(self.0.find(session, message))
+    }
+}
+
 /// What is known of a session at a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Session {

@@ -1,7 +1,7 @@
 //! The kinds of filters, and where each is plugged in: one row of each table below for a kind.
 //!
-//! A kind is told by the key that an entry of `filters` has. Its module has three functions: `check` of its settings, `steps` that it
-//! wants to hear of early, and `make`, which gives a [`Filter`].
+//! A kind is told by the key that an entry of `filters` has. Its module has a function `check` of its settings, and `make`,
+//! which gives a [`Filter`]; [`Kind::steps`] says what it wants to hear of early.
 
 use std::rc::Rc;
 
@@ -29,12 +29,8 @@ pub(crate) enum Kind {
 pub(crate) struct Setup {
     /// What the filter is called, in logs and reasons.
     pub(crate) name: String,
-    /// Our name.
-    pub(crate) hostname: String,
     /// Our name in Authentication-Results: what the last `authentication` up to here says.
     pub(crate) authserv_id: String,
-    /// How names are looked up.
-    pub(crate) dns: dns::Settings,
     /// What looks names up, with its cache; one for all filters of a worker.
     pub(crate) resolver: Rc<dns::Resolver>,
 }
@@ -98,7 +94,7 @@ impl Kind {
         match self {
             Self::Rule => rules::check(setting, key),
             Self::Milter | Self::Rspamd => milter::check(setting, &at),
-            Self::Clamd => clamd::check(setting, &at),
+            Self::Clamd => clamd::check(setting, key),
             Self::Authentication => authentication::check(setting, &at),
             Self::DkimSign | Self::ArcSeal => signing::check(setting, &at),
         }
@@ -107,11 +103,10 @@ impl Kind {
     /// The early steps that it wants to hear of as they happen.
     pub(crate) fn steps(self, setting: &FilterSetting) -> Steps {
         match self {
-            Self::Rule => Steps::NONE,
             Self::Milter | Self::Rspamd => milter::steps(setting),
-            Self::Clamd => clamd::steps(setting),
-            Self::Authentication => authentication::steps(setting),
-            Self::DkimSign | Self::ArcSeal => signing::steps(setting),
+            Self::Rule | Self::Clamd | Self::Authentication | Self::DkimSign | Self::ArcSeal => {
+                Steps::NONE
+            }
         }
     }
 

@@ -16,7 +16,6 @@
 //! filters name. Never: commits a message.
 
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "kinds of filters that come use the rest")]
 
 mod authentication;
 mod bodies;

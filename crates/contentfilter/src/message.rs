@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use mail::header::{self, Fields};
-use mail::{Edit, MessageId};
+use mail::Edit;
+use mail::header;
 use mail_parser::{HeaderName, HeaderValue, MessageParser};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -17,7 +17,6 @@ pub(crate) struct Message(Arc<Inner>);
 /// What is known of a message from when it was received.
 #[derive(Debug)]
 struct Received {
-    id: MessageId,
     /// Its size in bytes.
     size: u64,
     scan_bytes_max: usize,
@@ -44,14 +43,13 @@ struct Inner {
 impl Message {
     /// A message without changes. Rules look at its first `scan_bytes_max` bytes. `memory` is held as long as any part of it is.
     pub(crate) fn new(
-        id: MessageId,
         size: u64,
         received: Bytes,
         scan_bytes_max: usize,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Self {
         Self::changed(
-            Arc::new(Received { id, size, scan_bytes_max, memory }),
+            Arc::new(Received { size, scan_bytes_max, memory }),
             received,
             false,
             Vec::new(),
@@ -100,19 +98,9 @@ impl Message {
         Self::changed(Arc::clone(&old.received), stored, is_replaced, edits)
     }
 
-    /// The id it has, or will have.
-    pub(crate) fn id(&self) -> MessageId {
-        self.0.received.id
-    }
-
     /// Its size when it was received, in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.0.received.size
-    }
-
-    /// The fields of its header section, our own Received field first unless a filter put something before it.
-    pub(crate) fn fields(&self) -> Fields<'_> {
-        header::fields(&self.0.head)
     }
 
     /// The header section with the empty line behind it, if there is one.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use config::Problem;
 use job::inspect::{Refusal, Verdict};
 use mail::{Edit, Recipient, StatusCode};
-use queue::Local;
 use regex::Regex;
 
-use crate::filter::{Filter, FilterError, Finding, Look, Session};
+use crate::filter::{Filter, FilterError, Finding, OfMessage, Session};
 use crate::kinds::Setup;
 use crate::message::Message;
 use crate::mime::TooComplex;
@@ -88,51 +87,38 @@ pub(crate) fn make(setting: &FilterSetting, setup: &Setup) -> Result<Rc<dyn Filt
     }))))
 }
 
+/// A rule that may be looked at on another thread.
 struct RuleFilter(Arc<Rule>);
 
-struct RuleLook(Arc<Rule>);
-
-impl Filter for RuleFilter {
+impl OfMessage for RuleFilter {
     fn needs_content(&self) -> bool {
         self.0.setting.needs_content()
     }
 
-    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
-        Box::new(RuleLook(Arc::clone(&self.0)))
-    }
-}
-
-impl Look for RuleLook {
-    fn message<'a>(
-        &'a mut self,
-        session: &'a Session,
-        message: &'a Message,
-    ) -> Local<'a, Result<Finding, FilterError>> {
-        Box::pin(async move {
-            let rule = &self.0;
-            let meant = rule.recipients(session.recipients());
-            if meant.as_ref().is_some_and(Vec::is_empty) || !rule.fits_size(message.size()) {
-                return Ok(Finding::default());
-            }
-            let applies = match rule.setting.needs_content() {
-                false => Ok(true),
-                true if message.scanned_bytes() <= INLINE_BYTES_MAX => rule.fits_content(message),
-                true => {
-                    let (rule, message) = (Arc::clone(rule), message.clone());
-                    let looked = tokio::task::spawn_blocking(move || rule.fits_content(&message));
-                    match looked.await {
-                        Ok(applies) => applies,
-                        // A panic is this worker's death in every role: the message gets its strike.
-                        Err(error) => std::panic::resume_unwind(error.into_panic()),
-                    }
+    async fn find(&self, session: &Session, message: &Message) -> Result<Finding, FilterError> {
+        let rule = &self.0;
+        let meant = rule.recipients(session.recipients());
+        if meant.as_ref().is_some_and(Vec::is_empty) || !rule.fits_size(message.size()) {
+            return Ok(Finding::default());
+        }
+        let applies = match rule.setting.needs_content() {
+            false => Ok(true),
+            true if message.scanned_bytes() <= INLINE_BYTES_MAX => rule.fits_content(message),
+            true => {
+                let (rule, message) = (Arc::clone(rule), message.clone());
+                let looked = tokio::task::spawn_blocking(move || rule.fits_content(&message));
+                match looked.await {
+                    Ok(applies) => applies,
+                    // A panic is this worker's death in every role: the message gets its strike.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
-            };
-            match applies {
-                Ok(false) => Ok(Finding::default()),
-                Ok(true) => Ok(rule.act(meant)),
-                Err(error) => Err(FilterError::Message(error.to_string())),
             }
-        })
+        };
+        match applies {
+            Ok(false) => Ok(Finding::default()),
+            Ok(true) => Ok(rule.act(meant)),
+            Err(error) => Err(FilterError::Message(error.to_string())),
+        }
     }
 }
 

@@ -242,7 +242,7 @@ impl Inspector {
             }
             // Nobody has looked at it.
             (Step::Message, None) => Inspected::put_off("message cannot be looked at now"),
-            (Step::End | Step::Quit, _) => {
+            (Step::End, _) => {
                 looks.reset();
                 Inspected::from(Judgement::default())
             }
@@ -301,9 +301,8 @@ impl Inspector {
         end: Option<Instant>,
         is_wanted: &impl Fn() -> bool,
     ) -> Option<Result<Message, (Message, String)>> {
-        let message = |content, memory| {
-            Message::new(draft.id, draft.size, content, self.scan_bytes_max, memory)
-        };
+        let message =
+            |content, memory| Message::new(draft.size, content, self.scan_bytes_max, memory);
         if !self.chain.needs_content() {
             return Some(Ok(message(Bytes::new(), None)));
         }

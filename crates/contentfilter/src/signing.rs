@@ -15,12 +15,10 @@ use authentication::key::SigningKey as PrivateKey;
 use authentication::seal::{Sealed, Sealer};
 use authentication::sign::{Signer, sign};
 use config::{Problem, Span};
-use job::inspect::Steps;
-use queue::Local;
 
 use crate::authentication::{check_dns_time, content_of, now};
 use crate::clients::Clients;
-use crate::filter::{Filter, FilterError, Finding, Look, Session};
+use crate::filter::{Filter, FilterError, Finding, OfMessage, Session};
 use crate::kinds::Setup;
 use crate::message::Message;
 use crate::settings::FilterSetting;
@@ -40,11 +38,6 @@ pub(crate) fn check(setting: &FilterSetting, key: &str) -> Result<(), Problem> {
     }
     let mut keys = keys.iter().enumerate();
     keys.try_for_each(|(number, one)| one.check(&format!("{key}[{number}]")))
-}
-
-/// The early steps it wants to hear of as they happen.
-pub(crate) fn steps(_: &FilterSetting) -> Steps {
-    Steps::NONE
 }
 
 /// Reads the key files of an entry; the error says what is wrong with one. `reader` is the user and the group that must be able to.
@@ -134,30 +127,16 @@ struct Signing {
     signers: Vec<(Clients, Signer)>,
 }
 
-impl Filter for Signing {
-    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
-        Box::new(Signs(self))
-    }
-}
-
-struct Signs(Rc<Signing>);
-
-impl Look for Signs {
-    fn message<'a>(
-        &'a mut self,
-        session: &'a Session,
-        message: &'a Message,
-    ) -> Local<'a, Result<Finding, FilterError>> {
-        Box::pin(async move {
-            let meant = self.0.signers.iter().filter(|(clients, _)| clients.include(session));
-            let signers: Vec<&Signer> = meant.map(|(_, signer)| signer).collect();
-            if signers.is_empty() {
-                return Ok(Finding::default());
-            }
-            let signed = sign(&signers, &content_of(message), now()).await;
-            let edits = signed.map_err(|error| FilterError::Failed(error.to_string()))?;
-            Ok(Finding { edits, ..Finding::default() })
-        })
+impl OfMessage for Signing {
+    async fn find(&self, session: &Session, message: &Message) -> Result<Finding, FilterError> {
+        let meant = self.signers.iter().filter(|(clients, _)| clients.include(session));
+        let signers: Vec<&Signer> = meant.map(|(_, signer)| signer).collect();
+        if signers.is_empty() {
+            return Ok(Finding::default());
+        }
+        let signed = sign(&signers, &content_of(message), now()).await;
+        let edits = signed.map_err(|error| FilterError::Failed(error.to_string()))?;
+        Ok(Finding { edits, ..Finding::default() })
     }
 }
 
@@ -167,38 +146,23 @@ struct Sealing {
     resolver: Rc<dns::Resolver>,
 }
 
-impl Filter for Sealing {
-    fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
-        Box::new(Seals(self))
-    }
-}
-
-struct Seals(Rc<Sealing>);
-
-impl Look for Seals {
-    fn message<'a>(
-        &'a mut self,
-        session: &'a Session,
-        message: &'a Message,
-    ) -> Local<'a, Result<Finding, FilterError>> {
-        Box::pin(async move {
-            let filter = &*self.0;
-            if !filter.clients.include(session) {
-                return Ok(Finding::default());
-            }
-            let policy = DkimPolicy {
-                rsa_bits_min: RSA_BITS_MIN,
-                signatures_max: 1,
-                partial_body: false,
-                now: now(),
-            };
-            let content = content_of(message);
-            let sealed = filter.sealer.seal(&content, &policy, DNS_TIME.0, &*filter.resolver).await;
-            match sealed {
-                Sealed::Set(edits) => Ok(Finding { edits, ..Finding::default() }),
-                // Nothing of ours could make the chain valid, or say that it is.
-                Sealed::Broken | Sealed::Unknown => Ok(Finding::default()),
-            }
+impl OfMessage for Sealing {
+    async fn find(&self, session: &Session, message: &Message) -> Result<Finding, FilterError> {
+        if !self.clients.include(session) {
+            return Ok(Finding::default());
+        }
+        let policy = DkimPolicy {
+            rsa_bits_min: RSA_BITS_MIN,
+            signatures_max: 1,
+            partial_body: false,
+            now: now(),
+        };
+        let content = content_of(message);
+        let sealed = self.sealer.seal(&content, &policy, DNS_TIME.0, &*self.resolver).await;
+        Ok(match sealed {
+            Sealed::Set(edits) => Finding { edits, ..Finding::default() },
+            // Nothing of ours could make the chain valid, or say that it is.
+            Sealed::Broken | Sealed::Unknown => Finding::default(),
         })
     }
 }

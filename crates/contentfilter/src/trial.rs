@@ -105,7 +105,7 @@ pub async fn trial(
     let id = MessageId::new(Timestamp::from(SystemTime::now()), u64::from(std::process::id()));
     session.id = Some(id);
     let scan_bytes_max = usize::try_from(settings.scan_bytes_max.0).unwrap_or(usize::MAX);
-    let message = Message::new(id, message.len() as u64, message, scan_bytes_max, None);
+    let message = Message::new(message.len() as u64, message, scan_bytes_max, None);
     let mut filters = Vec::new();
     let (judgement, left) =
         chain.message(&mut chain.open(), &mut session, Ok(message), None, Some(&mut filters)).await;

@@ -215,6 +215,31 @@ pub struct Output {
     pub json: bool,
 }
 
+/// Which part of a list, and how to print it.
+#[derive(Debug, Args)]
+pub struct Page {
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub limit: u32,
+    /// Go on where the page before ended
+    #[arg(long)]
+    pub cursor: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Which message to show, and how.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The message's id
+    pub id: MessageId,
+    /// Print the message itself, as it is stored
+    #[arg(long, conflicts_with = "json")]
+    pub raw: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// Commands on the queue.
 #[derive(Debug, Subcommand)]
 pub enum Queue {
@@ -222,14 +247,8 @@ pub enum Queue {
     List {
         #[command(flatten)]
         select: Select,
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        limit: u32,
-        /// Go on where the page before ended
-        #[arg(long)]
-        cursor: Option<String>,
         #[command(flatten)]
-        output: Output,
+        page: Page,
     },
     /// Show each lane: how many wait, how old they are, and why they wait
     Summary(Output),
@@ -252,15 +271,7 @@ pub enum Queue {
         file: PathBuf,
     },
     /// Show everything about a message
-    Show {
-        /// The message's id
-        id: MessageId,
-        /// Print the message itself, as it is stored
-        #[arg(long, conflicts_with = "json")]
-        raw: bool,
-        #[command(flatten)]
-        output: Output,
-    },
+    Show(Show),
     /// Stop trying to deliver
     Hold(Change),
     /// Try what was held again
@@ -335,25 +346,11 @@ pub enum Quarantine {
     List {
         #[command(flatten)]
         select: SelectQuarantined,
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        limit: u32,
-        /// Go on where the page before ended
-        #[arg(long)]
-        cursor: Option<String>,
         #[command(flatten)]
-        output: Output,
+        page: Page,
     },
     /// Show a message's envelope, its recipients and why it is held
-    Show {
-        /// The message's id
-        id: MessageId,
-        /// Print the message itself, as it is stored
-        #[arg(long, conflicts_with = "json")]
-        raw: bool,
-        #[command(flatten)]
-        output: Output,
-    },
+    Show(Show),
     /// Deliver what was held
     Release(QuarantineChange),
     /// Delete, without telling the sender

@@ -31,7 +31,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lookup", &["config", "mail"]),
     ("dns", &["config", "mail"]),
     ("tls", &["config"]),
-    ("milter", &["mail"]),
     ("authentication", &["config", "mail", "dns"]),
     ("smtpserver", STAGE),
     ("contentfilter", STAGE),
@@ -48,7 +47,6 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Arrows that single crates may have beside their kind's.
 const BESIDE: &[(&str, &str)] = &[
-    ("contentfilter", "milter"),
     ("contentfilter", "authentication"),
     ("smtpserver", "sys"),
     ("agent-local", "sys"),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use job::inspect::Refusal;
-use mail::{Address, Edit, MessageId, Recipient, StatusCode, Timestamp};
+use mail::{Address, Edit, Recipient, StatusCode};
 use queue::Local;
 
 use super::*;
@@ -123,8 +123,7 @@ fn session(helo: Option<&str>, sender: Option<&str>, recipients: &[&str], given:
 }
 
 fn message(text: &'static str) -> Message {
-    let id = MessageId::new(Timestamp::from_millis(1), 2);
-    Message::new(id, text.len() as u64, Bytes::from_static(text.as_bytes()), 1 << 20, None)
+    Message::new(text.len() as u64, Bytes::from_static(text.as_bytes()), 1 << 20, None)
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use authentication::key::Kind;
 use job::inspect::Verdict;
-use mail::{MessageId, Timestamp, header};
+use mail::header;
 
 use super::*;
 use crate::chain::Chain;
@@ -89,9 +89,8 @@ fn leaves(filters: &str, trusted: bool) -> String {
         given: 0,
         id: None,
     };
-    let id = MessageId::new(Timestamp::from_millis(1), 2);
     let size = MESSAGE.len() as u64;
-    let message = Message::new(id, size, MESSAGE.into(), MESSAGE.len(), None);
+    let message = Message::new(size, MESSAGE.into(), MESSAGE.len(), None);
     let (judgement, message) =
         runtime.block_on(chain.message(&mut chain.open(), &mut session, Ok(message), None, None));
     assert_eq!(judgement.verdict(), Verdict::Accept, "{:?}", judgement.failures);

@@ -26,12 +26,11 @@ pub(super) use quarantine::run as quarantine;
 pub(super) fn run(configuration: &Configuration, command: cli::Queue) -> Result<ExitCode, Failure> {
     block_on(async {
         match command {
-            cli::Queue::List { select, limit, cursor, output } => {
-                list(configuration, &selection(select), limit, cursor, output).await
+            cli::Queue::List { select, page } => {
+                list(configuration, &selection(select), page).await
             }
             cli::Queue::Summary(output) => summary(configuration, output).await,
-            cli::Queue::Show { id, raw: true, .. } => raw(configuration, id).await,
-            cli::Queue::Show { id, output, .. } => show(configuration, id, output).await,
+            cli::Queue::Show(options) => show(configuration, options).await,
             cli::Queue::Hold(change) => apply(configuration, AdminRequest::Hold, change).await,
             cli::Queue::Release(change) => {
                 apply(configuration, AdminRequest::Release, change).await
@@ -119,10 +118,9 @@ fn unexpected() -> Failure {
 async fn list(
     configuration: &Configuration,
     select: &Selection,
-    limit: u32,
-    cursor: Option<String>,
-    output: cli::Output,
+    part: cli::Page,
 ) -> Result<ExitCode, Failure> {
+    let cli::Page { limit, cursor, output } = part;
     let page = match page(configuration, select, limit, cursor.clone()).await {
         Err(Failure::Unavailable(why)) if select.lane.is_some() => {
             let why = format!("{why}; the store alone does not know of lanes");
@@ -321,11 +319,11 @@ async fn find(configuration: &Configuration, id: MessageId) -> Result<QueuedMess
     found.ok_or_else(|| Failure::NotFound(format!("there is no message {id} in the queue")))
 }
 
-async fn show(
-    configuration: &Configuration,
-    id: MessageId,
-    output: cli::Output,
-) -> Result<ExitCode, Failure> {
+async fn show(configuration: &Configuration, options: cli::Show) -> Result<ExitCode, Failure> {
+    let cli::Show { id, raw: is_raw, output } = options;
+    if is_raw {
+        return raw(configuration, id).await;
+    }
     let message = find(configuration, id).await?;
     if output.json {
         table::json(&message)?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use job::admin::{AdminRequest, Change, Selection};
 use mail::Timestamp;
 
-use super::{apply_to, list, raw, show};
+use super::{apply_to, list, show};
 use crate::cli;
 use crate::command::{Failure, block_on, table};
 use crate::configuration::Configuration;
@@ -17,11 +17,10 @@ pub(in crate::command) fn run(
 ) -> Result<ExitCode, Failure> {
     block_on(async {
         match command {
-            cli::Quarantine::List { select, limit, cursor, output } => {
-                list(configuration, &selection(select), limit, cursor, output).await
+            cli::Quarantine::List { select, page } => {
+                list(configuration, &selection(select), page).await
             }
-            cli::Quarantine::Show { id, raw: true, .. } => raw(configuration, id).await,
-            cli::Quarantine::Show { id, output, .. } => show(configuration, id, output).await,
+            cli::Quarantine::Show(options) => show(configuration, options).await,
             cli::Quarantine::Release(change) => {
                 apply(configuration, AdminRequest::Release, change).await
             }
