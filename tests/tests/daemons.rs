@@ -165,7 +165,7 @@ fn rspamd_refuses_marks_and_passes() {
 
 /// A daemon, where its socket is for us, and the record of its key.
 struct OpenDkim {
-    daemon: Daemon,
+    _daemon: Daemon,
     socket: PathBuf,
     key: PathBuf,
     record: String,
@@ -190,7 +190,7 @@ fn opendkim(zone: &str, edit: impl Fn(String) -> String) -> OpenDkim {
     daemon.dns.add(&format!("2026a._domainkey.example.org TXT {record}"));
     let socket = daemon.folder("/run/opendkim", "opendkim:opendkim").join("opendkim.sock");
     daemon.start("opendkim", &["-f", "-x", "/etc/opendkim.conf"], &socket);
-    OpenDkim { daemon, socket, key, record }
+    OpenDkim { _daemon: daemon, socket, key, record }
 }
 
 #[test]
