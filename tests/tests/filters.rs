@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -139,27 +141,81 @@ impl SlowClamd {
 }
 
 /// Reads an INSTREAM, and says that all is well once that is wanted.
-fn answer(mut stream: TcpStream, waiting: &AtomicUsize, answers: &AtomicBool) {
-    let mut command = [0; 10];
-    let mut length = [0; 4];
-    let mut whole = || -> std::io::Result<()> {
-        stream.read_exact(&mut command)?;
-        loop {
-            stream.read_exact(&mut length)?;
-            if length == [0; 4] {
-                return Ok(());
-            }
-            let mut piece = vec![0; u32::from_be_bytes(length) as usize];
-            stream.read_exact(&mut piece)?;
-        }
-    };
-    if whole().is_err() {
+fn answer(mut stream: impl Read + Write, waiting: &AtomicUsize, answers: &AtomicBool) {
+    if read_stream(&mut stream).is_err() {
         return;
     }
     waiting.fetch_add(1, Ordering::SeqCst);
     until("the answer is wanted", || answers.load(Ordering::SeqCst).then_some(()));
     waiting.fetch_sub(1, Ordering::SeqCst);
     let _ = stream.write_all(b"stream: OK\0");
+}
+
+/// Reads an INSTREAM to its end.
+fn read_stream(stream: &mut impl Read) -> std::io::Result<()> {
+    let mut command = [0; 10];
+    let mut length = [0; 4];
+    stream.read_exact(&mut command)?;
+    loop {
+        stream.read_exact(&mut length)?;
+        if length == [0; 4] {
+            return Ok(());
+        }
+        let mut piece = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut piece)?;
+    }
+}
+
+/// A clamd of the test's own at a path, which finds nothing.
+fn start_clamd(path: &Path) {
+    let listener = UnixListener::bind(path).expect("a socket");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            if read_stream(&mut stream).is_ok() {
+                let _ = stream.write_all(b"stream: OK\0");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_filter_that_keeps_failing_is_left_out_and_status_says_so() {
+    let site = Site::new();
+    let clamd = site.path("clamd.ctl");
+    let filters = format!(
+        "left_out = \"1s\"\nworkers = {{ start = 1, max = 1, spare_min = 0 }}\nfilters = [{{ name = \"viruses\", clamd = \"unix:{}\" }}]",
+        clamd.display()
+    );
+    let site = site.replace("filters = []", &filters);
+    let grange = site.start();
+    let notice = || grange.farm("contentfilter")["workers"][0]["notice"].clone();
+    let metric = || {
+        let metrics = site.ok(&["metrics"]);
+        let name = "grange_farm_notices{farm=\"contentfilter\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("the metric is there").to_owned()
+    };
+    for _ in 0..4 {
+        let reply = send(&site, "Subject: x\r\n\r\n");
+        assert_eq!(reply.code, 451, "{reply:?}");
+        assert!(notice().is_null());
+    }
+    assert_eq!(metric(), "0");
+    assert_eq!(send(&site, "Subject: x\r\n\r\n").code, 451);
+    let told = "left out after failures: viruses (on_failure tempfail)";
+    assert_eq!(notice(), told);
+    assert_eq!(metric(), "1");
+    let shown = site.ok(&["status"]);
+    assert!(shown.lines().any(|line| line == format!("contentfilter/1: {told}")), "{shown}");
+
+    start_clamd(&clamd);
+    until("it is asked again", || {
+        (send(&site, "Subject: x\r\n\r\n").code == 250).then_some(())
+    });
+    assert!(notice().is_null());
+    assert_eq!(metric(), "0");
+    assert!(!site.ok(&["status"]).contains("left out"));
+    assert!(grange.stop().success());
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! Whatever of this is not done shortly before the deadline is given up, and the filters' `on_failure` decides: nobody would read
 //! a later answer, and work for nobody would make all that follows late too.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,7 +70,8 @@ pub async fn run(
     let Assignment { settings, hostname, dns } = &assignment;
     let chain = Chain::new(settings, hostname, dns).map_err(Error::Filter)?;
     let inspector = Inspector::new(chain, reader, open_intake, settings);
-    let inner = Rc::new(Inner { worker: worker.clone(), inspector });
+    let told = RefCell::default();
+    let inner = Rc::new(Inner { worker: worker.clone(), inspector, told });
     worker.serve::<Inspect>("contentfilter.inspect", Rc::new(Served(Rc::clone(&inner))))?;
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&inner)));
     worker.ready();
@@ -95,6 +97,8 @@ struct Served(Rc<Inner>);
 struct Inner {
     worker: Worker,
     inspector: Inspector,
+    /// What `grange status` says of filters that are left out.
+    told: RefCell<Option<String>>,
 }
 
 impl Service<Inspect> for Served {
@@ -106,9 +110,9 @@ impl Service<Inspect> for Served {
         tokio::task::spawn_local(async move {
             let end = responder.deadline().map(time_to_give_up);
             let is_wanted = || responder.is_connected();
-            let Some(inspected) = inner.inspector.inspect(&request, end, is_wanted).await else {
-                return;
-            };
+            let inspected = inner.inspector.inspect(&request, end, is_wanted).await;
+            inner.tell_left_out();
+            let Some(inspected) = inspected else { return };
             inner.note(&request, &inspected);
             fault::point("contentfilter.inspect.after");
             responder.answer(&inspected.answer);
@@ -135,6 +139,15 @@ impl Inspected {
 }
 
 impl Inner {
+    /// Has `grange status` say which filters are left out, if that has changed.
+    fn tell_left_out(&self) {
+        let left_out = self.inspector.chain.left_out();
+        if *self.told.borrow() != left_out {
+            self.worker.notice(left_out.as_deref());
+            self.told.replace(left_out);
+        }
+    }
+
     fn note(&self, request: &InspectRequest, inspected: &Inspected) {
         let count = |counter| self.worker.count(counter, 1);
         let id = request.draft.as_ref().map(|draft| draft.id);

@@ -468,6 +468,15 @@ fn farms() {
         capacity: 1000,
         jobs_done: 1234,
         load: 250,
+        notice: None,
+    };
+    let notice = Some("has something to tell".to_owned());
+    let other = WorkerStatus {
+        worker: "router/1".to_owned(),
+        pid: 4712,
+        state: "draining".to_owned(),
+        notice,
+        ..worker.clone()
     };
     let router = FarmStatus {
         farm: "router".to_owned(),
@@ -476,7 +485,7 @@ fn farms() {
         on_demand: false,
         crashes: 0,
         counters: BTreeMap::from([("routed_total".to_owned(), 1234)]),
-        workers: vec![worker],
+        workers: vec![worker, other],
     };
     let (host, version) = ("q1.example.test".to_owned(), "0.1.0".to_owned());
     golden.answer("farms", "", FarmsAnswer { host, version, farms: vec![router] });
