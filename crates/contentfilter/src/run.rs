@@ -30,6 +30,7 @@ use crate::filter::Session;
 use crate::judgement::Judgement;
 use crate::message::Message;
 use crate::sessions::Sessions;
+use crate::trial::said;
 use crate::{Assignment, counter};
 
 /// Why a worker could not go on.
@@ -187,6 +188,7 @@ impl From<Judgement> for Inspected {
             sender: judgement.sender.map(|address| NewSender { address }),
             add: judgement.add,
             remove: judgement.remove.into_iter().collect(),
+            said: Vec::new(),
         };
         let Judgement { by, failures, .. } = judgement;
         Self { answer, by, failures, scanned_bytes: 0 }
@@ -245,11 +247,14 @@ impl Inspector {
         let inspected = match (request.step, &request.draft) {
             (Step::Message, Some(draft)) => {
                 let read = self.message(draft, end, &is_wanted).await?;
+                let mut tried = draft.stored.then(Vec::new);
+                let tell = tried.as_mut();
                 let (judgement, message) =
-                    self.chain.message(&mut looks, &mut session, read, end, None).await;
+                    self.chain.message(&mut looks, &mut session, read, end, tell).await;
                 looks.reset();
                 let inspected = self.with_changes(judgement, &message, draft.stored).await;
-                let (inspected, replacement) = inspected;
+                let (mut inspected, replacement) = inspected;
+                inspected.answer.said = said(tried.unwrap_or_default());
                 body = replacement;
                 inspected
             }

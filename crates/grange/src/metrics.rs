@@ -219,7 +219,8 @@ fn register_farms(registry: &mut Registry, views: &[View]) {
         }
     }
     registry.register("farm_crashes", "Workers that crashed", crashes);
-    let help = "Workers that have something to tell, as a filter left out; `grange status` says what";
+    let help =
+        "Workers that have something to tell, as a filter left out; `grange status` says what";
     registry.register("farm_notices", help, notices);
     registry.register("worker_jobs", "Jobs or sessions in hand", jobs);
     registry.register("worker_connections", "Connections in hand", connections);

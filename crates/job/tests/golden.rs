@@ -23,8 +23,8 @@ use job::home::{
     Here, Home, HomeAnswer, HomeRequest, Moved, MovedMessage, MovedRequest, WhereRequest,
 };
 use job::inspect::{
-    DraftFacts, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, ReplacedBody, Step,
-    Verdict,
+    DraftFacts, Heard, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, ReplacedBody,
+    Said, Step, Verdict,
 };
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
 use job::outcome::{LateOutcome, OutcomeRequest};
@@ -208,6 +208,12 @@ fn inspect() {
             ..InspectAnswer::default()
         },
     );
+    let held = Verdict::Quarantine { reason: "attachment invoice.exe".to_owned() };
+    let said = vec![
+        Said { filter: "programs".to_owned(), what: Heard::Verdict(held.clone()) },
+        Said { filter: "clamd".to_owned(), what: Heard::Failure("took too long".to_owned()) },
+    ];
+    golden.answer("inspect", "said", InspectAnswer { said, ..answer(held) });
     golden.finish();
 }
 

@@ -80,7 +80,8 @@ mod tests {
     fn is_read_as_it_was_written() {
         assert_eq!(read(&written("")), Ok(None));
         assert_eq!(read(&[0; NOTICE_BYTES]), Ok(None));
-        for text in ["a", "eight by", "filter clamd is left out", &"ä".repeat(TEXT_BYTES_MAX / 2)] {
+        for text in ["a", "eight by", "filter clamd is left out", &"ä".repeat(TEXT_BYTES_MAX / 2)]
+        {
             assert_eq!(read(&written(text)), Ok(Some(text.to_owned())));
         }
         let long = read(&written(&"ä".repeat(1000))).expect("whole").expect("a text");
