@@ -214,6 +214,9 @@ mod tests {
         assert!(failed.starts_with("cannot be reached: "), "{failed}");
         assert!(matches!(trial.verdict, Verdict::Quarantine { .. }));
         assert!(matches!(trial.recipients[..], [(0, Verdict::Reject(_))]));
+        let said = said(trial.filters);
+        let [gone] = &said[..] else { panic!("{said:?}") };
+        assert!(gone.filter == "gone" && matches!(&gone.what, Heard::Failure(_)), "{gone:?}");
         assert_eq!(trial.message, "X-A: b\r\nSubject: x\r\n\r\ny\r\n");
     }
 }
