@@ -1,5 +1,6 @@
 //! `[contentfilter]` as an operator writes it.
 
+use std::fmt;
 use std::time::Duration;
 
 use config::{ByteSize, Problem, Span};
@@ -28,6 +29,8 @@ pub struct Settings {
     /// How much of messages a worker holds in memory at once; others wait for their turn, and a larger message comes alone.
     /// Default: 128MiB.
     pub memory_max: ByteSize,
+    /// How long a filter is left out that failed five times in a row; then one message tries it. Default: 30s.
+    pub left_out: Span,
 }
 
 /// One entry of `filters`. Its kind is told by the key that it has: `milter`, `rspamd`, `clamd`, `authentication`, `dkim_sign` or
@@ -200,6 +203,10 @@ const FILTERS_MAX: usize = 1000;
 const TIMEOUT_LEAST: Duration = Duration::from_millis(100);
 /// The most of them.
 const TIMEOUT_MOST: Duration = Duration::from_secs(600);
+/// The least of [`Settings::left_out`].
+const LEFT_OUT_LEAST: Duration = Duration::from_secs(1);
+/// The most of it.
+const LEFT_OUT_MOST: Duration = Duration::from_secs(3600);
 /// The longest regular expression, in bytes.
 const PATTERN_BYTES_MAX: usize = 4096;
 /// The largest program that a regular expression may become, in bytes.
@@ -214,7 +221,18 @@ impl Default for Settings {
             filters: Vec::new(),
             scan_bytes_max: ByteSize(10 << 20),
             memory_max: ByteSize(128 << 20),
+            left_out: Span::seconds(30),
         }
+    }
+}
+
+impl fmt::Display for OnFailure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tempfail => "tempfail",
+            Self::Accept => "accept",
+            Self::Quarantine => "quarantine",
+        })
     }
 }
 
@@ -285,6 +303,10 @@ impl Settings {
         if !(1 << 20..=1 << 40).contains(&self.memory_max.0) {
             let wrong = self.memory_max.to_string();
             return Err(Problem::new("contentfilter.memory_max", wrong, "from 1MiB to 1TiB"));
+        }
+        if !(LEFT_OUT_LEAST..=LEFT_OUT_MOST).contains(&self.left_out.0) {
+            let wrong = self.left_out.to_string();
+            return Err(Problem::new("contentfilter.left_out", wrong, "from 1s to 1h"));
         }
         let mut looked_at = None;
         for (filter, key) in self.filters.iter().zip(keys()) {

@@ -150,7 +150,8 @@ fn recipient(place: u32, recipients: &[Address]) -> String {
     }
 }
 
-fn verdict(verdict: &Verdict) -> String {
+/// A verdict in a few words.
+pub(super) fn verdict(verdict: &Verdict) -> String {
     let words = |what: &str, Refusal { code, status, text }: &Refusal| {
         format!("{what}: {code} {status} {}", text.replace('\n', " "))
     };
