@@ -133,7 +133,7 @@ fn rspamd_refuses_marks_and_passes() {
         ("worker-proxy.inc", "bind_socket = \"/run/rspamd/milter.sock mode=0666\";\n"),
         ("worker-controller.inc", "bind_socket = \"/run/rspamd/controller.sock\";\n"),
         ("milter_headers.conf", "skip_local = false;\n"),
-        ("options.inc", "gtube_patterns = \"all\";\n"),
+        ("options.inc", "enable_test_patterns = true;\n"),
     ] {
         std::fs::write(more.join(name), text).expect("written");
     }

@@ -84,6 +84,9 @@ class Every(Milter.Base):
                 time.sleep(3600)
             elif name == "exit":
                 os._exit(1)
+            elif name == "setsymlist":
+                # pymilter's own gives bytes to what wants text.
+                self._ctx.setsymlist(*arguments)
             elif name == "replacebody":
                 self.replacebody(arguments[0].encode())
             else:
