@@ -74,12 +74,15 @@ fn a_milter_hears_what_it_hears_of_postfix() {
     let dns = NameServer::start("");
     let site = site(&filter(&of_grange), &dns);
     let sink = sink(&site.sink);
-    let milters = format!("smtpd_milters = {}\n", of_postfix.endpoint());
+    // Both find the client's name.
+    let milters =
+        format!("smtpd_milters = {}\nsmtpd_peername_lookup = yes\n", of_postfix.endpoint());
     let postfix = Postfix::start_with(site.sink.number, &milters);
     let grange = site.start();
     dialogue(postfix.port.number);
     dialogue(site.smtp.number);
-    sink.wait(6);
+    sink.wait(4);
+    site.wait_empty();
     let (wanted, found) = (heard_to_the_end(&of_postfix), heard_to_the_end(&of_grange));
     let calls = |heard: &[Heard]| -> Vec<(String, Vec<String>)> {
         let mut calls: Vec<_> =
@@ -126,18 +129,20 @@ fn a_milter_hears_who_the_client_is() {
     let heard = heard_to_the_end(&usual);
     let callback = |name| heard.iter().find(|one| one.callback == name).expect("it is heard");
     let connect = callback("connect");
-    assert_eq!(connect.arguments[0], "client.example.test");
+    // The machine's own table may know one.
+    let name = connect.arguments[0].as_str();
+    assert!(["client.example.test", "localhost"].contains(&name), "{name}");
     let (address, port): (String, u16) =
         serde_json::from_str(&connect.arguments[1]).expect("an address and a port");
     assert_eq!(address, "127.0.0.1");
     let port = port.to_string();
     let known = [
         ("j", "mta.example.test"),
-        ("_", "client.example.test [127.0.0.1]"),
+        ("_", &format!("{name} [127.0.0.1]")),
         ("{daemon_name}", "mx"),
         ("{client_addr}", "127.0.0.1"),
-        ("{client_name}", "client.example.test"),
-        ("{client_ptr}", "client.example.test"),
+        ("{client_name}", name),
+        ("{client_ptr}", name),
         ("{client_port}", &port),
     ];
     for (name, value) in known {
@@ -149,9 +154,9 @@ fn a_milter_hears_who_the_client_is() {
     assert_eq!(callback("envrcpt").macros["{rcpt_addr}"], "bob@example.test");
     assert_eq!(callback("hello").arguments, ["client.example"]);
     // Who says what it wants with MAIL is sent that, and no other.
-    let heard = heard_to_the_end(&wishing);
-    let mail = heard.iter().find(|one| one.callback == "envfrom").expect("it is heard");
-    assert_eq!(mail.macros["{client_name}"], "client.example.test");
+    let of_wishing = heard_to_the_end(&wishing);
+    let mail = of_wishing.iter().find(|one| one.callback == "envfrom").expect("it is heard");
+    assert_eq!(mail.macros["{client_name}"], name);
     assert!(!mail.macros.contains_key("{mail_addr}"), "{mail:?}");
     assert!(grange.stop().success());
 }
