@@ -81,8 +81,12 @@ impl Chain {
             if let Some(own) = &setting.authentication {
                 authserv_id = own.authserv_id.clone().unwrap_or_else(|| hostname.to_owned());
             }
-            let setup =
-                Setup { name, authserv_id: authserv_id.clone(), resolver: Rc::clone(&resolver) };
+            let setup = Setup {
+                name,
+                hostname: hostname.to_owned(),
+                authserv_id: authserv_id.clone(),
+                resolver: Rc::clone(&resolver),
+            };
             let filter =
                 kind.make(setting, &setup).map_err(|wrong| format!("{}: {wrong}", setup.name))?;
             filters.push(Ready {

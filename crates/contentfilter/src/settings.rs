@@ -81,12 +81,16 @@ pub struct FilterSetting {
     /// How long the filter may take.
     #[serde(skip_serializing_if = "Timeouts::is_default")]
     pub timeouts: Timeouts,
-    /// A milter to ask: `"inet:HOST:PORT"` or `"unix:/path"`. Not in this version.
+    /// A milter to ask: `"inet:HOST:PORT"` or `"unix:/path"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub milter: Option<Endpoint>,
-    /// An rspamd to ask, at its milter's address. Not in this version.
+    /// An rspamd to ask, at the address of its milter (`worker-proxy`): `"inet:127.0.0.1:11332"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rspamd: Option<Endpoint>,
+    /// The steps before the message at which a milter is asked as they happen, so that it can refuse there: `"connect"`, `"helo"`, `"mail"`,
+    /// `"recipient"`. Of the others it hears with the message. Default: all for `milter`, none for `rspamd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<EarlyStep>>,
     /// A ClamAV daemon to ask: `"unix:/run/clamav/clamd.ctl"` or `"inet:HOST:PORT"`. `action` says what is done with a virus; default:
     /// `quarantine`. Its `StreamMaxLength` must be as large as `message_bytes_max` of `[smtpserver]`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,6 +170,20 @@ pub struct HeaderLine {
     pub value: String,
 }
 
+/// A step before the message at which a filter may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EarlyStep {
+    /// A client connected.
+    Connect,
+    /// HELO or EHLO.
+    Helo,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Recipient,
+}
+
 /// What to do when a filter cannot be asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -235,6 +253,7 @@ impl Default for FilterSetting {
             timeouts: Timeouts::default(),
             milter: None,
             rspamd: None,
+            steps: None,
             clamd: None,
             authentication: None,
             dkim_sign: None,

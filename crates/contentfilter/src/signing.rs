@@ -165,8 +165,10 @@ impl OfMessage for Sealing {
         Ok(match sealed {
             Sealed::Set(edits) => Finding { edits, ..Finding::default() },
             // Nothing of ours could make the chain valid, or say that it is.
-            Sealed::Broken => self.unsealed(session, "the chain that came with it is not valid"),
-            Sealed::Unknown => self.unsealed(session, "it is not known whether its chain is valid"),
+            Sealed::Broken => {
+                self.unsealed(session, "the chain that came with it is not valid, or full")
+            }
+            Sealed::Unknown => self.unsealed(session, "nothing can be said of its chain now"),
         })
     }
 }

@@ -234,6 +234,6 @@ pub struct Refusal {
     pub code: u16,
     /// The enhanced status code.
     pub status: StatusCode,
-    /// The text, one line.
+    /// The text; line feeds make it several lines.
     pub text: String,
 }
