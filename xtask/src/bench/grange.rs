@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::authenticated::{CLIENTS, SAMPLES, SINK};
 use super::database::Database;
 use super::load::{free_port, wait_for_port};
+use super::samples::Examined;
 use crate::Failure;
 use crate::process::{Guarded, cargo, is_root, output, succeeds, target_dir};
 
@@ -34,21 +36,30 @@ pub(super) struct Grange {
 
 impl Grange {
     /// Builds the program, starts it in a folder of its own and waits until it takes mail.
-    pub(super) fn start(folder: &Path, sink: u16) -> Result<Self, Failure> {
+    pub(super) fn start(
+        folder: &Path,
+        sink: u16,
+        examined: Option<Examined<'_>>,
+    ) -> Result<Self, Failure> {
         let binary = build()?;
-        let mut grange = Self::spawn(&binary, folder, sink, "")?;
+        let place = Place { examined, ..Place::default() };
+        let mut grange = Self::spawn_at(&binary, folder, sink, &place)?;
         grange.version = output(Command::new(&binary).arg("--version"))?.trim().to_owned();
         wait_for_port(grange.port, &mut grange.child)?;
         Ok(grange)
     }
 
     /// Does the same, with the queue in a database.
-    pub(super) fn start_on_database(folder: &Path, sink: u16) -> Result<Self, Failure> {
+    pub(super) fn start_on_database(
+        folder: &Path,
+        sink: u16,
+        examined: Option<Examined<'_>>,
+    ) -> Result<Self, Failure> {
         let binary = build()?;
         let database = Database::start(folder)?;
-        let place = Place { store: &database.url(), routes: "" };
+        let place = Place { store: &database.url(), routes: "", examined };
         let (port, file) = (free_port()?, folder.join("grange.toml"));
-        std::fs::write(&file, configuration(folder, port, sink, &place))?;
+        std::fs::write(&file, configuration(folder, port, sink, &place)?)?;
         output(Command::new(&binary).args(["store", "init", "--config"]).arg(&file))?;
         let mut grange = Self::spawn_at(&binary, folder, sink, &place)?;
         let version = output(Command::new(&binary).arg("--version"))?;
@@ -65,7 +76,7 @@ impl Grange {
         sink: u16,
         routes: &str,
     ) -> Result<Self, Failure> {
-        Self::spawn_at(binary, folder, sink, &Place { store: "spool", routes })
+        Self::spawn_at(binary, folder, sink, &Place { routes, ..Place::default() })
     }
 
     fn spawn_at(
@@ -77,7 +88,7 @@ impl Grange {
         let port = free_port()?;
         let file = folder.join("grange.toml");
         std::fs::create_dir_all(folder)?;
-        std::fs::write(&file, configuration(folder, port, sink, place))?;
+        std::fs::write(&file, configuration(folder, port, sink, place)?)?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(&file).stdin(Stdio::null());
@@ -100,11 +111,73 @@ struct Place<'a> {
     store: &'a str,
     /// More lines of routes before the one to the sink.
     routes: &'a str,
+    /// Whether mail is verified and signed.
+    examined: Option<Examined<'a>>,
 }
 
-fn configuration(folder: &Path, port: u16, sink: u16, place: &Place<'_>) -> String {
-    let Place { store, routes } = place;
-    let user = if is_root() { "user = \"nobody\"\n" } else { "" };
+impl Default for Place<'_> {
+    fn default() -> Self {
+        Self { store: "spool", routes: "", examined: None }
+    }
+}
+
+/// Whom workers run as.
+const USER: &str = "nobody";
+
+fn configuration(
+    folder: &Path,
+    port: u16,
+    sink: u16,
+    place: &Place<'_>,
+) -> Result<String, Failure> {
+    let text = plain(folder, port, sink, place);
+    match place.examined {
+        Some(examined) => with_filters(&text, folder, port, sink, examined),
+        None => Ok(text),
+    }
+}
+
+/// The same with both filters, IPv6 for strangers, whose mail goes to the sinks alone, and a way to who looks at samples.
+fn with_filters(
+    text: &str,
+    folder: &Path,
+    port: u16,
+    sink: u16,
+    examined: Examined<'_>,
+) -> Result<String, Failure> {
+    let Examined { mail, samples } = examined;
+    let key = mail.give_key(USER, folder)?;
+    let (domain, selector) = CLIENTS;
+    let route = |domain, port| {
+        format!(
+            "  {{ domain = \"{domain}\", channel = \"smtp\", host = \"[127.0.0.1]:{port}\", from = \"any\" }},\n"
+        )
+    };
+    let listen = |host| format!("{{ address = \"{host}:{port}\", service = \"mx\" }}");
+    let filters = format!(
+        "filters = [
+  {{ authentication = {{}} }},
+  {{ dkim_sign = [{{ domain = \"{domain}\", selector = \"{selector}\", key = \"{}\" }}] }},
+]",
+        key.display()
+    );
+    let text = text
+        .replace("filters = []", &filters)
+        .replace(&listen("127.0.0.1"), &[listen("127.0.0.1"), listen("[::1]")].join(", "))
+        .replace(", \"::1/128\"]", &format!("]\nsessions_per_client_max = {SESSIONS_MAX}"))
+        .replace(
+            "routes = [\n",
+            &format!("routes = [\n{}{}", route(SINK, sink), route(SAMPLES, samples)),
+        );
+    Ok(format!("{text}\n[dns]\nnameservers = [\"{}\"]\n", mail.name_server))
+}
+
+/// Sessions of strangers at once.
+const SESSIONS_MAX: u32 = 10_000;
+
+fn plain(folder: &Path, port: u16, sink: u16, place: &Place<'_>) -> String {
+    let Place { store, routes, .. } = place;
+    let user = if is_root() { format!("user = \"{USER}\"\n") } else { String::new() };
     let folder = folder.display();
     format!(
         r#"hostname = "mta.example.test"
