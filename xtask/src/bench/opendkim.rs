@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::authenticated::{Authenticated, CLIENTS};
+use super::postfix::user_id;
 use crate::Failure;
 use crate::process::{Guarded, find, output};
 
@@ -24,9 +25,12 @@ pub(super) struct OpenDkim {
 }
 
 impl OpenDkim {
-    /// Starts it and waits until it listens.
+    /// Starts it with a folder of its own in `folder` and waits until it listens.
     pub(super) fn start(folder: &Path, mail: &Authenticated) -> Result<Self, Failure> {
         let program = find("opendkim").ok_or("opendkim is not installed")?;
+        let folder = &folder.join("opendkim");
+        std::fs::create_dir_all(folder)?;
+        std::os::unix::fs::chown(folder, Some(user_id(USER)?), None)?;
         let key = mail.give_key(USER, folder)?;
         let (file, socket) = (folder.join("opendkim.conf"), folder.join("opendkim.sock"));
         std::fs::write(&file, configuration(folder, &key, &socket, &mail.name_server))?;

@@ -43,10 +43,13 @@ impl Postfix {
         std::os::unix::fs::chown(folder.join("data"), Some(user_id("postfix")?), None)?;
         let milter = examined.map(|examined| OpenDkim::start(folder, examined.mail)).transpose()?;
         let mut main = main_cf(folder, sink);
-        let mut master = master_cf(&format!("127.0.0.1:{port}"));
-        if let (Some(examined), Some(milter)) = (examined, &milter) {
-            main.push_str(&with_milter(milter, examined.samples));
-            master.push_str(&format!("[::1]:{port} {SMTPD}"));
+        let mut master = master_cf(port);
+        match (examined, &milter) {
+            (Some(examined), Some(milter)) => {
+                main.push_str(&with_milter(milter, examined.samples));
+                master.push_str(&format!("[::1]:{port} inet n - n - - smtpd\n"));
+            }
+            _ => main.push_str(PLAIN),
         }
         std::fs::write(config.join("main.cf"), main)?;
         std::fs::write(config.join("master.cf"), master)?;
@@ -76,9 +79,6 @@ myhostname = postfix.example.test
 mydestination =
 local_recipient_maps =
 mynetworks = 127.0.0.0/8
-smtpd_relay_restrictions = permit_mynetworks, reject
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
 relayhost = [127.0.0.1]:{sink}
 disable_dns_lookups = yes
 smtpd_peername_lookup = no
@@ -96,8 +96,14 @@ maillog_file_prefixes = /dev
     )
 }
 
-/// Lines that stand over those of [`main_cf`]: IPv6 for strangers, whose mail goes to the sinks alone; a milter, without which nothing is
-/// taken; and a way to who looks at samples.
+/// What a server for clients alone needs beside [`main_cf`].
+const PLAIN: &str = "smtpd_relay_restrictions = permit_mynetworks, reject
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+";
+
+/// Instead of [`PLAIN`]: IPv6 for strangers, whose mail goes to the sinks alone; a milter, without which nothing is taken; and a way to
+/// who looks at samples.
 fn with_milter(milter: &OpenDkim, samples: u16) -> String {
     format!(
         "inet_interfaces = 127.0.0.1, ::1
@@ -112,13 +118,10 @@ milter_default_action = tempfail
     )
 }
 
-/// What takes mail at an address.
-const SMTPD: &str = "inet n - n - - smtpd\n";
-
 /// Debian's services that relaying needs, on our own port and without chroot.
-fn master_cf(address: &str) -> String {
+fn master_cf(port: u16) -> String {
     format!(
-        "{address} {SMTPD}\
+        "127.0.0.1:{port} inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
