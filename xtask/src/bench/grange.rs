@@ -124,62 +124,69 @@ impl Default for Place<'_> {
 /// Whom workers run as.
 const USER: &str = "nobody";
 
+/// What examined mail changes in a configuration.
+struct Examining {
+    /// More addresses to listen at.
+    listen: String,
+    relay_from: &'static str,
+    filters: String,
+    routes: String,
+    /// More sections.
+    sections: String,
+}
+
+impl Examining {
+    /// Clients alone bring mail, and nothing looks at it.
+    fn nothing() -> Self {
+        Self {
+            listen: String::new(),
+            relay_from: r#""127.0.0.0/8", "::1/128""#,
+            filters: String::new(),
+            routes: String::new(),
+            sections: String::new(),
+        }
+    }
+
+    /// Both filters; IPv6 for strangers, whose mail goes to the sinks alone; and a way to who looks at samples.
+    fn of(examined: Examined<'_>, folder: &Path, port: u16, sink: u16) -> Result<Self, Failure> {
+        let Examined { mail, samples } = examined;
+        let key = mail.give_key(USER, folder)?;
+        let (key, (domain, selector)) = (key.display(), CLIENTS);
+        let route = |domain, port| {
+            format!(
+                "  {{ domain = \"{domain}\", channel = \"smtp\", host = \"[127.0.0.1]:{port}\", from = \"any\" }},\n"
+            )
+        };
+        Ok(Self {
+            listen: format!(", {{ address = \"[::1]:{port}\", service = \"mx\" }}"),
+            relay_from: r#""127.0.0.0/8""#,
+            filters: format!(
+                "
+  {{ authentication = {{}} }},
+  {{ dkim_sign = [{{ domain = \"{domain}\", selector = \"{selector}\", key = \"{key}\" }}] }},
+"
+            ),
+            routes: route(SINK, sink) + &route(SAMPLES, samples),
+            sections: format!("\n[dns]\nnameservers = [\"{}\"]\n", mail.name_server),
+        })
+    }
+}
+
 fn configuration(
     folder: &Path,
     port: u16,
     sink: u16,
     place: &Place<'_>,
 ) -> Result<String, Failure> {
-    let text = plain(folder, port, sink, place);
-    match place.examined {
-        Some(examined) => with_filters(&text, folder, port, sink, examined),
-        None => Ok(text),
-    }
-}
-
-/// The same with both filters, IPv6 for strangers, whose mail goes to the sinks alone, and a way to who looks at samples.
-fn with_filters(
-    text: &str,
-    folder: &Path,
-    port: u16,
-    sink: u16,
-    examined: Examined<'_>,
-) -> Result<String, Failure> {
-    let Examined { mail, samples } = examined;
-    let key = mail.give_key(USER, folder)?;
-    let (domain, selector) = CLIENTS;
-    let route = |domain, port| {
-        format!(
-            "  {{ domain = \"{domain}\", channel = \"smtp\", host = \"[127.0.0.1]:{port}\", from = \"any\" }},\n"
-        )
+    let Place { store, routes, examined } = place;
+    let examining = match examined {
+        Some(examined) => Examining::of(*examined, folder, port, sink)?,
+        None => Examining::nothing(),
     };
-    let listen = |host| format!("{{ address = \"{host}:{port}\", service = \"mx\" }}");
-    let filters = format!(
-        "filters = [
-  {{ authentication = {{}} }},
-  {{ dkim_sign = [{{ domain = \"{domain}\", selector = \"{selector}\", key = \"{}\" }}] }},
-]",
-        key.display()
-    );
-    let text = text
-        .replace("filters = []", &filters)
-        .replace(&listen("127.0.0.1"), &[listen("127.0.0.1"), listen("[::1]")].join(", "))
-        .replace(", \"::1/128\"]", &format!("]\nsessions_per_client_max = {SESSIONS_MAX}"))
-        .replace(
-            "routes = [\n",
-            &format!("routes = [\n{}{}", route(SINK, sink), route(SAMPLES, samples)),
-        );
-    Ok(format!("{text}\n[dns]\nnameservers = [\"{}\"]\n", mail.name_server))
-}
-
-/// Sessions of strangers at once.
-const SESSIONS_MAX: u32 = 10_000;
-
-fn plain(folder: &Path, port: u16, sink: u16, place: &Place<'_>) -> String {
-    let Place { store, routes, .. } = place;
+    let Examining { listen, relay_from, filters, routes: own_routes, sections } = examining;
     let user = if is_root() { format!("user = \"{USER}\"\n") } else { String::new() };
     let folder = folder.display();
-    format!(
+    Ok(format!(
         r#"hostname = "mta.example.test"
 data_dir = "{folder}/data"
 run_dir  = "{folder}/run"
@@ -188,19 +195,20 @@ run_dir  = "{folder}/run"
 store = "{store}"
 
 [smtpserver]
-listen = [{{ address = "127.0.0.1:{port}", service = "mx" }}]
-relay_from = ["127.0.0.0/8", "::1/128"]
+listen = [{{ address = "127.0.0.1:{port}", service = "mx" }}{listen}]
+relay_from = [{relay_from}]
+sessions_per_client_max = 10000
 message_bytes_max = 52428800
 workers = {{ start = 2, max = 2, spare_min = 0, spare_max = 2, jobs_max = 1000000, concurrency = 10000 }}
 
 [contentfilter]
-filters = []
+filters = [{filters}]
 
 [router]
 aliases = []
 routes = [
   {{ domain = "example.test", channel = "local" }},
-{routes}  {{ domain = "*",            channel = "smtp", host = "[127.0.0.1]:{sink}" }},
+{routes}{own_routes}  {{ domain = "*",            channel = "smtp", host = "[127.0.0.1]:{sink}" }},
 ]
 
 [scheduler]
@@ -214,6 +222,6 @@ agent = "local"
 mailbox = "{{data_dir}}/mail/{{domain}}/{{user}}/"
 [channel.error]
 agent = "error"
-"#
-    )
+{sections}"#
+    ))
 }

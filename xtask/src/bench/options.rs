@@ -23,7 +23,7 @@ pub(super) struct Options {
     pub(super) journal: bool,
     /// Whether Grange's queue is in a database.
     pub(super) database: bool,
-    /// Whether mail is verified and signed.
+    /// Whether mail is verified and signed, which `relay` alone can be told.
     pub(super) authenticated: bool,
     /// Only this contender, for a look at one alone.
     pub(super) only: Option<String>,
@@ -57,7 +57,6 @@ impl Options {
             match name {
                 "--reuse" => self.reuse = true,
                 "--journal" => self.journal = true,
-                "--authenticated" => self.authenticated = true,
                 "--store" => match value(name, words.next())? {
                     "spool" => self.database = false,
                     "postgres" => self.database = true,
