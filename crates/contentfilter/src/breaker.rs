@@ -4,23 +4,28 @@ use std::time::{Duration, Instant};
 
 /// After so many failures in a row a filter is left out.
 pub(crate) const FAILURES_MAX: u32 = 5;
-/// For how long; then one message tries it.
-pub(crate) const LEFT_OUT: Duration = Duration::from_secs(30);
 
 /// How a filter fared lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Breaker {
     failures: u32,
     out_until: Option<Instant>,
+    /// For how long it is left out; then one message tries it.
+    left_out: Duration,
 }
 
 impl Breaker {
+    /// For a filter that is to be left out for so long.
+    pub(crate) fn new(left_out: Duration) -> Self {
+        Self { failures: 0, out_until: None, left_out }
+    }
+
     /// Whether the filter may be asked now. When its time out is over, the first who asks tries it for all.
     pub(crate) fn may_ask(&mut self, now: Instant) -> bool {
         match self.out_until {
             Some(until) if now < until => false,
             Some(_) => {
-                self.out_until = Some(now + LEFT_OUT);
+                self.out_until = Some(now + self.left_out);
                 true
             }
             None => true,
@@ -30,7 +35,7 @@ impl Breaker {
     /// It answered. Says whether it was left out before.
     pub(crate) fn succeeded(&mut self) -> bool {
         let was_out = self.is_out();
-        *self = Self::default();
+        *self = Self::new(self.left_out);
         was_out
     }
 
@@ -39,7 +44,7 @@ impl Breaker {
         let was_out = self.is_out();
         self.failures = self.failures.saturating_add(1);
         if self.failures >= FAILURES_MAX {
-            self.out_until = Some(now + LEFT_OUT);
+            self.out_until = Some(now + self.left_out);
         }
         self.is_out() && !was_out
     }
@@ -54,9 +59,11 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    const LEFT_OUT: Duration = Duration::from_secs(30);
+
     #[test]
     fn leaves_out_and_tries_again() {
-        let mut breaker = Breaker::default();
+        let mut breaker = Breaker::new(LEFT_OUT);
         let mut now = Instant::now();
         for _ in 1..FAILURES_MAX {
             assert!(breaker.may_ask(now));

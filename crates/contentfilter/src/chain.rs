@@ -82,8 +82,12 @@ impl Chain {
             if let Some(own) = &setting.authentication {
                 authserv_id = own.authserv_id.clone().unwrap_or_else(|| hostname.to_owned());
             }
-            let setup =
-                Setup { name, authserv_id: authserv_id.clone(), resolver: Rc::clone(&resolver) };
+            let setup = Setup {
+                name,
+                hostname: hostname.to_owned(),
+                authserv_id: authserv_id.clone(),
+                resolver: Rc::clone(&resolver),
+            };
             let filter =
                 kind.make(setting, &setup).map_err(|wrong| format!("{}: {wrong}", setup.name))?;
             filters.push(Ready {
@@ -92,7 +96,7 @@ impl Chain {
                 on_failure: setting.on_failure,
                 timeouts: setting.timeouts.clone(),
                 filter,
-                breaker: RefCell::default(),
+                breaker: RefCell::new(Breaker::new(settings.left_out.0)),
             });
         }
         Ok(Self { filters })
@@ -107,7 +111,7 @@ impl Chain {
             on_failure,
             timeouts: Timeouts::default(),
             filter,
-            breaker: RefCell::default(),
+            breaker: RefCell::new(Breaker::new(Settings::default().left_out.0)),
         };
         Self { filters: filters.into_iter().enumerate().map(ready).collect() }
     }
@@ -122,11 +126,12 @@ impl Chain {
         self.filters.iter().any(|ready| ready.steps != Steps::NONE)
     }
 
-    /// Names of the filters that are left out for now.
-    #[cfg(test)]
-    pub(crate) fn left_out(&self) -> Vec<&str> {
+    /// Which filters are left out for now, or are being tried again, and by which rule; nothing if none is.
+    pub(crate) fn left_out(&self) -> Option<String> {
         let out = self.filters.iter().filter(|ready| ready.breaker.borrow().is_out());
-        out.map(|ready| &*ready.name).collect()
+        let said: Vec<String> =
+            out.map(|ready| format!("{} (on_failure {})", ready.name, ready.on_failure)).collect();
+        (!said.is_empty()).then(|| format!("left out after failures: {}", said.join(", ")))
     }
 
     /// Begins to look at a session.

@@ -11,14 +11,11 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use config::Problem;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Stream};
 use crate::filter::{Filter, FilterError, Finding, OfMessage, Session};
 use crate::kinds::Setup;
 use crate::message::Message;
@@ -57,7 +54,7 @@ struct Clamd {
 
 impl OfMessage for Clamd {
     async fn find(&self, _: &Session, message: &Message) -> Result<Finding, FilterError> {
-        let stream = connect(&self.endpoint, self.setting.timeouts.connect.0).await?;
+        let stream = self.endpoint.connect(self.setting.timeouts.connect.0).await?;
         Ok(self.of(scan(stream, message).await?))
     }
 }
@@ -72,26 +69,6 @@ impl Clamd {
         };
         let setting = FilterSetting { text: Some(text), ..self.setting.clone() };
         act(&setting, &self.name, false)
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
-
-async fn connect(endpoint: &Endpoint, time: Duration) -> Result<Box<dyn Stream>, FilterError> {
-    let connected = async {
-        Ok::<Box<dyn Stream>, std::io::Error>(match endpoint {
-            Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            Endpoint::Inet { host, port } => {
-                Box::new(TcpStream::connect((host.as_str(), *port)).await?)
-            }
-        })
-    };
-    match timeout(time, connected).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(FilterError::Unreachable(error.to_string())),
-        Err(_) => Err(FilterError::Unreachable("no connection in time".to_owned())),
     }
 }
 

@@ -2,8 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::filter::FilterError;
 
 /// The address of a service that is asked about messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,32 @@ pub enum Endpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not the address of a service; \"inet:HOST:PORT\" or \"unix:/path\"")]
 pub struct EndpointError;
+
+/// A connection of either kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+impl Endpoint {
+    /// Connects, within so much time.
+    pub(crate) async fn connect(&self, time: Duration) -> Result<Box<dyn Stream>, FilterError> {
+        let connected = async {
+            Ok::<Box<dyn Stream>, std::io::Error>(match self {
+                Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+                Self::Inet { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    Box::new(stream)
+                }
+            })
+        };
+        match timeout(time, connected).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(FilterError::Unreachable(error.to_string())),
+            Err(_) => Err(FilterError::Unreachable("no connection in time".to_owned())),
+        }
+    }
+}
 
 impl FromStr for Endpoint {
     type Err = EndpointError;

@@ -292,7 +292,6 @@ mod milter {
     }
 
     #[test]
-    #[ignore = "there is no milter client yet"]
     fn follows_the_rule_whatever_fails() {
         run(async {
             let filter = |port| format!("milter = 'inet:127.0.0.1:{port}'");
@@ -337,7 +336,6 @@ mod milter {
     }
 
     #[test]
-    #[ignore = "there is no milter client yet"]
     fn a_milter_that_does_not_fail_lets_the_message_pass() {
         run(async {
             let port = service(|stream| serve(stream, 0, Failure::Dies)).await;

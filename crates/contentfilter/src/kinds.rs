@@ -29,6 +29,8 @@ pub(crate) enum Kind {
 pub(crate) struct Setup {
     /// What the filter is called, in logs and reasons.
     pub(crate) name: String,
+    /// Our own name.
+    pub(crate) hostname: String,
     /// Our name in Authentication-Results: what the last `authentication` up to here says.
     pub(crate) authserv_id: String,
     /// What looks names up, with its cache; one for all filters of a worker.
@@ -90,10 +92,14 @@ impl Kind {
             let wrong = format!("{} decides by itself", self.key());
             return Err(Problem::new(format!("{key}.action"), wrong, "no action"));
         }
+        if setting.steps.is_some() && !matches!(self, Self::Milter | Self::Rspamd) {
+            let wrong = format!("{} is asked about messages alone", self.key());
+            return Err(Problem::new(format!("{key}.steps"), wrong, "no steps"));
+        }
         let at = format!("{key}.{}", self.key());
         match self {
             Self::Rule => rules::check(setting, key),
-            Self::Milter | Self::Rspamd => milter::check(setting, &at),
+            Self::Milter | Self::Rspamd => milter::check(setting, key),
             Self::Clamd => clamd::check(setting, key),
             Self::Authentication => authentication::check(setting, &at),
             Self::DkimSign | Self::ArcSeal => signing::check(setting, &at),
@@ -129,8 +135,3 @@ impl Kind {
 /// What tells a filter.
 const WHAT_IT_IS: &str = "header, body, attachment, attachment_type, size_over or recipient, or one of milter, rspamd, clamd, \
     authentication, dkim_sign, arc_seal";
-
-/// A kind that this version does not have.
-pub(crate) fn not_yet(key: &str) -> Problem {
-    Problem::new(key, "is not in this version", "a rule: header, body, attachment, size_over …")
-}

@@ -48,7 +48,7 @@ pub use clients::Clients;
 pub use endpoint::{Endpoint, EndpointError};
 pub use mime::{MIME_DEPTH_MAX, MIME_PARTS_MAX, TooComplex};
 pub use run::{Error, run};
-pub use settings::{Action, FilterSetting, HeaderLine, OnFailure, Settings, Timeouts};
+pub use settings::{Action, EarlyStep, FilterSetting, HeaderLine, OnFailure, Settings, Timeouts};
 pub use signing::{SealingKey, SigningKey};
 pub use trial::{Facts, Found, Trial, Tried, trial};
 

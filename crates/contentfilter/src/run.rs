@@ -8,6 +8,7 @@
 //! Whatever of this is not done shortly before the deadline is given up, and the filters' `on_failure` decides: nobody would read
 //! a later answer, and work for nobody would make all that follows late too.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use crate::filter::Session;
 use crate::judgement::Judgement;
 use crate::message::Message;
 use crate::sessions::Sessions;
+use crate::trial::said;
 use crate::{Assignment, counter};
 
 /// Why a worker could not go on.
@@ -69,7 +71,8 @@ pub async fn run(
     let Assignment { settings, hostname, dns } = &assignment;
     let chain = Chain::new(settings, hostname, dns).map_err(Error::Filter)?;
     let inspector = Inspector::new(chain, reader, open_intake, settings);
-    let inner = Rc::new(Inner { worker: worker.clone(), inspector });
+    let told = RefCell::default();
+    let inner = Rc::new(Inner { worker: worker.clone(), inspector, told });
     worker.serve::<Inspect>("contentfilter.inspect", Rc::new(Served(Rc::clone(&inner))))?;
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&inner)));
     worker.ready();
@@ -95,6 +98,8 @@ struct Served(Rc<Inner>);
 struct Inner {
     worker: Worker,
     inspector: Inspector,
+    /// What `grange status` says of filters that are left out.
+    told: RefCell<Option<String>>,
 }
 
 impl Service<Inspect> for Served {
@@ -106,9 +111,9 @@ impl Service<Inspect> for Served {
         tokio::task::spawn_local(async move {
             let end = responder.deadline().map(time_to_give_up);
             let is_wanted = || responder.is_connected();
-            let Some(inspected) = inner.inspector.inspect(&request, end, is_wanted).await else {
-                return;
-            };
+            let inspected = inner.inspector.inspect(&request, end, is_wanted).await;
+            inner.tell_left_out();
+            let Some(inspected) = inspected else { return };
             inner.note(&request, &inspected);
             fault::point("contentfilter.inspect.after");
             responder.answer(&inspected.answer);
@@ -135,6 +140,15 @@ impl Inspected {
 }
 
 impl Inner {
+    /// Has `grange status` say which filters are left out, if that has changed.
+    fn tell_left_out(&self) {
+        let left_out = self.inspector.chain.left_out();
+        if *self.told.borrow() != left_out {
+            self.worker.notice(left_out.as_deref());
+            self.told.replace(left_out);
+        }
+    }
+
     fn note(&self, request: &InspectRequest, inspected: &Inspected) {
         let count = |counter| self.worker.count(counter, 1);
         let id = request.draft.as_ref().map(|draft| draft.id);
@@ -174,6 +188,7 @@ impl From<Judgement> for Inspected {
             sender: judgement.sender.map(|address| NewSender { address }),
             add: judgement.add,
             remove: judgement.remove.into_iter().collect(),
+            said: Vec::new(),
         };
         let Judgement { by, failures, .. } = judgement;
         Self { answer, by, failures, scanned_bytes: 0 }
@@ -232,11 +247,14 @@ impl Inspector {
         let inspected = match (request.step, &request.draft) {
             (Step::Message, Some(draft)) => {
                 let read = self.message(draft, end, &is_wanted).await?;
+                let mut tried = draft.stored.then(Vec::new);
+                let tell = tried.as_mut();
                 let (judgement, message) =
-                    self.chain.message(&mut looks, &mut session, read, end, None).await;
+                    self.chain.message(&mut looks, &mut session, read, end, tell).await;
                 looks.reset();
                 let inspected = self.with_changes(judgement, &message, draft.stored).await;
-                let (inspected, replacement) = inspected;
+                let (mut inspected, replacement) = inspected;
+                inspected.answer.said = said(tried.unwrap_or_default());
                 body = replacement;
                 inspected
             }

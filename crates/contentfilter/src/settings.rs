@@ -1,5 +1,6 @@
 //! `[contentfilter]` as an operator writes it.
 
+use std::fmt;
 use std::time::Duration;
 
 use config::{ByteSize, Problem, Span};
@@ -28,6 +29,8 @@ pub struct Settings {
     /// How much of messages a worker holds in memory at once; others wait for their turn, and a larger message comes alone.
     /// Default: 128MiB.
     pub memory_max: ByteSize,
+    /// How long a filter is left out that failed five times in a row; then one message tries it. Default: 30s.
+    pub left_out: Span,
 }
 
 /// One entry of `filters`. Its kind is told by the key that it has: `milter`, `rspamd`, `clamd`, `authentication`, `dkim_sign` or
@@ -78,12 +81,16 @@ pub struct FilterSetting {
     /// How long the filter may take.
     #[serde(skip_serializing_if = "Timeouts::is_default")]
     pub timeouts: Timeouts,
-    /// A milter to ask: `"inet:HOST:PORT"` or `"unix:/path"`. Not in this version.
+    /// A milter to ask: `"inet:HOST:PORT"` or `"unix:/path"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub milter: Option<Endpoint>,
-    /// An rspamd to ask, at its milter's address. Not in this version.
+    /// An rspamd to ask, at the address of its milter (`worker-proxy`): `"inet:127.0.0.1:11332"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rspamd: Option<Endpoint>,
+    /// The steps before the message at which a milter is asked as they happen, so that it can refuse there: `"connect"`, `"helo"`, `"mail"`,
+    /// `"recipient"`. Of the others it hears with the message. Default: all for `milter`, none for `rspamd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<EarlyStep>>,
     /// A ClamAV daemon to ask: `"unix:/run/clamav/clamd.ctl"` or `"inet:HOST:PORT"`. `action` says what is done with a virus; default:
     /// `quarantine`. Its `StreamMaxLength` must be as large as `message_bytes_max` of `[smtpserver]`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +170,20 @@ pub struct HeaderLine {
     pub value: String,
 }
 
+/// A step before the message at which a filter may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EarlyStep {
+    /// A client connected.
+    Connect,
+    /// HELO or EHLO.
+    Helo,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Recipient,
+}
+
 /// What to do when a filter cannot be asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -182,6 +203,10 @@ const FILTERS_MAX: usize = 1000;
 const TIMEOUT_LEAST: Duration = Duration::from_millis(100);
 /// The most of them.
 const TIMEOUT_MOST: Duration = Duration::from_secs(600);
+/// The least of [`Settings::left_out`].
+const LEFT_OUT_LEAST: Duration = Duration::from_secs(1);
+/// The most of it.
+const LEFT_OUT_MOST: Duration = Duration::from_secs(3600);
 /// The longest regular expression, in bytes.
 const PATTERN_BYTES_MAX: usize = 4096;
 /// The largest program that a regular expression may become, in bytes.
@@ -196,7 +221,18 @@ impl Default for Settings {
             filters: Vec::new(),
             scan_bytes_max: ByteSize(10 << 20),
             memory_max: ByteSize(128 << 20),
+            left_out: Span::seconds(30),
         }
+    }
+}
+
+impl fmt::Display for OnFailure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tempfail => "tempfail",
+            Self::Accept => "accept",
+            Self::Quarantine => "quarantine",
+        })
     }
 }
 
@@ -217,6 +253,7 @@ impl Default for FilterSetting {
             timeouts: Timeouts::default(),
             milter: None,
             rspamd: None,
+            steps: None,
             clamd: None,
             authentication: None,
             dkim_sign: None,
@@ -266,6 +303,10 @@ impl Settings {
         if !(1 << 20..=1 << 40).contains(&self.memory_max.0) {
             let wrong = self.memory_max.to_string();
             return Err(Problem::new("contentfilter.memory_max", wrong, "from 1MiB to 1TiB"));
+        }
+        if !(LEFT_OUT_LEAST..=LEFT_OUT_MOST).contains(&self.left_out.0) {
+            let wrong = self.left_out.to_string();
+            return Err(Problem::new("contentfilter.left_out", wrong, "from 1s to 1h"));
         }
         let mut looked_at = None;
         for (filter, key) in self.filters.iter().zip(keys()) {

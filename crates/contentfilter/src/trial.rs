@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use job::inspect::Verdict;
+use job::inspect::{Heard, Said, Verdict};
 use mail::{Address, Edit, Envelope, MessageId, Recipient, Timestamp};
 
 use crate::chain::Chain;
@@ -86,6 +86,39 @@ impl Tried {
         });
         Self { name: name.to_owned(), took, found: found.map_err(ToString::to_string) }
     }
+}
+
+/// The most filters of which it is told what they said of a stored message.
+const SAID_MAX: usize = 20;
+/// The longest text that is told of one, in characters.
+const SAID_TEXT_MAX: usize = 400;
+
+/// What those said that did not simply accept a message.
+pub(crate) fn said(tried: Vec<Tried>) -> Vec<Said> {
+    let said = tried.into_iter().filter_map(|Tried { name, found, .. }| {
+        let what = match found {
+            Ok(Found { verdict: Verdict::Accept, .. }) => return None,
+            Ok(Found { verdict, .. }) => Heard::Verdict(in_short(verdict)),
+            Err(why) => Heard::Failure(short(&why)),
+        };
+        Some(Said { filter: short(&name), what })
+    });
+    said.take(SAID_MAX).collect()
+}
+
+fn in_short(mut verdict: Verdict) -> Verdict {
+    match &mut verdict {
+        Verdict::Reject(refusal) | Verdict::Tempfail(refusal) => {
+            refusal.text = short(&refusal.text)
+        }
+        Verdict::Quarantine { reason } => *reason = short(reason),
+        Verdict::Accept | Verdict::Discard => {}
+    }
+    verdict
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(SAID_TEXT_MAX).collect()
 }
 
 /// Asks all filters about a message in CRLF lines, as a worker would. Nothing is stored, and services outside are really asked.
@@ -181,6 +214,9 @@ mod tests {
         assert!(failed.starts_with("cannot be reached: "), "{failed}");
         assert!(matches!(trial.verdict, Verdict::Quarantine { .. }));
         assert!(matches!(trial.recipients[..], [(0, Verdict::Reject(_))]));
+        let said = said(trial.filters);
+        let [gone] = &said[..] else { panic!("{said:?}") };
+        assert!(gone.filter == "gone" && matches!(&gone.what, Heard::Failure(_)), "{gone:?}");
         assert_eq!(trial.message, "X-A: b\r\nSubject: x\r\n\r\ny\r\n");
     }
 }

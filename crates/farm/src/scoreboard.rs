@@ -6,12 +6,14 @@
 //! slots    each: a cache line (pid, generation, state, jobs, connections …), a cache line of connections by
 //!          listener, 48 counters
 //! tally    keys, then for each slot a count per key (only in farms with TCP listeners)
+//! notices  for each slot a short text that its worker leaves for who looks
 //! ```
 //!
-//! The manager makes the file and owns the header; a worker writes its own slot and tally counts. Whoever only reads takes
+//! The manager makes the file and owns the header; a worker writes its own slot, tally counts and notice. Whoever only reads takes
 //! the file's bytes ([`read_all`]) and maps nothing.
 
 mod board;
+mod notice;
 
 use std::io;
 use std::path::Path;
@@ -46,6 +48,8 @@ pub struct Line {
     pub active_at: u64,
     /// The farm's counters, in the order of their names.
     pub counters: Vec<u64>,
+    /// What it has to tell, some hundred bytes at most.
+    pub notice: Option<String>,
 }
 
 /// What a worker is doing.

@@ -324,6 +324,12 @@ impl Worker {
         self.inner.slot().counter(counter).store(value, std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// Leaves a short text for whoever looks how the farm stands, such as what is out of order and may right itself; it stands until it
+    /// is changed, taken back, or the worker ends. Of more than some five hundred bytes the end is cut off.
+    pub fn notice(&self, text: Option<&str>) {
+        self.inner.slot().set_notice(text.unwrap_or_default());
+    }
+
     /// Connections in hand in all workers of this farm: TCP's, of all generations.
     pub fn connections_in_farm(&self) -> u32 {
         let connections = |slot: crate::scoreboard::Slot<'_>| {

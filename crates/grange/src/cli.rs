@@ -20,6 +20,7 @@ const QUARANTINE_EXAMPLES: &str = "Examples:
   grange quarantine list --domain example.org   what is held of a domain's mail, and why
   grange quarantine show 06h0wgtywmt084g7yzdp --raw    the message itself
   grange quarantine release 06h0wgtywmt084g7yzdp       it is delivered now
+  grange quarantine release --inspect --all     what the filters accept now is delivered
   grange quarantine remove --sender a@example.org      all of a sender's, without telling them
   grange quarantine expire --older-than 7d      all that came a week ago or earlier";
 
@@ -352,7 +353,11 @@ pub enum Quarantine {
     /// Show a message's envelope, its recipients and why it is held
     Show(Show),
     /// Deliver what was held
-    Release(QuarantineChange),
+    ///
+    /// With --inspect the filters of the configuration look at each message again, as it is stored, and it is delivered only if all accept
+    /// it; of one that is held for some recipients, if they accept it for those. Others stay held, and it is said what each filter said.
+    /// Exits with 1 when a message stays held.
+    Release(Release),
     /// Delete, without telling the sender
     Remove(QuarantineChange),
     /// Delete what was accepted long ago, without telling the senders
@@ -363,6 +368,16 @@ pub enum Quarantine {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// Options of `quarantine release`.
+#[derive(Debug, Args)]
+pub struct Release {
+    /// Have the filters look at it again, and release it only if all accept it
+    #[arg(long)]
+    pub inspect: bool,
+    #[command(flatten)]
+    pub change: QuarantineChange,
 }
 
 /// A change to messages that filters hold.

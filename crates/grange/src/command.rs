@@ -24,7 +24,7 @@ use ::queue::{ReadError, Reader, Recovery};
 use anyhow::Context;
 
 pub use self::ask::places;
-use self::ask::{ask, ask_at, ask_within, remote_places};
+use self::ask::{ask, ask_at, ask_within, client, remote_places};
 use crate::cli::{Cli, Command, Filter};
 use crate::configuration::Configuration;
 use crate::{metrics, stores};

@@ -130,7 +130,8 @@ fn callers(configuration: &Configuration, socket: &str) -> Vec<String> {
     let acceptors = channels(|agent| matches!(agent, Agent::Error(_))).chain(["smtpserver"]);
     let callers: Vec<&str> = match socket {
         "router.route" => acceptors.chain(["scheduler", "requeue"]).collect(),
-        "router.verify" | "contentfilter.inspect" => vec!["smtpserver"],
+        "router.verify" => vec!["smtpserver"],
+        "contentfilter.inspect" => vec!["smtpserver", cluster::ADMIN],
         "scheduler.enqueue" => vec!["router"],
         "scheduler.known" => vec!["requeue", cluster::ADMIN],
         "scheduler.home" => vec!["compact"],

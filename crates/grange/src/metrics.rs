@@ -200,6 +200,7 @@ pub fn total(view: &View, counter: usize) -> u64 {
 
 fn register_farms(registry: &mut Registry, views: &[View]) {
     let crashes = Family::<OfFarm, Counter>::default();
+    let notices = Family::<OfFarm, Gauge>::default();
     let jobs = Family::<OfWorker, Gauge>::default();
     let connections = Family::<OfWorker, Gauge>::default();
     let capacity = Family::<OfWorker, Gauge>::default();
@@ -207,6 +208,8 @@ fn register_farms(registry: &mut Registry, views: &[View]) {
     for view in views {
         let of_farm = OfFarm { farm: view.farm.clone() };
         crashes.get_or_create(&of_farm).inc_by(view.crashes);
+        let told = view.workers.iter().filter(|line| line.notice.is_some()).count();
+        notices.get_or_create(&of_farm).set(i64::try_from(told).unwrap_or(i64::MAX));
         for line in &view.workers {
             let of_worker = OfWorker { farm: view.farm.clone(), worker: line.worker.clone() };
             jobs.get_or_create(&of_worker).set(line.jobs.into());
@@ -216,6 +219,9 @@ fn register_farms(registry: &mut Registry, views: &[View]) {
         }
     }
     registry.register("farm_crashes", "Workers that crashed", crashes);
+    let help =
+        "Workers that have something to tell, as a filter left out; `grange status` says what";
+    registry.register("farm_notices", help, notices);
     registry.register("worker_jobs", "Jobs or sessions in hand", jobs);
     registry.register("worker_connections", "Connections in hand", connections);
     registry.register("worker_capacity", "Jobs or sessions a worker may hold", capacity);

@@ -90,6 +90,7 @@ fn farm(view: &View) -> FarmStatus {
                 capacity: line.capacity,
                 jobs_done: line.jobs_done,
                 load: line.load,
+                notice: line.notice.clone(),
             })
             .collect(),
     }

@@ -77,4 +77,7 @@ pub struct WorkerStatus {
     pub jobs_done: u64,
     /// How long its loop ran in the last second, in thousandths.
     pub load: u32,
+    /// What it has to tell, such as a filter that is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }

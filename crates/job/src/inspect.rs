@@ -6,6 +6,9 @@
 //!            ── inspect {session, step: message, draft} ───────────────────▶
 //!            ◀─ {verdict, recipients, edits, replaced_body, sender, add, remove}
 //!            ── inspect {session, step: end | quit} ───────────────────────▶                 (if it keeps something of the session)
+//!
+//! command line ─ inspect {step: message, draft: stored} ─────────────────▶                 (a held message is looked at again)
+//!            ◀─ {verdict, recipients, said}
 //! ```
 //!
 //! One session asks one worker. Every request carries all the facts so far, so that another can take the session over when that one
@@ -158,12 +161,34 @@ pub struct InspectAnswer {
     /// Recipients to remove, by their index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remove: Vec<u32>,
+    /// Of a stored message: the filters that did not simply accept it, in their order; of many, the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<Said>,
 }
 
 impl From<Verdict> for InspectAnswer {
     fn from(verdict: Verdict) -> Self {
         Self { verdict, ..Self::default() }
     }
+}
+
+/// What one filter said of a stored message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The filter's name.
+    pub filter: String,
+    /// Its verdict, or why it gave none.
+    pub what: Heard,
+}
+
+/// What was heard of a filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Heard {
+    /// Its verdict for the message.
+    Verdict(Verdict),
+    /// Why it could not be asked; `verdict` of the answer is then by its rule.
+    Failure(String),
 }
 
 /// A draft that takes a message's place.
@@ -209,6 +234,6 @@ pub struct Refusal {
     pub code: u16,
     /// The enhanced status code.
     pub status: StatusCode,
-    /// The text, one line.
+    /// The text; line feeds make it several lines.
     pub text: String,
 }

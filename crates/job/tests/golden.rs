@@ -23,8 +23,8 @@ use job::home::{
     Here, Home, HomeAnswer, HomeRequest, Moved, MovedMessage, MovedRequest, WhereRequest,
 };
 use job::inspect::{
-    DraftFacts, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, ReplacedBody, Step,
-    Verdict,
+    DraftFacts, Heard, Inspect, InspectAnswer, InspectRequest, NewSender, Refusal, ReplacedBody,
+    Said, Step, Verdict,
 };
 use job::known::{Known, KnownAnswer, KnownMessage, KnownRequest, Wanted};
 use job::outcome::{LateOutcome, OutcomeRequest};
@@ -208,6 +208,12 @@ fn inspect() {
             ..InspectAnswer::default()
         },
     );
+    let held = Verdict::Quarantine { reason: "attachment invoice.exe".to_owned() };
+    let said = vec![
+        Said { filter: "programs".to_owned(), what: Heard::Verdict(held.clone()) },
+        Said { filter: "clamd".to_owned(), what: Heard::Failure("took too long".to_owned()) },
+    ];
+    golden.answer("inspect", "said", InspectAnswer { said, ..answer(held) });
     golden.finish();
 }
 
@@ -468,6 +474,15 @@ fn farms() {
         capacity: 1000,
         jobs_done: 1234,
         load: 250,
+        notice: None,
+    };
+    let notice = Some("has something to tell".to_owned());
+    let other = WorkerStatus {
+        worker: "router/1".to_owned(),
+        pid: 4712,
+        state: "draining".to_owned(),
+        notice,
+        ..worker.clone()
     };
     let router = FarmStatus {
         farm: "router".to_owned(),
@@ -476,7 +491,7 @@ fn farms() {
         on_demand: false,
         crashes: 0,
         counters: BTreeMap::from([("routed_total".to_owned(), 1234)]),
-        workers: vec![worker],
+        workers: vec![worker, other],
     };
     let (host, version) = ("q1.example.test".to_owned(), "0.1.0".to_owned());
     golden.answer("farms", "", FarmsAnswer { host, version, farms: vec![router] });

@@ -67,7 +67,7 @@ pub(crate) fn decide(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: 
                 Some(Recipient { hold: Some(reason.clone()), ..recipient })
             }
             Verdict::Reject(refusal) => {
-                let reason = format!("rejected by a filter: {}", refusal.text);
+                let reason = format!("rejected by a filter: {}", refusal.text.replace('\n', " "));
                 Some(Recipient { hold: Some(reason), ..recipient })
             }
             _ => Some(recipient),
@@ -82,8 +82,8 @@ pub(crate) fn decide(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: 
 /// A refusal as a reply; a code of another class than the verdict's is a fault of the filter and is mended.
 pub(crate) fn reply(refusal: &Refusal, fallback: u16, class: u16) -> Reply {
     let code = if refusal.code / 100 == class { refusal.code } else { fallback };
-    let text = mail::header::sanitise(&refusal.text).into_owned();
-    Reply::new(code, refusal.status.subject, refusal.status.detail, text)
+    let lines: Vec<_> = refusal.text.split('\n').map(mail::header::sanitise).collect();
+    Reply::new(code, refusal.status.subject, refusal.status.detail, lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dns", &["config", "mail"]),
     ("tls", &["config"]),
     ("authentication", &["config", "mail", "dns"]),
+    ("milter", &["mail"]),
     ("smtpserver", STAGE),
     ("contentfilter", STAGE),
     ("router", STAGE),
@@ -48,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Arrows that single crates may have beside their kind's.
 const BESIDE: &[(&str, &str)] = &[
     ("contentfilter", "authentication"),
+    ("contentfilter", "milter"),
     ("smtpserver", "sys"),
     ("agent-local", "sys"),
     ("agent-pipe", "sys"),

@@ -2,6 +2,7 @@
 
 mod bodies;
 
+use job::inspect::Heard;
 use mail::Timestamp;
 use queue::{Body, Handle, Local, Stored};
 
@@ -179,6 +180,23 @@ fn a_message_that_is_not_there_is_put_off() {
         let inspected = inspector("accept", End::Whole).inspect(&request, None, || true).await;
         let verdict = inspected.expect("an answer").answer.verdict;
         assert!(matches!(verdict, Verdict::Tempfail(_)), "{verdict:?}");
+    });
+}
+
+#[test]
+fn of_a_stored_message_it_is_told_what_each_said() {
+    run_in_time(async {
+        // The store has no such message.
+        let inspector = inspector("accept", End::Whole);
+        let stored = DraftFacts { stored: true, ..draft(8) };
+        let request = InspectRequest { draft: Some(stored), ..request() };
+        let answer = inspector.inspect(&request, None, || true).await.expect("an answer").answer;
+        assert_eq!(answer.verdict, Verdict::Accept, "by its rule");
+        let [said] = &answer.said[..] else { panic!("{answer:?}") };
+        assert!(matches!(&said.what, Heard::Failure(_)), "{said:?}");
+        let request = InspectRequest { draft: Some(draft(8)), ..request };
+        let answer = inspector.inspect(&request, None, || true).await.expect("an answer").answer;
+        assert!(matches!(answer.verdict, Verdict::Reject(_)) && answer.said.is_empty());
     });
 }
 

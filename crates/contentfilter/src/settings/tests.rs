@@ -36,11 +36,8 @@ fn says_what_is_wrong() {
         assert_eq!(problem.key, format!("contentfilter.filters[0]{key}"), "{filter}");
         assert_eq!(problem.wrong, wrong, "{filter}");
     };
-    for (kind, value) in
-        [("milter", "'inet:127.0.0.1:11332'"), ("rspamd", "'inet:127.0.0.1:11332'")]
-    {
-        check(&format!("{kind} = {value}"), &format!(".{kind}"), "is not in this version");
-    }
+    check("clamd = 'unix:/a', steps = ['mail']", ".steps", "clamd is asked about messages alone");
+    check("milter = 'unix:/a', steps = ['mail', 'mail']", ".steps", "a step twice");
     check(
         "milter = 'unix:/a', clamd = 'unix:/b'",
         ".clamd",

@@ -123,6 +123,7 @@ impl Manager<'_> {
         if slots_needed(farm) <= self.board.slot_count()
             && tally_buckets(farm) == self.board.tally_buckets()
             && farm.counters == self.board.counter_names()
+            && self.board.has_notices()
         {
             return Ok(());
         }

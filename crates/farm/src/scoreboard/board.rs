@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use serde::{Deserialize, Serialize};
 use sys::SharedMap;
 
+use super::notice::{self, NOTICE_BYTES};
 use super::{COUNTERS_MAX, Line, View, WorkerState};
 
 /// "GRANGESB", little-endian.
@@ -30,6 +31,8 @@ const AT_CRASHES: usize = 32;
 const AT_CRASH_CURSOR: usize = 40;
 const AT_GENERATION: usize = 44;
 const AT_ON_DEMAND: usize = 48;
+/// What each worker's notice takes; 0 on boards of programs that had none.
+const AT_NOTICE_BYTES: usize = 52;
 const AT_CRASHED: usize = 64;
 const AT_ENDED: usize = 128;
 const AT_NAMES: usize = 1024;
@@ -40,6 +43,8 @@ const CRASHED_KEPT: usize = 16;
 const UNEVEN_PART: u32 = 4;
 /// The same, as long as the other itself leaves new ones to others.
 const UNEVEN_PART_WAITING: u32 = 2;
+/// How often a notice is read that is not whole.
+const NOTICE_READS: u32 = 5;
 /// The longest names that a reader believes.
 const NAMES_BYTES_MAX: usize = 64 << 10;
 
@@ -75,6 +80,7 @@ pub(crate) struct Geometry {
     pub(crate) slots: usize,
     pub(crate) tally_buckets: usize,
     header_bytes: usize,
+    notice_bytes: usize,
 }
 
 impl Geometry {
@@ -82,9 +88,17 @@ impl Geometry {
         self.header_bytes + self.slots * SLOT_BYTES
     }
 
-    fn length(&self) -> usize {
+    fn notices(&self) -> usize {
         let counts = self.tally_buckets * 2;
-        (self.slots_end() + self.tally_buckets * 8 + self.slots * counts).next_multiple_of(PAGE)
+        (self.slots_end() + self.tally_buckets * 8 + self.slots * counts).next_multiple_of(8)
+    }
+
+    fn notice(&self, slot: usize) -> usize {
+        self.notices() + slot * self.notice_bytes
+    }
+
+    fn length(&self) -> usize {
+        self.notice(self.slots).next_multiple_of(PAGE)
     }
 }
 
@@ -122,7 +136,8 @@ impl Board {
         let names = Names { farm: farm.to_owned(), counters: counters.to_vec() };
         let names = serde_json::to_vec(&names)?;
         let header_bytes = (AT_NAMES + names.len()).next_multiple_of(PAGE);
-        let geometry = Geometry { slots, tally_buckets, header_bytes };
+        let notice_bytes = NOTICE_BYTES;
+        let geometry = Geometry { slots, tally_buckets, header_bytes, notice_bytes };
         let temporary = temporary(path)?;
         let file = File::options().read(true).write(true).create_new(true).open(&temporary)?;
         file.set_permissions(PermissionsExt::from_mode(0o644))?;
@@ -148,6 +163,7 @@ impl Board {
         this.map.half(AT_TALLY).store(tally_buckets as u32, Relaxed);
         this.map.half(AT_MANAGER).store(std::process::id(), Relaxed);
         this.map.half(AT_NAMES_BYTES).store(names.len() as u32, Relaxed);
+        this.map.half(AT_NOTICE_BYTES).store(notice_bytes as u32, Relaxed);
         this.map.word(AT_MAGIC).store(MAGIC, Relaxed);
         std::fs::rename(&temporary, path)?;
         Ok(this)
@@ -201,6 +217,11 @@ impl Board {
 
     pub(crate) fn tally_buckets(&self) -> usize {
         self.geometry.tally_buckets
+    }
+
+    /// Whether workers can leave notices on it.
+    pub(crate) fn has_notices(&self) -> bool {
+        self.geometry.notice_bytes > 0
     }
 
     pub(crate) fn tally_key(&self, bucket: usize) -> &AtomicU64 {
@@ -324,6 +345,16 @@ impl Slot<'_> {
         for offset in (0..SLOT_BYTES).step_by(8) {
             self.word(offset).store(0, Relaxed);
         }
+        self.set_notice("");
+    }
+
+    /// What the worker has to tell; nothing is the empty text.
+    pub(crate) fn set_notice(&self, text: &str) {
+        let board = self.board;
+        if board.has_notices() {
+            let base = board.geometry.notice(self.index);
+            notice::write(text, |number| board.map.word(base + number * 8));
+        }
     }
 
     pub(crate) fn set_pid(&self, pid: u32) {
@@ -445,11 +476,13 @@ impl Header {
             slots: half(&bytes, AT_SLOTS) as usize,
             tally_buckets: half(&bytes, AT_TALLY) as usize,
             header_bytes: half(&bytes, AT_HEADER_BYTES) as usize,
+            notice_bytes: half(&bytes, AT_NOTICE_BYTES) as usize,
         };
         let names_bytes = half(&bytes, AT_NAMES_BYTES) as usize;
         if geometry.slots > 4096
             || geometry.tally_buckets > 1 << 20
             || names_bytes > NAMES_BYTES_MAX
+            || ![0, NOTICE_BYTES].contains(&geometry.notice_bytes)
             || geometry.header_bytes < AT_NAMES + names_bytes
             || !geometry.header_bytes.is_multiple_of(PAGE)
             || geometry.length() as u64 > file.metadata()?.len()
@@ -509,6 +542,7 @@ pub(super) fn read(path: &PathBuf) -> io::Result<View> {
             counters: (0..counters)
                 .map(|counter| word(slot, SLOT_COUNTERS + counter * 8))
                 .collect(),
+            notice: read_notice(&file, &header.geometry, index),
         })
     };
     let workers = slots.chunks(SLOT_BYTES).enumerate().filter_map(line).collect();
@@ -522,6 +556,18 @@ pub(super) fn read(path: &PathBuf) -> io::Result<View> {
         workers,
         farm,
     })
+}
+
+/// A worker's notice, read again if it was just being written.
+fn read_notice(file: &File, geometry: &Geometry, slot: usize) -> Option<String> {
+    let mut bytes = vec![0; geometry.notice_bytes];
+    for _ in 0..NOTICE_READS {
+        file.read_exact_at(&mut bytes, geometry.notice(slot) as u64).ok()?;
+        if let Ok(text) = notice::read(&bytes) {
+            return text;
+        }
+    }
+    None
 }
 
 /// A worker's name: its farm's, and its slot's number from 1.

@@ -25,6 +25,7 @@ fn a_reader_sees_what_workers_wrote() {
     slot.load().store(800, Relaxed);
     slot.active_at().store(9, Relaxed);
     slot.counter(1).store(11, Relaxed);
+    slot.set_notice("has something to tell");
     let views = read_all(directory.path()).unwrap();
     assert_eq!(views.len(), 1);
     let view = &views[0];
@@ -42,10 +43,28 @@ fn a_reader_sees_what_workers_wrote() {
         load: 800,
         active_at: 9,
         counters: vec![0, 11],
+        notice: Some("has something to tell".into()),
     };
     assert_eq!(view.workers, [expect]);
     assert_eq!(view.total("refused_total"), Some(11));
     assert_eq!(view.total("unknown"), None);
+}
+
+#[test]
+fn a_board_of_a_program_without_notices_is_read_and_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = board(directory.path(), 2, 64);
+    assert!(made.has_notices());
+    let path = directory.path().join("scoreboards/router");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4], 52).unwrap();
+    let old = Board::of(made.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    assert!(!old.has_notices());
+    old.slot(0).take(1, 10);
+    old.slot(0).set_notice("nobody hears it");
+    let view = read_all(directory.path()).unwrap().remove(0);
+    assert_eq!(view.workers.len(), 1);
+    assert_eq!(view.workers[0].notice, None);
 }
 
 #[test]
@@ -78,6 +97,7 @@ fn an_ended_worker_leaves_its_counters() {
     let slot = board.slot(0);
     slot.take(1, 10);
     slot.counter(0).store(5, Relaxed);
+    slot.set_notice("is about to end");
     board.tally_count(0, 3).store(2, Relaxed);
     board.crashed(77, true);
     board.crashed(78, false);
@@ -87,6 +107,9 @@ fn an_ended_worker_leaves_its_counters() {
     let view = read_all(directory.path()).unwrap().remove(0);
     assert_eq!((view.ended.as_slice(), view.crashes), (&[5, 0][..], 2));
     assert!(view.workers.is_empty());
+    slot.take(2, 10);
+    let view = read_all(directory.path()).unwrap().remove(0);
+    assert_eq!(view.workers[0].notice, None, "that of the one before has gone with it");
     assert_eq!(board.recent_crashes(), [77]);
     board.forget_crash(77);
     assert!(board.recent_crashes().is_empty());

@@ -45,14 +45,8 @@ pub(super) async fn ask_at<C: Conversation>(
     deadline: Duration,
 ) -> Result<C::Answer, Failure> {
     let run_dir = &configuration.top.run_dir;
-    if let [Address::Path(path)] = places.addresses.as_slice() {
-        reachable(path)?;
-        if newest(run_dir, socket).is_some_and(|worker| worker.state == WorkerState::Standby) {
-            return Err(Failure::Unavailable(format!("{socket}: {}", hindrance(run_dir, socket))));
-        }
-    }
     let settings = ClientSettings { deadline, waiting_max: 1, ..ClientSettings::default() };
-    let client = Client::<C>::new(places, settings);
+    let client = client_at::<C>(configuration, places, socket, settings)?;
     let mut call = std::pin::pin!(client.call(request));
     let answer = match tokio::time::timeout(SAID_AFTER.min(deadline), &mut call).await {
         Ok(answer) => answer,
@@ -80,6 +74,32 @@ pub(super) async fn ask_at<C: Conversation>(
             Failure::Unavailable(format!("{socket} does not answer: {lost}"))
         }
     })
+}
+
+/// A client of a socket, wherever its farm is, for several requests. Says at once why a socket of this host cannot be used.
+pub(super) fn client<C: Conversation>(
+    configuration: &Configuration,
+    socket: &str,
+    settings: ClientSettings,
+) -> Result<Client<C>, Failure> {
+    let places = places(configuration, socket)?;
+    client_at(configuration, places, socket, settings)
+}
+
+fn client_at<C: Conversation>(
+    configuration: &Configuration,
+    places: Places,
+    socket: &str,
+    settings: ClientSettings,
+) -> Result<Client<C>, Failure> {
+    let run_dir = &configuration.top.run_dir;
+    if let [Address::Path(path)] = places.addresses.as_slice() {
+        reachable(path)?;
+        if newest(run_dir, socket).is_some_and(|worker| worker.state == WorkerState::Standby) {
+            return Err(Failure::Unavailable(format!("{socket}: {}", hindrance(run_dir, socket))));
+        }
+    }
+    Ok(Client::new(places, settings))
 }
 
 /// Where a socket is: on this host, on others, or on both.

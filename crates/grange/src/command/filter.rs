@@ -150,9 +150,10 @@ fn recipient(place: u32, recipients: &[Address]) -> String {
     }
 }
 
-fn verdict(verdict: &Verdict) -> String {
+/// A verdict in a few words.
+pub(super) fn verdict(verdict: &Verdict) -> String {
     let words = |what: &str, Refusal { code, status, text }: &Refusal| {
-        format!("{what}: {code} {status} {text}")
+        format!("{what}: {code} {status} {}", text.replace('\n', " "))
     };
     table::plain(&match verdict {
         Verdict::Accept => "accept".to_owned(),

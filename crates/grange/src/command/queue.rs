@@ -408,16 +408,20 @@ async fn apply_to(
     let named: BTreeSet<MessageId> = change.select.ids.iter().copied().collect();
     let request = request(change);
     let found = changed(configuration, &request, output, None).await?;
-    match named.len() as u64 {
-        0 => Ok(ExitCode::SUCCESS),
-        named if found >= named => Ok(ExitCode::SUCCESS),
-        named => {
-            let missing = named - found;
-            Err(Failure::NotFound(format!(
-                "{missing} of the {named} messages named are not in the queue, not routed yet, or not as the other conditions say"
-            )))
-        }
+    missing(&named, found)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Complains if fewer messages were found than were named.
+fn missing(named: &BTreeSet<MessageId>, found: u64) -> Result<(), Failure> {
+    let named = named.len() as u64;
+    if found >= named {
+        return Ok(());
     }
+    let missing = named - found;
+    Err(Failure::NotFound(format!(
+        "{missing} of the {named} messages named are not in the queue, not routed yet, or not as the other conditions say"
+    )))
 }
 
 /// Asks for a change and shows what it came to; gives how many messages it concerned.

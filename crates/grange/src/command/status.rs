@@ -174,7 +174,18 @@ fn print_farms(farms: &[FarmStatus]) -> std::io::Result<()> {
             ]);
         }
     }
-    table::print(&["FARM", "STATE", "PID", "JOBS", "CONNECTIONS", "DONE", "LOAD"], &rows)
+    table::print(&["FARM", "STATE", "PID", "JOBS", "CONNECTIONS", "DONE", "LOAD"], &rows)?;
+    let workers = farms.iter().flat_map(|farm| &farm.workers);
+    let notices: Vec<String> = workers
+        .filter_map(|worker| Some(format!("{}: {}", worker.worker, worker.notice.as_ref()?)))
+        .collect();
+    if !notices.is_empty() {
+        println!();
+    }
+    for notice in notices {
+        println!("{}", table::plain(&notice));
+    }
+    Ok(())
 }
 
 fn print_queue(status: &Status) {

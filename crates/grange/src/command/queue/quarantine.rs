@@ -1,5 +1,7 @@
 //! `grange quarantine …`: the queue's commands, on what filters hold and nothing else.
 
+mod inspect;
+
 use std::process::ExitCode;
 
 use job::admin::{AdminRequest, Change, Selection};
@@ -21,8 +23,12 @@ pub(in crate::command) fn run(
                 list(configuration, &selection(select), page).await
             }
             cli::Quarantine::Show(options) => show(configuration, options).await,
-            cli::Quarantine::Release(change) => {
+            cli::Quarantine::Release(cli::Release { inspect: false, change }) => {
                 apply(configuration, AdminRequest::Release, change).await
+            }
+            cli::Quarantine::Release(cli::Release { inspect: true, change }) => {
+                let select = named(change.select)?;
+                inspect::release(configuration, &select, change.output).await
             }
             cli::Quarantine::Remove(change) => {
                 apply(configuration, AdminRequest::Remove, change).await
@@ -53,12 +59,17 @@ async fn apply(
     change: cli::QuarantineChange,
 ) -> Result<ExitCode, Failure> {
     let cli::QuarantineChange { select, output } = change;
+    let change = Change { select: named(select)?, reason: None };
+    apply_to(configuration, request, change, output).await
+}
+
+/// A selection for a change, which must say something.
+fn named(select: cli::SelectQuarantined) -> Result<Selection, Failure> {
     let names_nothing =
         select.ids.is_empty() && select.domain.is_none() && select.sender.is_none() && !select.all;
     if names_nothing {
         let right = "say which messages: ids, --domain, --sender or --all";
         return Err(Failure::Usage(right.to_owned()));
     }
-    let change = Change { select: selection(select), reason: None };
-    apply_to(configuration, request, change, output).await
+    Ok(selection(select))
 }

@@ -1,0 +1,222 @@
+//! Conversations with a milter of the test's own, byte for byte.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use bytes::BytesMut;
+
+use super::*;
+
+/// All actions, each event told and answered.
+const AGREES: &[u8] = &[0, 0, 0, 13, b'O', 0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0, 0, 0];
+
+fn agrees(version: u8, protocol: u32) -> Vec<u8> {
+    let mut packet = AGREES.to_vec();
+    packet[8] = version;
+    packet[13..].copy_from_slice(&protocol.to_be_bytes());
+    packet
+}
+
+/// A client that has agreed to this, and the milter's end.
+async fn agreed(answer: &[u8]) -> (Client<DuplexStream>, DuplexStream) {
+    let (ours, mut theirs) = duplex(1 << 20);
+    theirs.write_all(answer).await.unwrap();
+    let client = Client::negotiate(ours).await.expect("both agree");
+    let mut offer = [0; 17];
+    theirs.read_exact(&mut offer).await.unwrap();
+    assert_eq!(offer, *b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xf7\xff");
+    (client, theirs)
+}
+
+fn nothing(_: &str) -> Option<String> {
+    None
+}
+
+/// What the milter has got by now.
+async fn got(theirs: &mut DuplexStream) -> String {
+    let mut bytes = BytesMut::new();
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        let mut piece = [0; 4096];
+        let mut piece = ReadBuf::new(&mut piece);
+        match Pin::new(&mut *theirs).poll_read(&mut context, &mut piece) {
+            Poll::Ready(Ok(())) if !piece.filled().is_empty() => {
+                bytes.extend_from_slice(piece.filled());
+            }
+            _ => return bytes.escape_ascii().to_string(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_as_it_goes_over_the_wire() {
+    let (mut client, mut milter) = agreed(AGREES).await;
+    let value_of = |name: &str| match name {
+        "j" => Some("mx.test".to_owned()),
+        "{client_addr}" => Some("192.0.2.1".to_owned()),
+        "i" => Some("abc".to_owned()),
+        _ => None,
+    };
+    let peer = Peer { address: "192.0.2.1".parse().ok(), port: 0x1234 };
+    let sender = ["<a@x.test>".to_owned(), "BODY=8BITMIME".to_owned()];
+    let recipient = ["<b@y.test>".to_owned()];
+    for (command, expected) in [
+        (
+            Command::Connect { name: "client.test", peer },
+            "\\x00\\x00\\x00$DCj\\x00mx.test\\x00{client_addr}\\x00192.0.2.1\\x00\
+             \\x00\\x00\\x00\\x1aCclient.test\\x004\\x124192.0.2.1\\x00",
+        ),
+        (Command::Helo("client.test"), "\\x00\\x00\\x00\\rHclient.test\\x00"),
+        (
+            Command::Mail(&sender),
+            "\\x00\\x00\\x00\\x08DMi\\x00abc\\x00\
+             \\x00\\x00\\x00\\x1aM<a@x.test>\\x00BODY=8BITMIME\\x00",
+        ),
+        (
+            Command::Recipient(&recipient),
+            "\\x00\\x00\\x00\\x08DRi\\x00abc\\x00\\x00\\x00\\x00\\x0cR<b@y.test>\\x00",
+        ),
+        (Command::Data, "\\x00\\x00\\x00\\x08DTi\\x00abc\\x00\\x00\\x00\\x00\\x01T"),
+        (
+            Command::Header("Subject", b" a\0b\r\n\tc"),
+            "\\x00\\x00\\x00\\x0fLSubject\\x00ab\\n\\tc\\x00",
+        ),
+        (Command::EndOfHeader, "\\x00\\x00\\x00\\x08DNi\\x00abc\\x00\\x00\\x00\\x00\\x01N"),
+        (Command::Body(b"hello\r\n"), "\\x00\\x00\\x00\\x08Bhello\\r\\n"),
+    ] {
+        milter.write_all(b"\0\0\0\x01p\0\0\0\x01c").await.unwrap();
+        assert_eq!(client.tell(command, value_of).await.unwrap(), Answer::Continue);
+        assert_eq!(got(&mut milter).await, expected, "{command:?}");
+    }
+    milter.write_all(b"\0\0\0\x06hX\0y\0z").await.unwrap();
+    assert!(matches!(
+        client.end_of_message(value_of, 1000).await,
+        Err(Error::Malformed(Malformed::Data(b'h')))
+    ));
+}
+
+#[tokio::test]
+async fn what_is_not_wanted_is_not_told_and_what_is_not_answered_is_not_waited_for() {
+    // No connect, no answer to header fields.
+    let (mut client, mut milter) = agreed(&agrees(6, 0x81)).await;
+    let peer = Peer { address: None, port: 0 };
+    let connect = Command::Connect { name: "unknown", peer };
+    assert_eq!(client.tell(connect, nothing).await.unwrap(), Answer::Continue);
+    assert_eq!(client.tell(Command::Header("A", b"b"), nothing).await.unwrap(), Answer::Continue);
+    assert_eq!(got(&mut milter).await, "");
+    client.flush().await.unwrap();
+    assert_eq!(got(&mut milter).await, "\\x00\\x00\\x00\\x05LA\\x00b\\x00");
+    // There is no DATA before version 4.
+    let (mut client, mut milter) = agreed(&agrees(2, 0)).await;
+    assert_eq!(client.tell(Command::Data, nothing).await.unwrap(), Answer::Continue);
+    assert_eq!(got(&mut milter).await, "");
+    assert!(!client.next_session());
+}
+
+#[tokio::test]
+async fn it_is_asked_for_the_macros_that_it_wants() {
+    let names = b"\0\0\0\0j client_addr, {x}\0\0\0\0\x01\0";
+    let mut answer = agrees(6, 0);
+    answer[3] += names.len() as u8;
+    answer.extend_from_slice(names);
+    let (client, _milter) = agreed(&answer).await;
+    let of = |stage| client.options().macros(stage).collect::<Vec<_>>();
+    assert_eq!(of(crate::Stage::Connect), ["j", "{client_addr}", "{x}"]);
+    assert!(of(crate::Stage::Helo).is_empty());
+    assert_eq!(of(crate::Stage::EndOfMessage), ["i"]);
+}
+
+#[tokio::test]
+async fn changes_come_before_the_answer_to_the_end() {
+    let (mut client, mut milter) = agreed(AGREES).await;
+    milter.write_all(b"\0\0\0\x05bnew \0\0\0\x01p\0\0\0\x05bbody\0\0\0\x01c").await.unwrap();
+    let (changes, answer) = client.end_of_message(nothing, 1000).await.unwrap();
+    assert_eq!(answer, Answer::Continue);
+    assert_eq!(
+        changes,
+        [Change::Body("new ".as_bytes().into()), Change::Body("body".as_bytes().into())]
+    );
+    // Of more than there may be none is taken.
+    milter.write_all(b"\0\0\0\x05bnew \0\0\0\x05bbody\0\0\0\x01c").await.unwrap();
+    assert!(matches!(
+        client.end_of_message(nothing, 100).await,
+        Err(Error::Malformed(Malformed::TooMuch(100)))
+    ));
+}
+
+#[tokio::test]
+async fn a29_what_is_out_of_place() {
+    for (said, expected) in [
+        (&b"\0\0\0\x01s"[..], Malformed::OutOfPlace),
+        (b"\0\0\0\x05bnew ", Malformed::OutOfPlace),
+        (AGREES, Malformed::OutOfPlace),
+        (b"\0\0\0\x01c\0\0\0\x01c", Malformed::Unasked),
+    ] {
+        let (mut client, mut milter) = agreed(AGREES).await;
+        milter.write_all(said).await.unwrap();
+        match client.tell(Command::Helo("x"), nothing).await {
+            Err(Error::Malformed(wrong)) => assert_eq!(wrong, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    // A body may be skipped if that was agreed on, and only that.
+    let (mut client, mut milter) = agreed(&agrees(6, 0x400)).await;
+    milter.write_all(b"\0\0\0\x01s").await.unwrap();
+    assert_eq!(client.tell(Command::Body(b"x"), nothing).await.unwrap(), Answer::Skip);
+    milter.write_all(b"\0\0\0\x01s").await.unwrap();
+    assert!(client.tell(Command::Data, nothing).await.is_err());
+    // A change that the milter said it would not make.
+    let mut without = AGREES.to_vec();
+    without[9..13].copy_from_slice(&0_u32.to_be_bytes());
+    let (mut client, mut milter) = agreed(&without).await;
+    milter.write_all(b"\0\0\0\x05bnew \0\0\0\x01c").await.unwrap();
+    assert!(matches!(
+        client.end_of_message(nothing, 1000).await,
+        Err(Error::Malformed(Malformed::NotAgreed))
+    ));
+}
+
+#[tokio::test]
+async fn who_does_not_agree() {
+    for (answer, expected) in [
+        (agrees(1, 0), Malformed::Version(1)),
+        (agrees(7, 0), Malformed::Version(7)),
+        (agrees(6, 0x20_0000), Malformed::Wishes(0x20_0000)),
+        (b"\0\0\0\x01c".to_vec(), Malformed::OutOfPlace),
+    ] {
+        let (ours, mut theirs) = duplex(1000);
+        theirs.write_all(&answer).await.unwrap();
+        match Client::negotiate(ours).await.map(|_| ()) {
+            Err(Error::Malformed(wrong)) => assert_eq!(wrong, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    // What means nothing to us: refused recipients, sizes of packets.
+    agreed(&agrees(6, 0x3000_0800)).await;
+    let (ours, theirs) = duplex(1000);
+    drop(theirs);
+    assert!(matches!(Client::negotiate(ours).await, Err(Error::Lost(_))));
+}
+
+#[tokio::test]
+async fn sessions_end_and_begin_anew() {
+    let (mut client, mut milter) = agreed(AGREES).await;
+    client.abort();
+    assert_eq!(got(&mut milter).await, "", "there was no transaction");
+    milter.write_all(b"\0\0\0\x01c").await.unwrap();
+    let sender = ["<>".to_owned()];
+    client.tell(Command::Mail(&sender), nothing).await.unwrap();
+    got(&mut milter).await;
+    client.abort();
+    assert_eq!(got(&mut milter).await, "\\x00\\x00\\x00\\x01A");
+    assert!(client.next_session());
+    assert_eq!(got(&mut milter).await, "\\x00\\x00\\x00\\x01K");
+    assert!(client.is_fresh());
+    milter.write_all(b"\0\0\0\x01c").await.unwrap();
+    assert!(!client.is_fresh(), "it says something unasked");
+    let (client, mut milter) = agreed(AGREES).await;
+    client.quit();
+    assert_eq!(got(&mut milter).await, "\\x00\\x00\\x00\\x01Q");
+    let (mut client, milter) = agreed(AGREES).await;
+    drop(milter);
+    assert!(!client.is_fresh(), "the milter is gone");
+}
