@@ -37,6 +37,9 @@ const NEEDED: &[Needed] = &[
     ("opendmarc", "opendmarc"),
 ];
 
+/// What signs and verifies beside Postfix.
+const SIGNER: &[Needed] = &[("opendkim", "opendkim"), ("opendkim-genkey", "opendkim-tools")];
+
 /// What counts instructions.
 const COUNTER: &[Needed] = &[("valgrind", "valgrind")];
 
@@ -51,6 +54,11 @@ pub(crate) fn provide() -> Result<(), Failure> {
 /// Sees to it that instructions can be counted.
 pub(crate) fn provide_counter() -> Result<(), Failure> {
     see_to(COUNTER)
+}
+
+/// Sees to it that a benchmark can sign and verify beside Postfix.
+pub(crate) fn provide_signer() -> Result<(), Failure> {
+    see_to(SIGNER)
 }
 
 fn see_to(needed: &[Needed]) -> Result<(), Failure> {
