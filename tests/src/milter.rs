@@ -22,8 +22,6 @@ pub struct Milter {
     name: String,
     plan: Value,
     port: Option<Port>,
-    /// Whether it wants the white space before values as it is.
-    leading_space: bool,
 }
 
 /// What it heard.
@@ -42,24 +40,19 @@ pub struct Heard {
 impl Milter {
     /// Starts one on a named socket. Messages order it in `X-Do-NAME`.
     pub fn start(name: &str, plan: &Value) -> Self {
-        Self::begin(name, plan, None, false)
+        Self::begin(name, plan, None)
     }
 
     /// Starts one on a port of 127.0.0.1.
     pub fn start_tcp(name: &str, plan: &Value) -> Self {
-        Self::begin(name, plan, Some(free_port()), false)
+        Self::begin(name, plan, Some(free_port()))
     }
 
-    /// Starts one that asks for header values with the white space before them, and gives them so.
-    pub fn start_with_leading_space(name: &str, plan: &Value) -> Self {
-        Self::begin(name, plan, None, true)
-    }
-
-    fn begin(name: &str, plan: &Value, port: Option<Port>, leading_space: bool) -> Self {
+    fn begin(name: &str, plan: &Value, port: Option<Port>) -> Self {
         let folder = tempfile::Builder::new().prefix("milter-").tempdir().expect("a folder");
         open_to(folder.path(), 0o755);
         let (name, plan) = (name.to_owned(), plan.clone());
-        let mut milter = Self { process: None, folder, name, plan, port, leading_space };
+        let mut milter = Self { process: None, folder, name, plan, port };
         milter.restart();
         milter
     }
@@ -73,9 +66,6 @@ impl Milter {
         let mut command = Command::new("/usr/bin/python3");
         command.arg("-c").arg(SCRIPT).args([&self.name, &socket]).arg(self.log());
         command.arg(self.plan.to_string()).stdin(Stdio::null());
-        if self.leading_space {
-            command.env("LEADING_SPACE", "1");
-        }
         self.process = Some(Process::spawn("the milter", &mut command));
         until("the milter listens", || match &self.port {
             Some(port) => std::net::TcpStream::connect(("127.0.0.1", port.number)).map(drop).ok(),

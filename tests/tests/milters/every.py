@@ -10,9 +10,7 @@ function of pymilter and its arguments, or
 
   ["reply", CODE, STATUS, LINE, ...]   what a refusal says
   ["return", "REJECT"]                 what the callback returns
-  ["sleep", SECONDS]
   ["stall"]                            nothing more comes
-  ["exit"]                             the process ends at once
 """
 
 import json
@@ -78,12 +76,8 @@ class Every(Milter.Base):
                 answer = getattr(Milter, arguments[0])
             elif name == "reply":
                 self.setreply(*arguments)
-            elif name == "sleep":
-                time.sleep(arguments[0])
             elif name == "stall":
                 time.sleep(3600)
-            elif name == "exit":
-                os._exit(1)
             elif name == "setsymlist":
                 # pymilter's own gives bytes to what wants text.
                 self._ctx.setsymlist(*arguments)
@@ -142,8 +136,6 @@ class Every(Milter.Base):
         return self.hear("close")
 
 
-if os.environ.get("LEADING_SPACE"):
-    Milter.enable_protocols(Every, Milter.P_HDR_LEADSPC)
 Milter.factory = Every
 Milter.set_flags(Milter.CURR_ACTS)
 os.umask(0)
