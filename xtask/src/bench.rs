@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: measurements, each in a file of its own.
 
 mod all;
+mod authenticated;
 mod beside;
 mod contender;
 mod counts;
@@ -12,10 +13,12 @@ mod latency;
 mod load;
 mod measure;
 mod memory;
+mod opendkim;
 mod options;
 mod plot;
 mod postfix;
 mod relay;
+mod samples;
 mod sessions;
 mod speak;
 mod start;

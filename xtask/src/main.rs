@@ -37,7 +37,8 @@ usage: cargo xtask test [--filter TEXT] [--fast]
        cargo xtask bench relay|accept|latency|sessions|backlog|isolation|all
              [--rounds 3] [--messages 10000] [--sessions 20] [--length 4096] [--recipients 1] [--reuse] [--journal]
              [--only floor|grange|postfix] [--plot FILE.svg]
-           relay      smtp-source through Grange, and through Postfix, to smtp-sink
+           relay      smtp-source through Grange, and through Postfix, to smtp-sink; with --store postgres Grange's queue is in a
+                      database; with --authenticated half of the mail is verified and half is signed, for Postfix by OpenDKIM
            accept     the same without a next hop
            latency    from the last byte to 250, and from there to the next hop
            sessions   memory of idle farms and sessions; new connections beside slow clients

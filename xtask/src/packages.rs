@@ -30,6 +30,9 @@ const NEEDED: &[Needed] = &[
     ("/usr/lib/python3/dist-packages/yaml/__init__.py", "python3-yaml"),
 ];
 
+/// What signs and verifies beside Postfix.
+const SIGNER: &[Needed] = &[("opendkim", "opendkim"), ("opendkim-genkey", "opendkim-tools")];
+
 /// What counts instructions.
 const COUNTER: &[Needed] = &[("valgrind", "valgrind")];
 
@@ -44,6 +47,11 @@ pub(crate) fn provide() -> Result<(), Failure> {
 /// Sees to it that instructions can be counted.
 pub(crate) fn provide_counter() -> Result<(), Failure> {
     see_to(COUNTER)
+}
+
+/// Sees to it that a benchmark can sign and verify beside Postfix.
+pub(crate) fn provide_signer() -> Result<(), Failure> {
+    see_to(SIGNER)
 }
 
 fn see_to(needed: &[Needed]) -> Result<(), Failure> {

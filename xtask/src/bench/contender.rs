@@ -11,6 +11,7 @@ use std::path::Path;
 use super::database::Database;
 use super::grange::Grange;
 use super::postfix::Postfix;
+use super::samples::Examined;
 use crate::Failure;
 
 /// The contenders, in the order of every round.
@@ -24,7 +25,18 @@ pub(super) struct Contender {
     pub(super) version: String,
     /// Where it takes mail.
     pub(super) port: u16,
+    /// What it says of strangers' mail, if it looks at it.
+    pub(super) findings: &'static [&'static str],
     server: Server,
+}
+
+/// What is more than a plain relay.
+#[derive(Clone, Copy, Default)]
+pub(super) struct How<'a> {
+    /// Grange's queue is in a database.
+    pub(super) database: bool,
+    /// Mail is verified and signed.
+    pub(super) examined: Option<Examined<'a>>,
 }
 
 enum Server {
@@ -36,43 +48,55 @@ enum Server {
 impl Contender {
     /// Starts one whose next hop is a port.
     pub(super) fn start(name: &'static str, folder: &Path, sink: u16) -> Result<Self, Failure> {
-        Self::start_on(name, folder, sink, false)
+        Self::start_as(name, folder, sink, How::default())
     }
 
-    /// Does the same, with Grange's queue in a database if so wanted.
-    pub(super) fn start_on(
+    /// Does the same, with what is more.
+    pub(super) fn start_as(
         name: &'static str,
         folder: &Path,
         sink: u16,
-        database: bool,
+        how: How<'_>,
     ) -> Result<Self, Failure> {
         let folder = folder.join(name);
         let (version, port, server) = match name {
             "grange" => {
-                let grange = match database {
-                    true => Grange::start_on_database(&folder, sink)?,
-                    false => Grange::start(&folder, sink)?,
+                let grange = match how.database {
+                    true => Grange::start_on_database(&folder, sink, how.examined)?,
+                    false => Grange::start(&folder, sink, how.examined)?,
                 };
                 (grange.version.clone(), grange.port, Server::Grange(grange))
             }
             "postfix" => {
-                let postfix = Postfix::start(&folder, sink)?;
+                let postfix = Postfix::start(&folder, sink, how.examined)?;
                 (postfix.version.clone(), postfix.port, Server::Postfix(postfix))
             }
             _ => {
                 ("straight to the sink: what the tools themselves cost".into(), sink, Server::None)
             }
         };
-        Ok(Self { name, version, port, server })
+        let findings: &[&str] = match name {
+            "grange" => &["iprev=pass", "spf=pass", "dkim=pass", "dmarc=pass", "arc=none"],
+            _ => &["dkim=pass"],
+        };
+        Ok(Self { name, version, port, findings, server })
     }
 
-    /// The process that its others descend from; the floor has none.
-    pub(super) fn pid(&self) -> Option<u32> {
+    /// The processes that its others descend from; the floor has none.
+    pub(super) fn pids(&self) -> Vec<u32> {
         match &self.server {
-            Server::None => None,
-            Server::Grange(grange) => Some(grange.child.id()),
-            Server::Postfix(postfix) => Some(postfix.child.id()),
+            Server::None => Vec::new(),
+            Server::Grange(grange) => vec![grange.child.id()],
+            Server::Postfix(postfix) => {
+                let milter = postfix.milter.as_ref().map(|milter| milter.child.id());
+                milter.into_iter().chain([postfix.child.id()]).collect()
+            }
         }
+    }
+
+    /// Whether it has nothing to tell strangers by.
+    pub(super) fn is_floor(&self) -> bool {
+        matches!(self.server, Server::None)
     }
 
     /// The database that its queue is in, if it is in one.

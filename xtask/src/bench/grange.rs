@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::authenticated::{CLIENTS, SAMPLES, SINK};
 use super::database::Database;
 use super::load::{free_port, wait_for_port};
+use super::samples::Examined;
 use crate::Failure;
 use crate::process::{Guarded, cargo, is_root, output, succeeds, target_dir};
 
@@ -34,21 +36,30 @@ pub(super) struct Grange {
 
 impl Grange {
     /// Builds the program, starts it in a folder of its own and waits until it takes mail.
-    pub(super) fn start(folder: &Path, sink: u16) -> Result<Self, Failure> {
+    pub(super) fn start(
+        folder: &Path,
+        sink: u16,
+        examined: Option<Examined<'_>>,
+    ) -> Result<Self, Failure> {
         let binary = build()?;
-        let mut grange = Self::spawn(&binary, folder, sink, "")?;
+        let place = Place { examined, ..Place::default() };
+        let mut grange = Self::spawn_at(&binary, folder, sink, &place)?;
         grange.version = output(Command::new(&binary).arg("--version"))?.trim().to_owned();
         wait_for_port(grange.port, &mut grange.child)?;
         Ok(grange)
     }
 
     /// Does the same, with the queue in a database.
-    pub(super) fn start_on_database(folder: &Path, sink: u16) -> Result<Self, Failure> {
+    pub(super) fn start_on_database(
+        folder: &Path,
+        sink: u16,
+        examined: Option<Examined<'_>>,
+    ) -> Result<Self, Failure> {
         let binary = build()?;
         let database = Database::start(folder)?;
-        let place = Place { store: &database.url(), routes: "" };
+        let place = Place { store: &database.url(), routes: "", examined };
         let (port, file) = (free_port()?, folder.join("grange.toml"));
-        std::fs::write(&file, configuration(folder, port, sink, &place))?;
+        std::fs::write(&file, configuration(folder, port, sink, &place)?)?;
         output(Command::new(&binary).args(["store", "init", "--config"]).arg(&file))?;
         let mut grange = Self::spawn_at(&binary, folder, sink, &place)?;
         let version = output(Command::new(&binary).arg("--version"))?;
@@ -65,7 +76,7 @@ impl Grange {
         sink: u16,
         routes: &str,
     ) -> Result<Self, Failure> {
-        Self::spawn_at(binary, folder, sink, &Place { store: "spool", routes })
+        Self::spawn_at(binary, folder, sink, &Place { routes, ..Place::default() })
     }
 
     fn spawn_at(
@@ -77,7 +88,7 @@ impl Grange {
         let port = free_port()?;
         let file = folder.join("grange.toml");
         std::fs::create_dir_all(folder)?;
-        std::fs::write(&file, configuration(folder, port, sink, place))?;
+        std::fs::write(&file, configuration(folder, port, sink, place)?)?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(&file).stdin(Stdio::null());
@@ -100,13 +111,82 @@ struct Place<'a> {
     store: &'a str,
     /// More lines of routes before the one to the sink.
     routes: &'a str,
+    /// Whether mail is verified and signed.
+    examined: Option<Examined<'a>>,
 }
 
-fn configuration(folder: &Path, port: u16, sink: u16, place: &Place<'_>) -> String {
-    let Place { store, routes } = place;
-    let user = if is_root() { "user = \"nobody\"\n" } else { "" };
+impl Default for Place<'_> {
+    fn default() -> Self {
+        Self { store: "spool", routes: "", examined: None }
+    }
+}
+
+/// Whom workers run as.
+const USER: &str = "nobody";
+
+/// What examined mail changes in a configuration.
+struct Examining {
+    /// More addresses to listen at.
+    listen: String,
+    relay_from: &'static str,
+    filters: String,
+    routes: String,
+    /// More sections.
+    sections: String,
+}
+
+impl Examining {
+    /// Clients alone bring mail, and nothing looks at it.
+    fn nothing() -> Self {
+        Self {
+            listen: String::new(),
+            relay_from: r#""127.0.0.0/8", "::1/128""#,
+            filters: String::new(),
+            routes: String::new(),
+            sections: String::new(),
+        }
+    }
+
+    /// Both filters; IPv6 for strangers, whose mail goes to the sinks alone; and a way to who looks at samples.
+    fn of(examined: Examined<'_>, folder: &Path, port: u16, sink: u16) -> Result<Self, Failure> {
+        let Examined { mail, samples } = examined;
+        let key = mail.give_key(USER, folder)?;
+        let (key, (domain, selector)) = (key.display(), CLIENTS);
+        let route = |domain, port| {
+            format!(
+                "  {{ domain = \"{domain}\", channel = \"smtp\", host = \"[127.0.0.1]:{port}\", from = \"any\" }},\n"
+            )
+        };
+        Ok(Self {
+            listen: format!(", {{ address = \"[::1]:{port}\", service = \"mx\" }}"),
+            relay_from: r#""127.0.0.0/8""#,
+            filters: format!(
+                "
+  {{ authentication = {{}} }},
+  {{ dkim_sign = [{{ domain = \"{domain}\", selector = \"{selector}\", key = \"{key}\" }}] }},
+"
+            ),
+            routes: route(SINK, sink) + &route(SAMPLES, samples),
+            sections: format!("\n[dns]\nnameservers = [\"{}\"]\n", mail.name_server),
+        })
+    }
+}
+
+fn configuration(
+    folder: &Path,
+    port: u16,
+    sink: u16,
+    place: &Place<'_>,
+) -> Result<String, Failure> {
+    let Place { store, routes, examined } = place;
+    let examining = match examined {
+        Some(examined) => Examining::of(*examined, folder, port, sink)?,
+        None => Examining::nothing(),
+    };
+    let Examining { listen, relay_from, filters, routes: own_routes, sections } = examining;
+    let user = if is_root() { format!("user = \"{USER}\"\n") } else { String::new() };
     let folder = folder.display();
-    format!(
+    Ok(format!(
         r#"hostname = "mta.example.test"
 data_dir = "{folder}/data"
 run_dir  = "{folder}/run"
@@ -115,19 +195,20 @@ run_dir  = "{folder}/run"
 store = "{store}"
 
 [smtpserver]
-listen = [{{ address = "127.0.0.1:{port}", service = "mx" }}]
-relay_from = ["127.0.0.0/8", "::1/128"]
+listen = [{{ address = "127.0.0.1:{port}", service = "mx" }}{listen}]
+relay_from = [{relay_from}]
+sessions_per_client_max = 10000
 message_bytes_max = 52428800
 workers = {{ start = 2, max = 2, spare_min = 0, spare_max = 2, jobs_max = 1000000, concurrency = 10000 }}
 
 [contentfilter]
-filters = []
+filters = [{filters}]
 
 [router]
 aliases = []
 routes = [
   {{ domain = "example.test", channel = "local" }},
-{routes}  {{ domain = "*",            channel = "smtp", host = "[127.0.0.1]:{sink}" }},
+{routes}{own_routes}  {{ domain = "*",            channel = "smtp", host = "[127.0.0.1]:{sink}" }},
 ]
 
 [scheduler]
@@ -141,6 +222,6 @@ agent = "local"
 mailbox = "{{data_dir}}/mail/{{domain}}/{{user}}/"
 [channel.error]
 agent = "error"
-"#
-    )
+{sections}"#
+    ))
 }

@@ -12,7 +12,7 @@ use crate::Failure;
 /// How often a watch looks: seldom, for looking costs calls and time of its own.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Looks at the memory of a process and its descendants now and then, and keeps the most.
+/// Looks at the memory of processes and their descendants now and then, and keeps the most.
 pub(super) struct Watch {
     done: Arc<AtomicBool>,
     thread: JoinHandle<u64>,
@@ -20,13 +20,13 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Starts looking.
-    pub(super) fn start(root: u32) -> Self {
+    pub(super) fn start(roots: Vec<u32>) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&done);
         let thread = std::thread::spawn(move || {
             let mut most = 0;
             loop {
-                most = most.max(of_tree(root).unwrap_or(0));
+                most = most.max(roots.iter().map(|root| of_tree(*root).unwrap_or(0)).sum());
                 if told.load(Ordering::Acquire) {
                     return most;
                 }

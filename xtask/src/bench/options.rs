@@ -23,6 +23,8 @@ pub(super) struct Options {
     pub(super) journal: bool,
     /// Whether Grange's queue is in a database.
     pub(super) database: bool,
+    /// Whether mail is verified and signed, which `relay` alone can be told.
+    pub(super) authenticated: bool,
     /// Only this contender, for a look at one alone.
     pub(super) only: Option<String>,
     /// Where a picture of the table goes.
@@ -40,6 +42,7 @@ impl Default for Options {
             reuse: false,
             journal: false,
             database: false,
+            authenticated: false,
             only: None,
             plot: None,
         }
@@ -89,7 +92,10 @@ impl Options {
         let each =
             if *recipients > 1 { format!(" to {recipients} recipients") } else { String::new() };
         let how = if *reuse { "sessions reused" } else { "one session a message" };
-        format!("{messages} messages of {length} bytes{each}, {sessions} sessions at once, {how}")
+        let half = if self.authenticated { ", half verified, half signed" } else { "" };
+        format!(
+            "{messages} messages of {length} bytes{each}, {sessions} sessions at once, {how}{half}"
+        )
     }
 }
 

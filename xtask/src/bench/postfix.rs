@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::authenticated::{SAMPLES, SINK};
 use super::load::{free_port, wait_for_port};
+use super::opendkim::OpenDkim;
+use super::samples::Examined;
 use crate::Failure;
 use crate::process::{Guarded, find, is_root, output};
 
@@ -18,11 +21,17 @@ pub(super) struct Postfix {
     pub(super) port: u16,
     /// What it says of its version.
     pub(super) version: String,
+    /// Its milter, if it has one.
+    pub(super) milter: Option<OpenDkim>,
 }
 
 impl Postfix {
-    /// Starts the installed Postfix with a configuration and a queue in `folder`.
-    pub(super) fn start(folder: &Path, sink: u16) -> Result<Self, Failure> {
+    /// Starts the installed Postfix with a configuration and a queue in `folder`, and OpenDKIM as its milter if mail is examined.
+    pub(super) fn start(
+        folder: &Path,
+        sink: u16,
+        examined: Option<Examined<'_>>,
+    ) -> Result<Self, Failure> {
         if !is_root() {
             return Err("Postfix starts only as root; run the benchmark as root".into());
         }
@@ -32,8 +41,18 @@ impl Postfix {
             std::fs::create_dir_all(folder.join(name))?;
         }
         std::os::unix::fs::chown(folder.join("data"), Some(user_id("postfix")?), None)?;
-        std::fs::write(config.join("main.cf"), main_cf(folder, sink))?;
-        std::fs::write(config.join("master.cf"), master_cf(port))?;
+        let milter = examined.map(|examined| OpenDkim::start(folder, examined.mail)).transpose()?;
+        let mut main = main_cf(folder, sink);
+        let mut master = master_cf(port);
+        match (examined, &milter) {
+            (Some(examined), Some(milter)) => {
+                main.push_str(&with_milter(milter, examined.samples));
+                master.push_str(&format!("[::1]:{port} inet n - n - - smtpd\n"));
+            }
+            _ => main.push_str(PLAIN),
+        }
+        std::fs::write(config.join("main.cf"), main)?;
+        std::fs::write(config.join("master.cf"), master)?;
         // Makes the queue's folders with the owners and modes that Postfix wants.
         let check = find("postfix").ok_or("postfix is not installed")?;
         output(Command::new(check).arg("-c").arg(&config).arg("check"))?;
@@ -41,8 +60,11 @@ impl Postfix {
         command.arg("-c").arg(&config).arg("-d").env("MAIL_CONFIG", &config).stdin(Stdio::null());
         let mut child = Guarded::spawn("postfix", &mut command)?;
         wait_for_port(port, &mut child)?;
-        let version = format!("postfix {}", postconf(&["-h", "-d", "mail_version"])?);
-        Ok(Self { child, port, version })
+        let mut version = format!("postfix {}", postconf(&["-h", "-d", "mail_version"])?);
+        if let Some(milter) = &milter {
+            version.push_str(&format!(", {}", milter.version));
+        }
+        Ok(Self { child, port, version, milter })
     }
 }
 
@@ -57,9 +79,6 @@ myhostname = postfix.example.test
 mydestination =
 local_recipient_maps =
 mynetworks = 127.0.0.0/8
-smtpd_relay_restrictions = permit_mynetworks, reject
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
 relayhost = [127.0.0.1]:{sink}
 disable_dns_lookups = yes
 smtpd_peername_lookup = no
@@ -74,6 +93,28 @@ biff = no
 maillog_file = /dev/null
 maillog_file_prefixes = /dev
 "
+    )
+}
+
+/// What a server for clients alone needs beside [`main_cf`].
+const PLAIN: &str = "smtpd_relay_restrictions = permit_mynetworks, reject
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+";
+
+/// Instead of [`PLAIN`]: IPv6 for strangers, whose mail goes to the sinks alone; a milter, without which nothing is taken; and a way to
+/// who looks at samples.
+fn with_milter(milter: &OpenDkim, samples: u16) -> String {
+    format!(
+        "inet_interfaces = 127.0.0.1, ::1
+inet_protocols = all
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+relay_domains = {SINK}, {SAMPLES}
+transport_maps = inline:{{ {SAMPLES}=smtp:[127.0.0.1]:{samples} }}
+smtpd_milters = unix:{}
+milter_default_action = tempfail
+",
+        milter.socket.display()
     )
 }
 
@@ -118,7 +159,8 @@ fn postconf(arguments: &[&str]) -> Result<String, Failure> {
     Ok(output(Command::new(postconf).args(arguments))?.trim().to_owned())
 }
 
-fn user_id(name: &str) -> Result<u32, Failure> {
+/// The number of a user.
+pub(super) fn user_id(name: &str) -> Result<u32, Failure> {
     let users = std::fs::read_to_string("/etc/passwd")?;
     let user = users.lines().find(|line| line.split(':').next() == Some(name));
     let id = user.and_then(|line| line.split(':').nth(2)).and_then(|id| id.parse().ok());

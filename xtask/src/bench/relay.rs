@@ -2,12 +2,14 @@
 //!
 //! Rounds are interleaved, so that a machine whose speed drifts does so for everyone, and medians are compared. A last round, whose
 //! speed does not count, is watched: system calls, syncs, memory. `accept` is the same without a next hop: mail is only taken.
+//! `relay --authenticated` has half of the mail verified and half of it signed, and looks at samples.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Scratch;
-use super::contender::{Contender, NAMES};
+use super::authenticated::Authenticated;
+use super::contender::{Contender, How, NAMES};
 use super::counts::{self, Counter};
 use super::database::{Counted, Database, RoundTrips};
 use super::load::{Sink, free_port, send};
@@ -15,6 +17,8 @@ use super::measure::{machine_cpu, median};
 use super::memory::Watch;
 use super::options::Options;
 use super::plot::{self, Group};
+use super::samples::{self, Examined};
+use super::speak;
 use crate::{Failure, packages, usage};
 
 /// What stands above the numbers of a round.
@@ -39,21 +43,29 @@ pub(super) enum Way {
 
 /// Measures relaying and prints the table.
 pub(super) fn run(words: &[&str]) -> Result<bool, Failure> {
-    alone("relay", Way::Relay, words)
+    let (own, others): (Vec<&str>, Vec<&str>) =
+        words.iter().partition(|word| **word == AUTHENTICATED);
+    let options = Options { authenticated: !own.is_empty(), ..Options::default() };
+    alone("relay", Way::Relay, options.parse(&others)?)
 }
 
 /// Measures accepting alone and prints the table.
 pub(super) fn run_accept(words: &[&str]) -> Result<bool, Failure> {
-    alone("accept", Way::Accept, words)
+    alone("accept", Way::Accept, Options::default().parse(words)?)
 }
 
-fn alone(name: &str, way: Way, words: &[&str]) -> Result<bool, Failure> {
-    let options = Options::default().parse(words)?;
+/// An option of `relay` alone.
+const AUTHENTICATED: &str = "--authenticated";
+
+fn alone(name: &str, way: Way, options: Options) -> Result<bool, Failure> {
     options.chosen(NAMES)?;
     if options.recipients > RECIPIENTS_TOGETHER {
         return Err(usage(format!("--recipients may be {RECIPIENTS_TOGETHER} at most")));
     }
     packages::provide()?;
+    if options.authenticated {
+        packages::provide_signer()?;
+    }
     let scratch = Scratch::new(name, options.journal)?;
     let result = measure(&options, way, &scratch.folder).and_then(|figures| {
         let Some(file) = options.plot.as_deref() else { return Ok(()) };
@@ -80,9 +92,10 @@ pub(super) fn of<'a>(figures: &'a [Figures], name: &str) -> Option<&'a Figures> 
 
 /// Runs all rounds and prints them.
 pub(super) fn measure(options: &Options, way: Way, folder: &Path) -> Result<Vec<Figures>, Failure> {
+    let mail = options.authenticated.then(|| Authenticated::start(options, folder)).transpose()?;
     let mut lanes = Vec::new();
     for name in options.chosen(NAMES)? {
-        lanes.push(Lane::start(name, way, folder, options.database)?);
+        lanes.push(Lane::start(name, way, folder, options, mail.as_ref())?);
     }
     println!("{}; medians of {} rounds", options.load(), options.rounds);
     for lane in &mut lanes {
@@ -101,16 +114,21 @@ pub(super) fn measure(options: &Options, way: Way, folder: &Path) -> Result<Vec<
     for lane in &mut lanes {
         lane.watch(options, folder, counts)?;
     }
+    for lane in &lanes {
+        lane.examine(options, folder)?;
+    }
     let figures: Vec<Figures> = lanes.iter().map(|lane| lane.figures(options.rounds)).collect();
     table(&figures);
     Ok(figures)
 }
 
 /// A contender with a sink of its own and what its rounds came to.
-struct Lane {
+struct Lane<'a> {
     // Dropped in this order: the server first, so that it does not complain of its sink.
     contender: Contender,
     sink: Option<Sink>,
+    /// Mail that is verified and signed, and who takes samples of it.
+    examined: Option<(&'a Authenticated, speak::Sink)>,
     rounds: Vec<Round>,
     watched: Watched,
 }
@@ -132,22 +150,41 @@ pub(super) struct Watched {
     pub(super) memory_bytes: u64,
 }
 
-impl Lane {
-    fn start(name: &'static str, way: Way, folder: &Path, database: bool) -> Result<Self, Failure> {
+impl<'a> Lane<'a> {
+    fn start(
+        name: &'static str,
+        way: Way,
+        folder: &Path,
+        options: &Options,
+        mail: Option<&'a Authenticated>,
+    ) -> Result<Self, Failure> {
         let sink = if way == Way::Relay || name == "floor" { Some(Sink::start()?) } else { None };
         let port = match &sink {
             Some(sink) => sink.port,
             None => free_port()?,
         };
-        let contender = Contender::start_on(name, folder, port, database)?;
-        Ok(Self { contender, sink, rounds: Vec::new(), watched: Watched::default() })
+        let examined = match mail {
+            Some(mail) => Some((mail, speak::Sink::keeping()?)),
+            None => None,
+        };
+        let how = How {
+            database: options.database,
+            examined: examined.as_ref().map(|(mail, sink)| Examined { mail, samples: sink.port }),
+        };
+        let contender = Contender::start_as(name, folder, port, how)?;
+        Ok(Self { contender, sink, examined, rounds: Vec::new(), watched: Watched::default() })
     }
 
     fn round(&mut self, options: &Options, messages: usize) -> Result<(), Failure> {
         let wanted = self.sink.as_ref().map(|sink| sink.messages() + messages as u64);
         let (begun, cpu) = (Instant::now(), machine_cpu()?);
-        send(options, messages, self.contender.port)
-            .map_err(|error| self.contender.blame(&error))?;
+        let sent = match &self.examined {
+            Some((mail, _)) => {
+                mail.send(options, messages, self.contender.port, self.contender.is_floor())
+            }
+            None => send(options, messages, self.contender.port),
+        };
+        sent.map_err(|error| self.contender.blame(&error))?;
         let accepted = begun.elapsed();
         if let (Some(sink), Some(wanted)) = (self.sink.as_mut(), wanted) {
             sink.wait(wanted).map_err(|error| self.contender.blame(&error))?;
@@ -166,7 +203,7 @@ impl Lane {
     /// One more round, looked at while it runs; its speed does not count.
     fn watch(&mut self, options: &Options, folder: &Path, counts: bool) -> Result<(), Failure> {
         let counter = if counts { Some(Counter::start(folder.join("counts"))?) } else { None };
-        let memory = self.contender.pid().map(Watch::start);
+        let memory = Watch::start(self.contender.pids());
         let stored = self.contender.database().map(|database| Stored::begin(database, folder));
         let stored = stored.transpose()?;
         self.round(options, options.messages)?;
@@ -180,8 +217,19 @@ impl Lane {
             self.watched.calls = Some(counts.calls / messages);
             self.watched.syncs = Some(counts.syncs / messages);
         }
-        self.watched.memory_bytes = memory.map_or(0, Watch::stop);
+        self.watched.memory_bytes = memory.stop();
         Ok(())
+    }
+
+    /// Sends one more round, beside which samples are taken and looked at.
+    fn examine(&self, options: &Options, folder: &Path) -> Result<(), Failure> {
+        let (Some((mail, sink)), false) = (&self.examined, self.contender.is_floor()) else {
+            return Ok(());
+        };
+        let port = self.contender.port;
+        let load = || mail.send(options, options.messages, port, false);
+        samples::examine(mail, &self.contender, sink, folder, load)
+            .map_err(|error| self.contender.blame(&error))
     }
 
     /// The medians of the last rounds.
@@ -282,5 +330,13 @@ mod tests {
     fn an_unknown_contender_is_refused() {
         let refused = run(&["--only", "typo"]).expect_err("nobody by that name").to_string();
         assert!(refused.contains("no contender typo"), "{refused}");
+    }
+
+    #[test]
+    fn mail_is_authenticated_by_relay_alone() {
+        let refused = run(&["--authenticated", "--only", "typo"]).expect_err("nobody by that name");
+        assert!(refused.to_string().contains("no contender typo"), "{refused}");
+        let refused = run_accept(&["--authenticated"]).expect_err("not known");
+        assert!(refused.to_string().contains("does not know --authenticated"), "{refused}");
     }
 }

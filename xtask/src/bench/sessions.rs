@@ -59,7 +59,7 @@ pub(super) fn measure(options: &Options, folder: &Path) -> Result<Figures, Failu
     output(Command::new("prlimit").args(["--pid", &pid, &limit]))?;
     let port = free_port()?;
     let quiet = Contender::start("grange", &folder.join("quiet"), port)?;
-    let pid = quiet.pid().ok_or("a server without a process")?;
+    let pid = quiet.pids().first().copied().ok_or("a server without a process")?;
     std::thread::sleep(SETTLE);
     let empty = memory::of_tree(pid)?;
     let idle_mebibytes = empty as f64 / KIBIBYTE / KIBIBYTE;

@@ -100,23 +100,43 @@ pub(super) struct Sink {
     pub(super) port: u16,
     /// What has come.
     pub(super) arrivals: Arrivals,
+    kept: Option<Kept>,
 }
+
+/// Whole messages.
+type Kept = Arc<Mutex<Vec<String>>>;
 
 impl Sink {
     /// Starts it.
     pub(super) fn start() -> Result<Self, Failure> {
+        Self::listen(None)
+    }
+
+    /// Starts one that keeps the messages too.
+    pub(super) fn keeping() -> Result<Self, Failure> {
+        Self::listen(Some(Kept::default()))
+    }
+
+    fn listen(kept: Option<Kept>) -> Result<Self, Failure> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let arrivals = Arrivals::default();
-        let shared = Arc::clone(&arrivals);
+        let shared = (Arc::clone(&arrivals), kept.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let arrivals = Arc::clone(&shared);
+                let (arrivals, kept) = shared.clone();
                 // A peer that hangs up ends its thread, and is not missed.
-                std::thread::spawn(move || drop(serve(stream, &arrivals)));
+                std::thread::spawn(move || drop(serve(stream, &arrivals, kept.as_ref())));
             }
         });
-        Ok(Self { port, arrivals })
+        Ok(Self { port, arrivals, kept })
+    }
+
+    /// The messages so far, if they are kept.
+    pub(super) fn kept(&self) -> Vec<String> {
+        let kept =
+            self.kept.as_ref().map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.map(|kept| kept.clone()).unwrap_or_default()
     }
 
     /// How many have come.
@@ -125,11 +145,12 @@ impl Sink {
     }
 }
 
-fn serve(stream: TcpStream, arrivals: &Arrivals) -> std::io::Result<()> {
+fn serve(stream: TcpStream, arrivals: &Arrivals, kept: Option<&Kept>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
     let mut line = Vec::new();
     let mut token = None;
+    let mut message = String::new();
     let mut in_data = false;
     reader.get_mut().write_all(b"220 sink.example ESMTP\r\n")?;
     loop {
@@ -141,9 +162,17 @@ fn serve(stream: TcpStream, arrivals: &Arrivals) -> std::io::Result<()> {
         let reply: &[u8] = if in_data {
             if text != b"." {
                 token = token.or_else(|| read_token(text));
+                if kept.is_some() {
+                    let line = line.strip_prefix(b".").unwrap_or(&line);
+                    message.push_str(&String::from_utf8_lossy(line));
+                }
                 continue;
             }
             in_data = false;
+            if let Some(kept) = kept {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.push(std::mem::take(&mut message));
+            }
             if let Some(token) = token.take() {
                 let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
                 arrivals.entry(token).or_insert_with(Instant::now);
