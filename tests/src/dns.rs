@@ -22,7 +22,8 @@ use crate::{Port, free_port};
 /// - `!torn`: by UDP and TCP, always cut off.
 #[derive(Debug)]
 pub struct NameServer {
-    port: Port,
+    address: SocketAddr,
+    _port: Option<Port>,
     shared: Arc<Shared>,
 }
 
@@ -41,9 +42,14 @@ impl NameServer {
     pub fn start(zone: &str) -> Self {
         let port = free_port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number));
+        Self { _port: Some(port), ..Self::at(address, zone) }
+    }
+
+    /// Starts with a zone, at an address of the network that this thread is in.
+    pub fn at(address: SocketAddr, zone: &str) -> Self {
         let udp = UdpSocket::bind(address).expect("our port");
         let tcp = TcpListener::bind(address).expect("our port");
-        let server = Self { port, shared: Arc::default() };
+        let server = Self { address, _port: None, shared: Arc::default() };
         server.add(zone);
         let udp = Arc::new(udp);
         let shared = Arc::clone(&server.shared);
@@ -60,7 +66,7 @@ impl NameServer {
 
     /// Where it listens, as `[dns]` names it.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port.number)
+        self.address.to_string()
     }
 
     /// Adds lines to the zone.

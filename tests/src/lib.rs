@@ -13,11 +13,14 @@
 
 mod client;
 mod cluster;
+mod daemon;
 mod dns;
+mod document;
 mod faults;
 mod follow;
 mod http;
 mod load;
+mod milter;
 mod mount;
 mod network;
 mod ports;
@@ -31,11 +34,14 @@ mod wait;
 
 pub use client::{Client, Reply};
 pub use cluster::{Cluster, Node};
+pub use daemon::{Daemon, give};
 pub use dns::NameServer;
+pub use document::{Block, blocks};
 pub use faults::{Faults, Fired};
 pub use follow::Follow;
 pub use http::{HttpServer, Post};
 pub use load::{Burst, Load, Mail, Manner, Sessions, Traffic, burst};
+pub use milter::{Heard, Milter};
 pub use mount::Mount;
 pub use network::{Host, Network};
 pub use ports::{Port, free_port};

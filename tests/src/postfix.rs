@@ -20,6 +20,11 @@ pub struct Postfix {
 impl Postfix {
     /// Starts it, which needs root.
     pub fn start(relay: u16) -> Self {
+        Self::start_with(relay, "")
+    }
+
+    /// Starts it with these lines at the end of its `main.cf`.
+    pub fn start_with(relay: u16, settings: &str) -> Self {
         assert!(is_root(), "Postfix starts only as root: run cargo xtask test as root");
         let port = free_port();
         let folder =
@@ -34,7 +39,8 @@ impl Postfix {
             std::os::unix::fs::chown(path.join(name), Some(user.0), Some(user.1))
                 .expect("we are root");
         }
-        std::fs::write(path.join("etc/main.cf"), main_cf(path, relay, user)).expect("written");
+        std::fs::write(path.join("etc/main.cf"), main_cf(path, relay, user) + settings)
+            .expect("written");
         std::fs::write(path.join("etc/master.cf"), master_cf(port.number)).expect("written");
         // Makes the queue's folders with the owners and modes that Postfix wants.
         run_ok(Command::new(find("postfix")).arg("-c").arg(path.join("etc")).arg("check"));

@@ -116,7 +116,7 @@ fn the_header_says_each_result() {
             from_good("spf-pass"),
             &[
                 "iprev=pass (",
-                "spf=pass smtp.mailfrom=anna@good.test",
+                "spf=pass smtp.mailfrom=good.test",
                 "spf=pass smtp.helo=mail.good.test",
                 "dkim=none",
                 "dmarc=pass (p=reject) header.from=good.test",
@@ -129,7 +129,7 @@ fn the_header_says_each_result() {
             "a@none.test",
             from("spf-none", "none.test"),
             &[
-                "spf=none smtp.mailfrom=a@none.test",
+                "spf=none smtp.mailfrom=none.test",
                 "spf=none smtp.helo=x.none.test",
                 "dmarc=none header.from=none.test",
             ],
@@ -139,7 +139,7 @@ fn the_header_says_each_result() {
             "x.test",
             "a@fail.test",
             from_good("spf-fail"),
-            &["spf=fail smtp.mailfrom=a@fail.test", "dmarc=fail (p=reject)"],
+            &["spf=fail smtp.mailfrom=fail.test", "dmarc=fail (p=reject)"],
         ),
         (
             "spf-softfail",

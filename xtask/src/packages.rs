@@ -28,6 +28,13 @@ const NEEDED: &[Needed] = &[
     ("/usr/lib/python3/dist-packages/authres/__init__.py", "python3-authres"),
     ("/usr/share/doc/python3-spf/rfc7208-tests.yml.gz", "python3-spf"),
     ("/usr/lib/python3/dist-packages/yaml/__init__.py", "python3-yaml"),
+    ("/usr/lib/python3/dist-packages/Milter/__init__.py", "python3-milter"),
+    ("rspamd", "rspamd"),
+    ("opendkim", "opendkim"),
+    ("opendkim-genkey", "opendkim-tools"),
+    // Else opendmarc brings a client of a database for its reports, and looks for the database.
+    ("/usr/share/dbconfig-common/internal/dbc-no-thanks", "dbconfig-no-thanks"),
+    ("opendmarc", "opendmarc"),
 ];
 
 /// What signs and verifies beside Postfix.

@@ -110,7 +110,9 @@ fn entries(report: &Report) -> Vec<Entry> {
         entries.push(entry.property("policy.iprev", Some(&client)));
     }
     if let Some(spf) = &report.spf_mail_from {
+        // The domain alone, of which SPF says something: OpenDMARC does not understand an address there.
         let value = spf.identity.as_deref();
+        let value = value.map(|value| value.rsplit_once('@').map_or(value, |(_, domain)| domain));
         entries.push(Entry::new("spf", spf.result.name()).property("smtp.mailfrom", value));
     }
     if let Some(spf) = &report.spf_helo {

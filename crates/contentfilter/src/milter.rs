@@ -120,7 +120,7 @@ impl Milter {
     fn give_back(&self, mut connection: Connection) {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|(_, since)| since.elapsed() < IDLE_TIME);
-        if !connection.options().may_be_reused() || idle.len() >= IDLE_MAX {
+        if !connection.may_have_another() || idle.len() >= IDLE_MAX {
             return connection.quit();
         }
         if connection.next_session() {

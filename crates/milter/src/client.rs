@@ -154,6 +154,8 @@ pub struct Client<S> {
     packets: Packets,
     output: Vec<u8>,
     is_in_transaction: bool,
+    /// What it was told last is the end of a message, and it had nothing against it.
+    has_had_message: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -171,7 +173,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             _ => return Err(Malformed::OutOfPlace.into()),
         };
         let options = Options::agree(offer)?;
-        Ok(Self { stream, options, packets, output: Vec::new(), is_in_transaction: false })
+        Ok(Self {
+            stream,
+            options,
+            packets,
+            output: Vec::new(),
+            is_in_transaction: false,
+            has_had_message: false,
+        })
     }
 
     /// What was agreed on.
@@ -199,6 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         if !self.options.tells(event) {
             return Ok(Answer::Continue);
         }
+        self.has_had_message = false;
         self.macros(event, value_of);
         let options = &self.options;
         push(&mut self.output, event.letter(), |out| command.write(options, out));
@@ -251,6 +261,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 Packet::Answer(answer) => {
                     self.nothing_is_left()?;
                     self.is_in_transaction = false;
+                    self.has_had_message = answer == Answer::Continue;
                     return Ok((changes, answer));
                 }
             }
@@ -261,6 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// is told next.
     pub fn abort(&mut self) {
         if std::mem::take(&mut self.is_in_transaction) {
+            self.has_had_message = false;
             push(&mut self.output, b'A', |_| ());
             self.send_what_can_be();
         }
@@ -271,11 +283,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.is_in_transaction = false;
     }
 
+    /// Whether another session may follow over the connection.
+    ///
+    /// Sendmail's library takes that only behind the end of a message to which it said `continue`. Elsewhere it passes over it, and over
+    /// the client that comes next, without an answer.
+    pub fn may_have_another(&self) -> bool {
+        self.options.may_be_reused() && self.has_had_message && !self.is_in_transaction
+    }
+
     /// The session is over, and another will begin with the connection. Says whether the connection can be used for that.
     pub fn next_session(&mut self) -> bool {
-        self.abort();
+        if !self.may_have_another() {
+            return false;
+        }
         push(&mut self.output, b'K', |_| ());
-        self.options.may_be_reused() && self.send_what_can_be() && self.is_fresh()
+        self.send_what_can_be() && self.is_fresh()
     }
 
     /// Takes leave, as far as that can be done without waiting.

@@ -101,7 +101,7 @@ fn report() -> Report {
 fn the_field_is_as_rfc_8601_has_it() {
     let expected = "mx.example.org;\r\n\
         \tiprev=pass (mail.a.test) policy.iprev=192.0.2.1;\r\n\
-        \tspf=pass smtp.mailfrom=a@a.test;\r\n\
+        \tspf=pass smtp.mailfrom=a.test;\r\n\
         \tspf=none;\r\n\
         \tdkim=fail reason=\"body has changed\" header.d=a.test header.s=s1\r\n\
         \t header.a=rsa-sha256 header.b=\"AbC/+123\";\r\n\

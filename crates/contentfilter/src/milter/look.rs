@@ -178,8 +178,9 @@ impl AtMilter {
         connection: &mut Connection,
         session: &Session,
     ) -> Result<Finding, FilterError> {
-        let name = self.client_name.clone();
-        let name = name.as_deref().unwrap_or(macros::NAMELESS);
+        // Without a name it is called by its address, as Sendmail and Postfix do.
+        let name = self.client_name.clone().unwrap_or_else(|| macros::bracketed(session.address));
+        let name = name.as_str();
         let peer = Peer { address: session.address, port: session.port };
         let answer = self.tell(connection, session, Command::Connect { name, peer }, None).await?;
         Ok(self.of_session(answer))

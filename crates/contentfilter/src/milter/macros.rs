@@ -3,12 +3,23 @@
 //! What is not known before a message is accepted has no value: where it will go (`{rcpt_mailer}`), how it will be called before there is
 //! content (`i` at MAIL and RCPT).
 
+use std::net::IpAddr;
+
 use mail::{Address, Recipient};
 
 use crate::filter::Session;
 
 /// What stands for the name of a client that has none, as Postfix has it.
 pub(super) const NAMELESS: &str = "unknown";
+
+/// An address in the place of a name.
+pub(super) fn bracketed(address: Option<IpAddr>) -> String {
+    match address.map(|address| address.to_canonical()) {
+        Some(IpAddr::V4(address)) => format!("[{address}]"),
+        Some(IpAddr::V6(address)) => format!("[IPv6:{address}]"),
+        None => NAMELESS.to_owned(),
+    }
+}
 
 /// What macros tell of.
 pub(super) struct Facts<'a> {

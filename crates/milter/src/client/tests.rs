@@ -208,6 +208,15 @@ async fn sessions_end_and_begin_anew() {
     got(&mut milter).await;
     client.abort();
     assert_eq!(got(&mut milter).await, "\\x00\\x00\\x00\\x01A");
+    assert!(!client.next_session(), "it would not be heard there");
+    for (said, may) in
+        [(&b"\0\0\0\x01a"[..], false), (b"\0\0\0\x01r", false), (b"\0\0\0\x01c", true)]
+    {
+        milter.write_all(said).await.unwrap();
+        client.end_of_message(nothing, 1000).await.unwrap();
+        got(&mut milter).await;
+        assert_eq!(client.may_have_another(), may, "{said:?}");
+    }
     assert!(client.next_session());
     assert_eq!(got(&mut milter).await, "\\x00\\x00\\x00\\x01K");
     assert!(client.is_fresh());
