@@ -409,8 +409,12 @@ fn a_forwarded_chain_stays_valid_with_our_seal() {
     }
     // A broken chain is no better for a seal of ours.
     let broken = signed["messages"]["arc-gap"].as_str().expect("text");
-    assert_eq!(send(&site, "x.test", "a@none.test", "bob@example.test", broken).code, 250);
+    let reply = send(&site, "x.test", "a@none.test", "bob@example.test", broken);
+    assert_eq!(reply.code, 250, "{reply:?}");
     assert!(!arrived(&site, "arc-gap").contains("mta.example.test; iprev"));
+    let id = reply.queued_as().expect("an id");
+    let said = format!("not sealed id={id} filter=arc_seal why=\"the chain that came with it");
+    until("the log says so", || site.log().contains(&said).then_some(()));
     assert!(grange.stop().success());
 }
 

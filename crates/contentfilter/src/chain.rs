@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 use crate::breaker::Breaker;
 use crate::filter::{Filter, FilterError, Finding, Look, Session};
 use crate::judgement::{Judgement, of_failure};
-use crate::kinds::{Kind, Setup};
+use crate::kinds::{self, Setup};
 use crate::message::Message;
 use crate::settings::{OnFailure, Settings, Timeouts};
 use crate::trial::Tried;
@@ -76,9 +76,8 @@ impl Chain {
         let mut filters = Vec::with_capacity(settings.filters.len());
         let resolver = Rc::new(dns::Resolver::new(dns.clone()));
         let mut authserv_id = hostname.to_owned();
-        for (index, setting) in settings.filters.iter().enumerate() {
-            let name = setting.name.clone().unwrap_or_else(|| format!("filters[{index}]"));
-            let kind = Kind::of(setting, &name).map_err(|problem| problem.to_string())?;
+        let named = kinds::named(&settings.filters).map_err(|problem| problem.to_string())?;
+        for (setting, (kind, name)) in settings.filters.iter().zip(named) {
             if let Some(own) = &setting.authentication {
                 authserv_id = own.authserv_id.clone().unwrap_or_else(|| hostname.to_owned());
             }

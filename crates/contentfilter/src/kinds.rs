@@ -132,6 +132,52 @@ impl Kind {
     }
 }
 
+/// The kind of each filter, and what it is called: as its entry says, else by its kind, from the second of a kind on with its number among
+/// them. Where another bears that name, by its place.
+pub(crate) fn named(filters: &[FilterSetting]) -> Result<Vec<(Kind, String)>, Problem> {
+    let given: Vec<&str> = filters.iter().filter_map(|setting| setting.name.as_deref()).collect();
+    let mut kinds: Vec<Kind> = Vec::with_capacity(filters.len());
+    let mut named = Vec::with_capacity(filters.len());
+    for (index, setting) in filters.iter().enumerate() {
+        let place = format!("filters[{index}]");
+        let kind = Kind::of(setting, &place)?;
+        let name = setting.name.clone().unwrap_or_else(|| {
+            let name = match kinds.iter().filter(|other| **other == kind).count() {
+                0 => kind.key().to_owned(),
+                before => format!("{}-{}", kind.key(), before + 1),
+            };
+            if given.contains(&&*name) { place } else { name }
+        });
+        kinds.push(kind);
+        named.push((kind, name));
+    }
+    Ok(named)
+}
+
 /// What tells a filter.
 const WHAT_IT_IS: &str = "header, body, attachment, attachment_type, size_over or recipient, or one of milter, rspamd, clamd, \
     authentication, dkim_sign, arc_seal";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_without_names_are_called_by_their_kinds() {
+        let settings: crate::Settings = toml::from_str(
+            r#"filters = [
+              { header = "X-A", action = "discard" },
+              { clamd = "unix:/a" },
+              { name = "mine", header = "X-B", action = "discard" },
+              { clamd = "unix:/b" },
+              { header = "X-C", action = "discard" },
+              { name = "clamd-3", size_over = "1MiB", action = "discard" },
+              { clamd = "unix:/c" },
+            ]"#,
+        )
+        .expect("settings");
+        let named = named(&settings.filters).expect("filters of kinds");
+        let names: Vec<&str> = named.iter().map(|(_, name)| &**name).collect();
+        assert_eq!(names, ["rule", "clamd", "mine", "clamd-2", "rule-3", "clamd-3", "filters[6]"]);
+    }
+}

@@ -42,7 +42,7 @@ pub struct Settings {
     expecting = "a table, as in { header = \"X-Spam\", action = \"quarantine\" }"
 )]
 pub struct FilterSetting {
-    /// Its name, for logs and as the reason of a quarantine. Default: `filters[0]` and so on.
+    /// Its name, for logs and as the reason of a quarantine. Default: its kind, as in `clamd`, `clamd-2`, `rule-3`, the third of the rules.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// A header field of that name is there; with `matches`, one whose decoded value matches.

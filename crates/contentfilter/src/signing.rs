@@ -15,6 +15,7 @@ use authentication::key::SigningKey as PrivateKey;
 use authentication::seal::{Sealed, Sealer};
 use authentication::sign::{Signer, sign};
 use config::{Problem, Span};
+use mail::MessageId;
 
 use crate::authentication::{check_dns_time, content_of, now};
 use crate::clients::Clients;
@@ -95,6 +96,7 @@ pub(crate) fn make(setting: &FilterSetting, setup: &Setup) -> Result<Rc<dyn Filt
     if let Some(seal) = &setting.arc_seal {
         let domain = authentication::key::published(&seal.domain);
         return Ok(Rc::new(Sealing {
+            name: setup.name.clone(),
             clients: seal.clients,
             resolver: Rc::clone(&setup.resolver),
             sealer: Sealer {
@@ -141,6 +143,7 @@ impl OfMessage for Signing {
 }
 
 struct Sealing {
+    name: String,
     clients: Clients,
     sealer: Sealer,
     resolver: Rc<dns::Resolver>,
@@ -162,7 +165,19 @@ impl OfMessage for Sealing {
         Ok(match sealed {
             Sealed::Set(edits) => Finding { edits, ..Finding::default() },
             // Nothing of ours could make the chain valid, or say that it is.
-            Sealed::Broken | Sealed::Unknown => Finding::default(),
+            Sealed::Broken => {
+                self.unsealed(session, "the chain that came with it is not valid, or full")
+            }
+            Sealed::Unknown => self.unsealed(session, "nothing can be said of its chain now"),
         })
+    }
+}
+
+impl Sealing {
+    /// Leaves a message as it is, and says so.
+    fn unsealed(&self, session: &Session, why: &str) -> Finding {
+        let id = session.id.as_ref().map(MessageId::as_str);
+        tracing::info!(id, filter = %self.name, why, "not sealed");
+        Finding::default()
     }
 }

@@ -209,7 +209,7 @@ mod tests {
             .block_on(trial(&settings, "mx.test", &dns, &facts, message))
             .expect("filters");
         let names: Vec<&str> = trial.filters.iter().map(|tried| &*tried.name).collect();
-        assert_eq!(names, ["mark", "gone", "filters[2]"]);
+        assert_eq!(names, ["mark", "gone", "rule-2"]);
         let failed = trial.filters[1].found.as_ref().expect_err("nobody is there");
         assert!(failed.starts_with("cannot be reached: "), "{failed}");
         assert!(matches!(trial.verdict, Verdict::Quarantine { .. }));

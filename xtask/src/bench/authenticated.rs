@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
+use std::net::{Ipv6Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,6 +65,8 @@ pub(super) struct Kind {
 impl Authenticated {
     /// Makes keys and messages in a folder, and starts the name server.
     pub(super) fn start(options: &Options, folder: &Path) -> Result<Self, Failure> {
+        TcpListener::bind((Ipv6Addr::LOCALHOST, 0))
+            .map_err(|error| format!("strangers come from ::1, which cannot be used: {error}"))?;
         let folder = folder.join("mail");
         std::fs::create_dir_all(&folder)?;
         let [strangers, clients] = [STRANGERS, CLIENTS].map(|(domain, selector)| {

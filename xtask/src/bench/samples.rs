@@ -79,21 +79,9 @@ fn check(
     file: &Path,
 ) -> Result<(), Failure> {
     let header = unfolded_header(text);
-    let fields = |name: &str| {
-        let lines = header.iter().filter(|line| line.to_ascii_lowercase().starts_with(name));
-        lines.cloned().collect::<Vec<_>>()
-    };
-    if kind.is_strangers() {
-        let results = fields("authentication-results:").join("\n");
-        let missing = contender.findings.iter().find(|word| !results.contains(**word));
-        if let Some(word) = missing {
-            return Err(format!("no {word} was found").into());
-        }
-    } else {
-        let ours = format!("d={};", CLIENTS.0);
-        if !fields("dkim-signature:").iter().any(|field| field.contains(&ours)) {
-            return Err("no signature for its author".into());
-        }
+    match kind.is_strangers() {
+        true => shows_findings(&header, contender.findings)?,
+        false => is_signed_by(&header, CLIENTS.0)?,
     }
     std::fs::write(file, text)?;
     let [(a, b), (c, d)] = &mail.records;
@@ -104,6 +92,31 @@ fn check(
         return Ok(());
     }
     Err(format!("its signatures do not hold: {verified}").into())
+}
+
+/// Fails unless the first Authentication-Results has all these findings.
+fn shows_findings(header: &[String], findings: &[&str]) -> Result<(), Failure> {
+    let results = all(header, "authentication-results:").next().ok_or("nothing was found")?;
+    let is_there = |finding: &&&str| results.split([' ', ';']).any(|word| word == **finding);
+    match findings.iter().find(|finding| !is_there(finding)) {
+        None => Ok(()),
+        Some(missing) => Err(format!("{missing} was not found").into()),
+    }
+}
+
+/// Fails unless a signature is a domain's.
+fn is_signed_by(header: &[String], domain: &str) -> Result<(), Failure> {
+    let tag = format!("d={domain};");
+    let mut signatures = all(header, "dkim-signature:");
+    match signatures.any(|field| field.split(' ').any(|word| word == tag)) {
+        true => Ok(()),
+        false => Err(format!("{domain} has not signed it").into()),
+    }
+}
+
+/// The fields of a name, which is told in small letters and with its colon.
+fn all<'a>(header: &'a [String], name: &'a str) -> impl Iterator<Item = &'a String> {
+    header.iter().filter(move |field| field.to_ascii_lowercase().starts_with(name))
 }
 
 /// The fields of a message's header, each in one line.
@@ -129,5 +142,22 @@ mod tests {
     fn fields_are_unfolded() {
         let text = "A: 1\r\n\t2\r\n 3\r\nB: 4\r\n\r\nC: 5\r\n";
         assert_eq!(unfolded_header(text), ["A: 1 2 3", "B: 4"]);
+    }
+
+    #[test]
+    fn a_sample_without_what_should_be_done_is_seen() {
+        let header = unfolded_header(
+            "Authentication-Results: mx.test; spf=pass smtp.helo=a.test;\r\n\tdkim=pass (2048-bit key)\r\n\
+             Authentication-Results: other.test; dmarc=pass\r\nDKIM-Signature: v=1; d=source.example; s=s1\r\n",
+        );
+        shows_findings(&header, &["spf=pass", "dkim=pass"]).expect("both are there");
+        for missing in ["dmarc=pass", "dkim=fail", "spf"] {
+            assert!(shows_findings(&header, &[missing]).is_err(), "{missing}");
+        }
+        assert!(shows_findings(&[], &[]).is_err());
+        is_signed_by(&header, "source.example").expect("it is");
+        for other in ["client.example", "example"] {
+            assert!(is_signed_by(&header, other).is_err(), "{other}");
+        }
     }
 }

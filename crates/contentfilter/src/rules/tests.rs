@@ -114,7 +114,7 @@ fn first_decision_holds_and_headers_add_up() {
     check(
         &filters,
         "Subject: =?utf-8?q?Free_M=6Fney?=\r\n now\r\n\r\n",
-        "filters[4]: quarantine filters[4]",
+        "rule-5: quarantine rule-5",
     );
     check(&filters, "Subject: not free money\r\n\r\n", "-: accept");
     check(
@@ -136,13 +136,13 @@ fn first_decision_holds_and_headers_add_up() {
     check(
         &filters,
         "To: Anna <anna@example.org>\r\n\r\nCONFIDENTIAL",
-        "filters[5]: tempfail 451 4.7.1 message content refused for now",
+        "rule-6: tempfail 451 4.7.1 message content refused for now",
     );
     check(&filters, "To: Anna <anna@example.org>\r\n\r\nconfidential", "-: accept");
     check(&filters, "To: anna@example.net\r\n\r\nCONFIDENTIAL", "-: accept");
-    check(&filters, "Content-Transfer-Encoding: base64\r\n\r\nRHJvcCBNZQ==", "filters[6]: discard");
+    check(&filters, "Content-Transfer-Encoding: base64\r\n\r\nRHJvcCBNZQ==", "rule-7: discard");
     let large = format!("Subject: x\r\n\r\n{}", "x".repeat(5000));
-    check(&filters, &large, "filters[7]: reject 552 5.3.4 message is too large");
+    check(&filters, &large, "rule-8: reject 552 5.3.4 message is too large");
     check(&filters, "", "-: accept");
 }
 
@@ -152,9 +152,9 @@ fn a_header_in_the_body_is_not_a_header() {
     check(&filters, "Subject: x\r\n\r\nX-A: b\r\n", "-: accept");
     check(&filters, "\r\nX-A: b\r\n", "-: accept");
     check(&filters, "Subject: x\r\n X-A: b\r\n\r\n", "-: accept");
-    check(&filters, "Subject: x\r\nX-A:\r\n\r\n", "filters[0]: discard");
+    check(&filters, "Subject: x\r\nX-A:\r\n\r\n", "rule: discard");
     let many = format!("{}X-A: b\r\n\r\n", "X-B: c\r\n".repeat(10_000));
-    check(&filters, &many, "filters[0]: discard");
+    check(&filters, &many, "rule: discard");
 }
 
 #[test]
@@ -169,8 +169,8 @@ fn failures_follow_their_rule() {
     for (on_failure, expected) in [
         ("tempfail", "look: tempfail 451 4.3.0 message content cannot be looked at now"),
         // Held, but later filters are asked.
-        ("quarantine", "filters[1]: reject 552 5.3.4 message is too large"),
-        ("accept", "filters[1]: reject 552 5.3.4 message is too large"),
+        ("quarantine", "rule-2: reject 552 5.3.4 message is too large"),
+        ("accept", "rule-2: reject 552 5.3.4 message is too large"),
     ] {
         let filters = filter(on_failure);
         for content in [Err("spool:1 is gone"), Ok(&*deep)] {
@@ -216,9 +216,9 @@ fn single_recipients_and_what_adds_up() {
     );
     // What one filter adds, the next sees; and a quarantine does not end the walk.
     let program = "Subject: held too\r\nContent-Type: APPLICATION/x-MSDownload\r\n\r\nMZ";
-    let held = format!("filters[2]: quarantine a program{seen}");
+    let held = format!("rule-3: quarantine a program{seen}");
     assert_eq!(judge(program), (held, vec![discard(), reject()]));
-    let refused = "filters[4]: reject 550 5.7.1 message content refused".to_owned();
+    let refused = "rule-5: reject 550 5.7.1 message content refused".to_owned();
     assert_eq!(judge("Subject: refuse\r\n\r\n"), (refused, vec!["0 accept".to_owned(), discard()]));
 }
 
@@ -237,13 +237,13 @@ fn a18_header_bombs_are_looked_through() {
     let words = format!("Subject: {}needle\r\n", "=?utf-8?q?=3D?= ".repeat(20_000));
     let open = format!("Subject: {}needle\r\n", "=?utf-8?b?".repeat(50_000));
     for (bomb, expected) in [
-        (format!("{fields}X-Last: y\r\n\r\n"), "filters[1]: discard"),
-        (format!("{folded}X-Last: y\r\n\r\n"), "filters[1]: discard"),
-        (format!("{words}X-Last: y\r\n\r\n"), "filters[1]: discard +X-Seen: yes"),
-        (format!("{open}X-Last: y\r\n\r\n"), "filters[1]: discard +X-Seen: yes"),
+        (format!("{fields}X-Last: y\r\n\r\n"), "rule-2: discard"),
+        (format!("{folded}X-Last: y\r\n\r\n"), "rule-2: discard"),
+        (format!("{words}X-Last: y\r\n\r\n"), "rule-2: discard +X-Seen: yes"),
+        (format!("{open}X-Last: y\r\n\r\n"), "rule-2: discard +X-Seen: yes"),
         // Without an end; the last line without its own.
         (format!("{fields}{fields}"), "-: accept"),
-        (format!("X-Last: y\r\n{long}X-B: c"), "filters[1]: discard"),
+        (format!("X-Last: y\r\n{long}X-B: c"), "rule-2: discard"),
         // What lies beyond what is looked at is not seen, whatever the size.
         (format!("{long}X-Last: y\r\n\r\n"), "-: accept"),
     ] {
