@@ -230,8 +230,10 @@ fn unwrapped(message: &str) -> String {
 
 #[test]
 fn opendkim_says_what_signatures_of_others_are_worth() {
-    // The test's client is a stranger.
-    let opendkim = opendkim("", |text| change(text, "127.0.0.1,192.0.2.0/24", "192.0.2.0/24"));
+    // The test's client is a stranger, and there is one name server alone.
+    let opendkim = opendkim("", |text| {
+        change(text, "127.0.0.1,192.0.2.0/24", "192.0.2.0/24") + "Nameservers 127.0.0.1\n"
+    });
     let toml = toml(&section("OpenDKIM"));
     let toml = change(toml, "unix:/run/opendkim/opendkim.sock", &endpoint(&opendkim.socket));
     let site = site(&toml);

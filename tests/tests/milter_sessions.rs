@@ -318,7 +318,7 @@ fn each_sees_what_those_before_it_changed() {
         arrived.contains("X-First: seen\n") && arrived.contains("X-Second: added\n"),
         "{arrived}"
     );
-    assert!(!arrived.contains("X-Top") && arrived.ends_with("\n\nanother body\n"), "{arrived}");
+    assert!(!arrived.contains("\nX-Top:") && arrived.ends_with("\n\nanother body\n"), "{arrived}");
     // The second is not asked about what the first has refused.
     let refused = json!([["return", "REJECT"]]);
     let before = second.calls("eom").len();
@@ -349,18 +349,20 @@ fn connections_are_used_again_and_none_is_left() {
             _ => drop(client.expect("QUIT", 221)),
         }
     };
-    (0..SESSIONS).for_each(session);
+    // Sendmail's library can go on only behind the end of a message.
+    (0..SESSIONS).for_each(|_| session(0));
     let opened = milter.calls("negotiate").len();
     assert!(opened <= SESSIONS / 2, "{opened} connections for {SESSIONS} sessions");
+    let probes = milter.calls("connect").len() - SESSIONS;
     thread::scope(|scope| {
         (0..SESSIONS).for_each(|number| drop(scope.spawn(move || session(number))))
     });
     until("all sessions have ended", || {
         (milter.calls("close").len() >= milter.calls("connect").len()).then_some(())
     });
-    assert_eq!(milter.calls("connect").len(), 2 * SESSIONS);
+    assert_eq!(milter.calls("connect").len(), 2 * SESSIONS + probes);
     site.wait_empty();
-    assert_eq!(site.mailbox("example.test", "bob").len(), 2 * SESSIONS.div_ceil(3));
+    assert_eq!(site.mailbox("example.test", "bob").len(), SESSIONS + SESSIONS.div_ceil(3));
     assert!(grange.stop().success());
     until("no connection is left", || (descriptors(milter.pid())? < 12).then_some(()));
 }

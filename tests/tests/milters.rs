@@ -25,7 +25,7 @@ fn sink(port: &Port) -> Sink {
     Sink::offering(port.number, OFFERS, |_| Answer::Usual)
 }
 
-/// A session with all that can happen: two messages, one that is given up by RSET and one by EHLO.
+/// A session with all that can happen: two messages, one that is given up by RSET and one by QUIT.
 fn dialogue(port: u16) {
     let mut client = Client::connect(port);
     client.expect("EHLO client.example", 250);
@@ -48,24 +48,25 @@ fn dialogue(port: u16) {
     client.expect("RSET", 250);
     client.expect("MAIL FROM:<dora@example.test>", 250);
     client.expect("RCPT TO:<carl@example.net>", 250);
-    client.expect("EHLO again.example", 250);
     client.expect("QUIT", 221);
 }
 
-/// All that was heard of sessions, when the last has ended.
+/// All that was heard of the session in which there was mail, when it has ended.
 fn heard_to_the_end(milter: &Milter) -> Vec<Heard> {
-    let heard = until("the session ends", || {
+    until("the session ends", || {
         let heard = milter.heard();
+        let session = heard.iter().find(|one| one.callback == "envfrom")?.session;
+        let is_of_it = |one: &Heard| one.session == session && one.callback != "negotiate";
+        let heard: Vec<Heard> = heard.into_iter().filter(is_of_it).collect();
         heard.iter().any(|one| one.callback == "close").then_some(heard)
-    });
-    heard.into_iter().filter(|one| one.callback != "negotiate").collect()
+    })
 }
 
 /// Macros that only Postfix has before it has taken a message: where it will go, and at which of our addresses it came.
 const OF_POSTFIX: &[&str] =
     &["{mail_host}", "{mail_mailer}", "{rcpt_host}", "{rcpt_mailer}", "{daemon_addr}"];
 /// Macros whose values are each MTA's own.
-const OWN: &[&str] = &["j", "v", "i", "{daemon_name}"];
+const OWN: &[&str] = &["j", "v", "i", "_", "{daemon_name}"];
 
 #[test]
 fn a_milter_hears_what_it_hears_of_postfix() {
@@ -79,13 +80,14 @@ fn a_milter_hears_what_it_hears_of_postfix() {
     let grange = site.start();
     dialogue(postfix.port.number);
     dialogue(site.smtp.number);
-    sink.wait(6);
+    sink.wait(4);
+    site.wait_empty();
     let (wanted, found) = (heard_to_the_end(&of_postfix), heard_to_the_end(&of_grange));
     let calls = |heard: &[Heard]| -> Vec<(String, Vec<String>)> {
         let mut calls: Vec<_> =
             heard.iter().map(|one| (one.callback.clone(), one.arguments.clone())).collect();
-        // Another port each time.
-        calls.iter_mut().filter(|call| call.0 == "connect").for_each(|call| call.1.truncate(1));
+        // Another port each time, and we may find a name.
+        calls.iter_mut().filter(|call| call.0 == "connect").for_each(|call| call.1.clear());
         calls
     };
     assert_eq!(calls(&found), calls(&wanted));
@@ -126,18 +128,20 @@ fn a_milter_hears_who_the_client_is() {
     let heard = heard_to_the_end(&usual);
     let callback = |name| heard.iter().find(|one| one.callback == name).expect("it is heard");
     let connect = callback("connect");
-    assert_eq!(connect.arguments[0], "client.example.test");
+    // The machine's own table may know another.
+    let name = connect.arguments[0].as_str();
+    assert!(!name.starts_with('[') && name != "unknown", "{name}");
     let (address, port): (String, u16) =
         serde_json::from_str(&connect.arguments[1]).expect("an address and a port");
     assert_eq!(address, "127.0.0.1");
     let port = port.to_string();
     let known = [
         ("j", "mta.example.test"),
-        ("_", "client.example.test [127.0.0.1]"),
+        ("_", &format!("{name} [127.0.0.1]")),
         ("{daemon_name}", "mx"),
         ("{client_addr}", "127.0.0.1"),
-        ("{client_name}", "client.example.test"),
-        ("{client_ptr}", "client.example.test"),
+        ("{client_name}", name),
+        ("{client_ptr}", name),
         ("{client_port}", &port),
     ];
     for (name, value) in known {
@@ -149,9 +153,9 @@ fn a_milter_hears_who_the_client_is() {
     assert_eq!(callback("envrcpt").macros["{rcpt_addr}"], "bob@example.test");
     assert_eq!(callback("hello").arguments, ["client.example"]);
     // Who says what it wants with MAIL is sent that, and no other.
-    let heard = heard_to_the_end(&wishing);
-    let mail = heard.iter().find(|one| one.callback == "envfrom").expect("it is heard");
-    assert_eq!(mail.macros["{client_name}"], "client.example.test");
+    let of_wishing = heard_to_the_end(&wishing);
+    let mail = of_wishing.iter().find(|one| one.callback == "envfrom").expect("it is heard");
+    assert_eq!(mail.macros["{client_name}"], name);
     assert!(!mail.macros.contains_key("{mail_addr}"), "{mail:?}");
     assert!(grange.stop().success());
 }

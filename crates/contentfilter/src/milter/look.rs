@@ -282,7 +282,10 @@ impl AtMilter {
                     let why = format!("a header field of {bytes} bytes cannot be told");
                     return Err(FilterError::Message(why));
                 }
-                let command = Command::Header(field.name(), value.trim_ascii_end());
+                // White space at its end is part of it, and of what is signed.
+                let value = value.strip_suffix(b"\n").unwrap_or(value);
+                let value = value.strip_suffix(b"\r").unwrap_or(value);
+                let command = Command::Header(field.name(), value);
                 let answer = self.tell(connection, session, command, None).await?;
                 verdict = self.of_message(connection, answer);
             }
