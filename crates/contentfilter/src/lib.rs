@@ -64,6 +64,12 @@ pub fn look_into(message: &[u8]) {
     let _ = message::decoded_headers(message);
 }
 
+/// Has a milter that says this look at a message, and sees to it that what it makes of it is well formed.
+#[cfg(fuzzing)]
+pub fn hear_milter(said: &[u8]) {
+    let _ = milter::hear(said);
+}
+
 /// What a worker is handed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {

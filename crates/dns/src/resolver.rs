@@ -4,10 +4,14 @@ use std::cell::OnceCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ProtocolConfig, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 use mail::{Reply, StatusCode};
 
 use crate::{Destination, IpVersion, Settings};
@@ -16,7 +20,14 @@ use crate::{Destination, IpVersion, Settings};
 pub struct Resolver {
     settings: Settings,
     /// Made when first needed: a worker that only knows fixed addresses never asks anyone.
-    inner: OnceCell<Option<TokioResolver>>,
+    inner: OnceCell<Option<Ways>>,
+}
+
+/// Both ways to the name servers. By TCP is asked what was cut off by UDP, and nothing else: whether an answer is to the question that was
+/// asked is looked at by UDP alone.
+struct Ways {
+    udp: TokioResolver,
+    tcp: TokioResolver,
 }
 
 /// What is asked.
@@ -269,12 +280,12 @@ impl Resolver {
 
     pub(crate) async fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, Unresolved> {
         let temporary = |reason: String| Unresolved::Temporary { name: name.to_owned(), reason };
-        let Some(resolver) = self.inner.get_or_init(|| build(&self.settings)) else {
+        let Some(ways) = self.inner.get_or_init(|| Ways::build(&self.settings)) else {
             return Err(temporary("no name server is configured".to_owned()));
         };
         // A name that DNS cannot hold is one that does not exist.
         let Some(query) = fully_qualified(name) else { return Ok(Answer::NoName) };
-        let lookup = resolver.lookup(query, kind);
+        let lookup = ways.lookup(query, kind);
         match tokio::time::timeout(self.settings.lookup_seconds_max(), lookup).await {
             Err(_) => Err(temporary("timed out".to_owned())),
             Ok(Ok(lookup)) => {
@@ -314,32 +325,60 @@ const ADDRESSES_OF_HOST_MAX: usize = 100;
 /// How many questions may be open on one connection to a name server.
 const QUESTIONS_MAX: usize = 256;
 
-fn build(settings: &Settings) -> Option<TokioResolver> {
-    let provider = TokioRuntimeProvider::default();
-    let mut builder = if settings.nameservers.is_empty() {
-        TokioResolver::builder_tokio()
-            .inspect_err(
-                |error| tracing::error!(%error, "cannot read the resolver's configuration"),
-            )
-            .ok()?
-    } else {
-        let servers = settings.nameservers.iter().map(|server| {
-            let connections =
-                [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-                    connection.port = server.port();
-                    connection
-                });
-            NameServerConfig::new(server.ip(), true, connections.into())
-        });
-        let config = ResolverConfig::from_name_servers(servers.collect());
-        TokioResolver::builder_with_config(config, provider)
-    };
-    let options: &mut ResolverOpts = builder.options_mut();
-    options.timeout = settings.timeout.0;
-    options.attempts = usize::try_from(settings.attempts).unwrap_or(1);
-    options.cache_size = settings.cache_entries;
-    options.max_active_requests = QUESTIONS_MAX;
-    options.preserve_intermediates = false;
+impl Ways {
+    fn build(settings: &Settings) -> Option<Self> {
+        let (config, options) = match settings.nameservers.is_empty() {
+            true => read_system_conf()
+                .inspect_err(
+                    |error| tracing::error!(%error, "cannot read the resolver's configuration"),
+                )
+                .ok()?,
+            false => (configured(settings), ResolverOpts::default()),
+        };
+        let way = |protocol: &ProtocolConfig| resolver(settings, &config, &options, protocol);
+        Some(Self { udp: way(&ProtocolConfig::Udp)?, tcp: way(&ProtocolConfig::Tcp)? })
+    }
+
+    async fn lookup(&self, query: Name, kind: RecordType) -> Result<Lookup, NetError> {
+        match self.udp.lookup(query.clone(), kind).await {
+            Err(NetError::Truncated) => self.tcp.lookup(query, kind).await,
+            found => found,
+        }
+    }
+}
+
+/// The name servers of the settings.
+fn configured(settings: &Settings) -> ResolverConfig {
+    let servers = settings.nameservers.iter().map(|server| {
+        let connections =
+            [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+        NameServerConfig::new(server.ip(), true, connections.into())
+    });
+    ResolverConfig::from_name_servers(servers.collect())
+}
+
+/// What asks by one protocol.
+fn resolver(
+    settings: &Settings,
+    config: &ResolverConfig,
+    options: &ResolverOpts,
+    protocol: &ProtocolConfig,
+) -> Option<TokioResolver> {
+    let mut config = config.clone();
+    for server in &mut config.name_servers {
+        server.connections.retain(|connection| connection.protocol == *protocol);
+    }
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let chosen = builder.options_mut();
+    *chosen = options.clone();
+    chosen.timeout = settings.timeout.0;
+    chosen.attempts = usize::try_from(settings.attempts).unwrap_or(1);
+    chosen.cache_size = settings.cache_entries;
+    chosen.max_active_requests = QUESTIONS_MAX;
+    chosen.preserve_intermediates = false;
     builder.build().inspect_err(|error| tracing::error!(%error, "cannot start the resolver")).ok()
 }
 

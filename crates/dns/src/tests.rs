@@ -272,7 +272,8 @@ fn a28_thousands_of_hosts_cost_a_few_questions() {
     server.mx("wide.example.org", &[(1, "wide.test")]).host("wide.test", &addresses);
     // None of the hosts exists: the search ends at the limit.
     check(&server, "many.example.org", Err("5.4.4"));
-    assert!(server.questions() <= 2 + 2 * 100, "{}", server.questions());
+    // The first is cut off over UDP, where it is tried twice, and asked over TCP.
+    assert!(server.questions() <= 3 + 2 * 100, "{}", server.questions());
     assert_eq!(Ask::of(&server).targets("wide.example.org").map(|targets| targets.len()), Ok(10));
 }
 

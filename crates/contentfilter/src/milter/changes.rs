@@ -5,7 +5,7 @@ use job::inspect::Verdict;
 use mail::{Address, Edit, Recipient};
 use smtp::grammar::RcptParameters;
 
-use super::Received;
+use super::received::Received;
 use crate::filter::{FilterError, Finding, Session};
 
 /// Puts changes together. Nothing of them is made if one makes no sense.
