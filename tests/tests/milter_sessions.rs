@@ -334,7 +334,7 @@ fn connections_are_used_again_and_none_is_left() {
     const SESSIONS: usize = 50;
     let milter = Milter::start("every", &json!([]));
     let dns = NameServer::start("");
-    let site = site(&filter(&milter), &dns);
+    let site = site(&format!("{{ milter = \"{}\", reuse = true }}", milter.endpoint()), &dns);
     let grange = site.start();
     let port = site.smtp.number;
     let session = move |number: usize| {

@@ -25,7 +25,7 @@ fn sink(port: &Port) -> Sink {
     Sink::offering(port.number, OFFERS, |_| Answer::Usual)
 }
 
-/// A session with all that can happen: two messages, one that is given up by RSET and one by QUIT.
+/// A session with all that can happen: two messages, one that is given up by RSET, one by EHLO and one by QUIT.
 fn dialogue(port: u16) {
     let mut client = Client::connect(port);
     client.expect("EHLO client.example", 250);
@@ -48,6 +48,8 @@ fn dialogue(port: u16) {
     client.expect("RSET", 250);
     client.expect("MAIL FROM:<dora@example.test>", 250);
     client.expect("RCPT TO:<carl@example.net>", 250);
+    client.expect("EHLO again.example", 250);
+    client.expect("MAIL FROM:<emil@example.test>", 250);
     client.expect("QUIT", 221);
 }
 

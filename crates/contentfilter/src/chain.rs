@@ -133,6 +133,11 @@ impl Chain {
         (!said.is_empty()).then(|| format!("left out after failures: {}", said.join(", ")))
     }
 
+    /// Lets go of what is not used.
+    pub(crate) fn sweep(&self) {
+        self.filters.iter().for_each(|ready| ready.filter.sweep());
+    }
+
     /// Begins to look at a session.
     pub(crate) fn open(&self) -> Looks {
         Looks { transaction: 0, seats: self.filters.iter().map(|_| Seat::default()).collect() }
@@ -195,6 +200,8 @@ impl Chain {
             if seat.left_out {
                 continue;
             }
+            session.added.clone_from(&judgement.add);
+            session.removed.clone_from(&judgement.remove);
             let since = tried.is_some().then(Instant::now);
             let asked = match &unreadable {
                 Some(why) if ready.filter.needs_content() => Err(FilterError::Message(why.clone())),
@@ -290,7 +297,8 @@ impl Ready {
                 Step::Recipient => session.recipients().len() - told.recipients,
                 _ => 0,
             };
-            let time = self.timeouts.command.0;
+            let times = u32::try_from(session.given).unwrap_or(u32::MAX).max(1);
+            let time = self.timeouts.command.0.saturating_mul(times);
             let heard = in_time(time, end, look.step(session, step)).await;
             let heard = heard.map(|heard| of_step(heard, step, session));
             told.note(step, session);
@@ -305,6 +313,10 @@ impl Ready {
             }
         }
         let Some(message) = message else { return Ok(found) };
+        // It is for nobody.
+        if !found.recipients.is_empty() && found.recipients.len() == session.recipients().len() {
+            return Ok(found);
+        }
         let time = self.timeouts.message.0;
         let mut last = in_time(time, end, look.message(session, message)).await?;
         last.recipients.splice(..0, found.recipients);
@@ -328,15 +340,18 @@ fn of_step(found: Finding, step: Step, session: &Session) -> Finding {
     Finding { recipients, ..Finding::from(verdict) }
 }
 
-/// Waits for a filter, as long as it may take.
+/// Waits for a filter, as long as it may take. That others have left it no time is not its fault.
 async fn in_time<T>(
     time: std::time::Duration,
     end: Option<Instant>,
     asked: impl Future<Output = Result<T, FilterError>>,
 ) -> Result<T, FilterError> {
     let own = Instant::now() + time;
-    let end = end.map_or(own, |end| end.min(own));
-    timeout_at(end.into(), asked).await.unwrap_or(Err(FilterError::Late))
+    let (end, late) = match end {
+        Some(end) if end < own => (end, FilterError::Message("no time left".to_owned())),
+        _ => (own, FilterError::Late),
+    };
+    timeout_at(end.into(), asked).await.unwrap_or(Err(late))
 }
 
 impl Told {

@@ -8,6 +8,7 @@
 //! does not want the early steps as they happen, or another worker knew the session before, it hears of them right before the
 //! message; it cannot tell the difference. A look that failed or came too late is dropped.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -26,6 +27,9 @@ pub(crate) trait Filter {
 
     /// Begins to look at a session.
     fn open(self: Rc<Self>, session: &Session) -> Box<dyn Look>;
+
+    /// Is called every ten seconds or so, to let go of what is not used.
+    fn sweep(&self) {}
 }
 
 /// What one filter knows of one session. Dropped when the session ends, and after a failure.
@@ -112,6 +116,10 @@ pub(crate) struct Session {
     pub(crate) given: usize,
     /// The message's id, with the message.
     pub(crate) id: Option<MessageId>,
+    /// Recipients that filters before have added to the message.
+    pub(crate) added: Vec<Recipient>,
+    /// Recipients that filters before have removed from it, by their places in the envelope.
+    pub(crate) removed: BTreeSet<u32>,
 }
 
 impl Session {
@@ -153,6 +161,8 @@ pub(crate) struct Finding {
     pub(crate) add: Vec<Recipient>,
     /// Recipients to remove, by their places in the envelope.
     pub(crate) remove: Vec<u32>,
+    /// Recipients that filters before have added, and that are not to be added after all.
+    pub(crate) retract: Vec<Address>,
 }
 
 impl Default for Finding {
@@ -172,6 +182,7 @@ impl From<Verdict> for Finding {
             sender: None,
             add: Vec::new(),
             remove: Vec::new(),
+            retract: Vec::new(),
         }
     }
 }

@@ -57,6 +57,7 @@ impl Judgement {
         if finding.sender.is_some() {
             self.sender = finding.sender;
         }
+        self.add.retain(|added| !finding.retract.contains(&added.address));
         self.add.extend(finding.add);
         self.remove.extend(finding.remove);
         match finding.verdict {

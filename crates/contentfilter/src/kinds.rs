@@ -92,9 +92,12 @@ impl Kind {
             let wrong = format!("{} decides by itself", self.key());
             return Err(Problem::new(format!("{key}.action"), wrong, "no action"));
         }
-        if setting.steps.is_some() && !matches!(self, Self::Milter | Self::Rspamd) {
-            let wrong = format!("{} is asked about messages alone", self.key());
-            return Err(Problem::new(format!("{key}.steps"), wrong, "no steps"));
+        let wants = [("steps", setting.steps.is_some()), ("reuse", setting.reuse)];
+        if let Some((wanted, _)) = wants.into_iter().find(|(_, is_wanted)| *is_wanted)
+            && !matches!(self, Self::Milter | Self::Rspamd)
+        {
+            let wrong = format!("{} is no milter", self.key());
+            return Err(Problem::new(format!("{key}.{wanted}"), wrong, format!("no {wanted}")));
         }
         let at = format!("{key}.{}", self.key());
         match self {

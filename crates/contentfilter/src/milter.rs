@@ -7,8 +7,7 @@
 //!                 └── the next session, over the same connection ◀──────────┘
 //! ```
 //!
-//! A connection serves one session at a time and is kept for the next if the milter speaks version 6. Our own Received field is not
-//! shown, as in Sendmail and Postfix, but counts for the place of an inserted field.
+//! A connection serves one session, or, if the setting `reuse` says so, one after another. Our own Received field is not shown, as in Sendmail and Postfix, but counts for the place of an inserted field.
 
 mod changes;
 #[cfg(any(test, fuzzing))]
@@ -39,6 +38,8 @@ use look::AtMilter;
 
 /// How many connections without a session are kept for a milter.
 const IDLE_MAX: usize = 32;
+/// How long a client's name is looked for at most; a client whose name servers are slow must not use up the milter's own time.
+const NAME_TIME: Duration = Duration::from_secs(3);
 /// How long one is kept.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 /// Checks an entry; `key` is where it stands.
@@ -74,6 +75,8 @@ pub(crate) fn make(setting: &FilterSetting, setup: &Setup) -> Result<Rc<dyn Filt
         name: setup.name.clone(),
         endpoint: endpoint.ok_or("there is no milter")?,
         connect_time: setting.timeouts.connect.0,
+        name_time: NAME_TIME.min(setting.timeouts.command.0 / 4),
+        reuses: setting.reuse,
         hostname: setup.hostname.clone(),
         resolver: Rc::clone(&setup.resolver),
         idle: RefCell::default(),
@@ -86,6 +89,10 @@ struct Milter {
     name: String,
     endpoint: Endpoint,
     connect_time: Duration,
+    /// How long a client's name is looked for.
+    name_time: Duration,
+    /// Whether connections are used for one session after another.
+    reuses: bool,
     /// Our own name.
     hostname: String,
     resolver: Rc<dns::Resolver>,
@@ -96,6 +103,10 @@ struct Milter {
 impl Filter for Milter {
     fn open(self: Rc<Self>, _: &Session) -> Box<dyn Look> {
         Box::new(AtMilter::new(self))
+    }
+
+    fn sweep(&self) {
+        self.idle.borrow_mut().retain(|(_, since)| since.elapsed() < IDLE_TIME);
     }
 }
 
@@ -119,8 +130,7 @@ impl Milter {
     /// Takes a connection back whose session is over.
     fn give_back(&self, mut connection: Connection) {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|(_, since)| since.elapsed() < IDLE_TIME);
-        if !connection.may_have_another() || idle.len() >= IDLE_MAX {
+        if !self.reuses || !connection.may_have_another() || idle.len() >= IDLE_MAX {
             return connection.quit();
         }
         if connection.next_session() {

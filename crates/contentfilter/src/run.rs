@@ -51,7 +51,7 @@ const LATE: &str = "no time left";
 /// In what units memory is lent, in bytes.
 const MEMORY_UNIT: u64 = 1024;
 /// The longest answer, as JSON, in bytes: a frame has room for it.
-const ANSWER_BYTES_MAX: usize = 768 << 10;
+pub(crate) const ANSWER_BYTES_MAX: usize = 768 << 10;
 /// What an entry of an answer takes beside its texts, in bytes.
 const ENTRY_BYTES: usize = 80;
 /// How often sessions that are silent are looked for.
@@ -90,6 +90,7 @@ async fn sweep(inner: Rc<Inner>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         inner.inspector.sessions.sweep(Instant::now());
+        inner.inspector.chain.sweep();
     }
 }
 
@@ -388,6 +389,8 @@ fn session_of(request: &InspectRequest) -> Session {
         envelope: request.envelope.clone().map(Rc::new),
         given: usize::try_from(request.given).unwrap_or(usize::MAX),
         id: request.draft.as_ref().map(|draft| draft.id),
+        added: Vec::new(),
+        removed: Default::default(),
     }
 }
 

@@ -91,6 +91,10 @@ pub struct FilterSetting {
     /// `"recipient"`. Of the others it hears with the message. Default: all for `milter`, none for `rspamd`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<Vec<EarlyStep>>,
+    /// Whether a connection to a milter is used for one session after another, as its protocol allows and hardly any MTA does: some milters
+    /// lose what they agreed on, or mix up replies. Default: no.
+    #[serde(skip_serializing_if = "is_false")]
+    pub reuse: bool,
     /// A ClamAV daemon to ask: `"unix:/run/clamav/clamd.ctl"` or `"inet:HOST:PORT"`. `action` says what is done with a virus; default:
     /// `quarantine`. Its `StreamMaxLength` must be as large as `message_bytes_max` of `[smtpserver]`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +108,10 @@ pub struct FilterSetting {
     /// Seals with ARC, by this key. An `authentication` must stand before it, whose findings are sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arc_seal: Option<SealingKey>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// How long a filter may take; all of them together have `inspect_timeout` of `[smtpserver]`.
@@ -254,6 +262,7 @@ impl Default for FilterSetting {
             milter: None,
             rspamd: None,
             steps: None,
+            reuse: false,
             clamd: None,
             authentication: None,
             dkim_sign: None,

@@ -172,6 +172,8 @@ fn session_of(facts: &Facts) -> Session {
         })),
         given: 0,
         id: None,
+        added: Vec::new(),
+        removed: Default::default(),
     }
 }
 

@@ -14,7 +14,7 @@ const OUTPUT_BYTES: usize = 64 << 10;
 /// The least room for what is read, in bytes.
 const INPUT_BYTES: usize = 4 << 10;
 /// What a change counts beside its texts, in bytes.
-const CHANGE_BYTES: usize = 64;
+pub const CHANGE_BYTES: usize = 64;
 
 /// Why a milter could not say anything. The connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +145,26 @@ fn text(text: &[u8], out: &mut Vec<u8>) {
     out.push(0);
 }
 
+/// How much a milter may change of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest body, in bytes.
+    pub body: usize,
+    /// All other changes, in bytes with [`CHANGE_BYTES`] for each.
+    pub changes: usize,
+}
+
+/// What came of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The changes in their order, but for the body.
+    pub changes: Vec<Change>,
+    /// Another body.
+    pub body: Option<Vec<u8>>,
+    /// What the milter said at last.
+    pub answer: Answer,
+}
+
 /// A connection to a milter that has been negotiated.
 ///
 /// No method limits its time; one that was dropped in the middle leaves a connection that must be dropped, too.
@@ -209,6 +229,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             return Ok(Answer::Continue);
         }
         self.has_had_message = false;
+        if self.options.answers(event) {
+            self.nothing_is_said()?;
+        }
         self.macros(event, value_of);
         let options = &self.options;
         push(&mut self.output, event.letter(), |out| command.write(options, out));
@@ -227,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Tells the end of the message, and gives the changes, of at most so many bytes, and the answer. The transaction is over then.
+    /// Tells the end of the message, and gives what came of it. The transaction is over then.
     ///
     /// # Errors
     ///
@@ -235,12 +258,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub async fn end_of_message(
         &mut self,
         value_of: impl Fn(&str) -> Option<String>,
-        bytes_max: usize,
-    ) -> Result<(Vec<Change>, Answer), Error> {
+        limits: Limits,
+    ) -> Result<Ended, Error> {
+        self.nothing_is_said()?;
         self.macros(Event::EndOfMessage, value_of);
         push(&mut self.output, Event::EndOfMessage.letter(), |_| ());
         self.flush().await?;
-        let mut changes = Vec::new();
+        let mut ended = Ended { changes: Vec::new(), body: None, answer: Answer::Continue };
         let mut bytes = 0_usize;
         loop {
             match next(&mut self.stream, &mut self.packets).await? {
@@ -248,21 +272,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 Packet::Change(change) if !self.options.allow(&change) => {
                     return Err(Malformed::NotAgreed.into());
                 }
+                Packet::Change(Change::Body(piece)) => {
+                    let body = ended.body.get_or_insert_default();
+                    body.extend_from_slice(&piece);
+                    if body.len() > limits.body {
+                        return Err(Malformed::TooMuch(limits.body).into());
+                    }
+                }
                 Packet::Change(change) => {
                     bytes = bytes.saturating_add(change.bytes() + CHANGE_BYTES);
-                    if bytes > bytes_max {
-                        return Err(Malformed::TooMuch(bytes_max).into());
+                    if bytes > limits.changes {
+                        return Err(Malformed::TooMuch(limits.changes).into());
                     }
-                    changes.push(change);
+                    ended.changes.push(change);
                 }
                 Packet::Answer(Answer::Skip) | Packet::Offer(_) => {
                     return Err(Malformed::OutOfPlace.into());
                 }
                 Packet::Answer(answer) => {
-                    self.nothing_is_left()?;
                     self.is_in_transaction = false;
                     self.has_had_message = answer == Answer::Continue;
-                    return Ok((changes, answer));
+                    ended.answer = answer;
+                    return Ok(ended);
                 }
             }
         }
@@ -276,11 +307,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             push(&mut self.output, b'A', |_| ());
             self.send_what_can_be();
         }
-    }
-
-    /// The milter has decided on the message before its end and forgotten it.
-    pub fn is_over(&mut self) {
-        self.is_in_transaction = false;
     }
 
     /// Whether another session may follow over the connection.
@@ -309,11 +335,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// Whether the connection stands and nothing unasked has come, as far as that is known without waiting.
     pub fn is_fresh(&mut self) -> bool {
-        let mut byte = [0; 1];
-        let mut read = ReadBuf::new(&mut byte);
+        self.nothing_is_said().is_ok()
+    }
+
+    /// Whatever has come before a question would be taken for its answer; only progress means nothing.
+    fn nothing_is_said(&mut self) -> Result<(), Error> {
         let mut context = Context::from_waker(Waker::noop());
-        self.packets.is_empty()
-            && Pin::new(&mut self.stream).poll_read(&mut context, &mut read).is_pending()
+        loop {
+            let mut bytes = [0; 256];
+            let mut read = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(&mut context, &mut read) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Err(Error::closed()),
+                Poll::Ready(read_in) => read_in?,
+            }
+            self.packets.buffer().extend_from_slice(read.filled());
+            while let Some(packet) = self.packets.take()? {
+                if packet != Packet::Progress {
+                    return Err(Malformed::Unasked.into());
+                }
+            }
+        }
+        if self.packets.is_empty() { Ok(()) } else { Err(Malformed::Unasked.into()) }
     }
 
     /// Sends what waits.
@@ -328,23 +371,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(())
     }
 
-    /// The answer to what was told. What was said before has been taken with its own question, or is nobody's.
     async fn answer(&mut self) -> Result<Answer, Error> {
         loop {
             match next(&mut self.stream, &mut self.packets).await? {
                 Packet::Progress => {}
-                Packet::Answer(answer) => {
-                    self.nothing_is_left()?;
-                    return Ok(answer);
-                }
+                Packet::Answer(answer) => return Ok(answer),
                 Packet::Change(_) | Packet::Offer(_) => return Err(Malformed::OutOfPlace.into()),
             }
         }
-    }
-
-    /// Whatever comes behind an answer would be taken for the next.
-    fn nothing_is_left(&self) -> Result<(), Malformed> {
-        if self.packets.is_empty() { Ok(()) } else { Err(Malformed::Unasked) }
     }
 
     fn macros(&mut self, event: Event, value_of: impl Fn(&str) -> Option<String>) {

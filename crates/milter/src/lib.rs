@@ -22,7 +22,7 @@ mod client;
 mod options;
 mod packet;
 
-pub use client::{Client, Command, Error, Family, Peer};
+pub use client::{CHANGE_BYTES, Client, Command, Ended, Error, Family, Limits, Peer};
 pub use options::{Action, Event, Options, Stage};
 pub use packet::{
     Answer, Change, LINES_MAX, Malformed, PACKET_BYTES_MAX, PIECE_BYTES_MAX, Packet, Packets,

@@ -268,7 +268,7 @@ impl Options {
         self.protocol & SKIP != 0
     }
 
-    /// Whether header values are told and given with the space behind the colon.
+    /// Whether header values are told with the space behind the colon.
     pub fn has_leading_space(&self) -> bool {
         self.protocol & LEADING_SPACE != 0
     }

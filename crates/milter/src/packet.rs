@@ -50,9 +50,9 @@ pub enum Answer {
     Reply(Reply),
     /// It needs no more pieces of the body.
     Skip,
-    /// End the client's session as if the connection had failed.
+    /// Take nothing more of this client, as if the connection had failed.
     ConnectionFails,
-    /// End the client's session with 421.
+    /// Take nothing more of this client: 421.
     ShutDown,
 }
 
@@ -237,7 +237,7 @@ fn packet(bytes: Bytes) -> Result<Packet, Malformed> {
         b'+' | b'2' => change(
             address(data).map(|(address, parameters)| Change::AddRecipient { address, parameters }),
         ),
-        b'-' => change(only(data).map(Change::RemoveRecipient)),
+        b'-' => change(address(data).map(|(address, _)| Change::RemoveRecipient(address))),
         b'q' => change(only(data).map(|reason| Change::Quarantine(plain(&reason)))),
         _ => Err(Malformed::Unknown(letter)),
     }
@@ -272,8 +272,9 @@ fn numbered(data: &[u8]) -> Option<(u32, String, String)> {
     Some((u32::from_be_bytes(*number), name, value))
 }
 
-/// An address, with parameters or without.
+/// An address, with parameters or without. One that is not UTF-8 is none, for another would be written to.
 fn address(data: &[u8]) -> Option<(String, String)> {
+    std::str::from_utf8(data).ok()?;
     let mut texts = texts(data)?.into_iter();
     let (address, parameters) = (texts.next()?, texts.next().unwrap_or_default());
     texts.next().is_none().then_some((address, parameters))

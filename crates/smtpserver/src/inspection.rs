@@ -161,15 +161,11 @@ impl Inspection {
 
 /// What a client hears when a step is refused; nothing when the session goes on.
 pub(crate) fn refusal(verdict: &Verdict) -> Option<Reply> {
-    let refused = match verdict {
-        Verdict::Reject(refusal) => reply(refusal, 550, 5),
-        Verdict::Tempfail(refusal) => reply(refusal, 451, 4),
-        Verdict::Accept | Verdict::Quarantine { .. } | Verdict::Discard => return None,
-    };
-    Some(match refused.code {
-        421 => Reply { code: 451, ..refused },
-        _ => refused,
-    })
+    match verdict {
+        Verdict::Reject(refusal) => Some(reply(refusal, 550, 5)),
+        Verdict::Tempfail(refusal) => Some(reply(refusal, 451, 4)),
+        Verdict::Accept | Verdict::Quarantine { .. } | Verdict::Discard => None,
+    }
 }
 
 /// What a client hears instead of a greeting.

@@ -37,6 +37,10 @@ pub(crate) fn decide(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: 
             verdicts.push(&answer.verdict);
         }
     }
+    // A filter removed all of them, and another has a say still.
+    if verdicts.is_empty() {
+        verdicts.push(&answer.verdict);
+    }
     let tempfail = verdicts.iter().find_map(|verdict| match verdict {
         Verdict::Tempfail(refusal) => Some(refusal),
         _ => None,
@@ -79,9 +83,11 @@ pub(crate) fn decide(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: 
     }
 }
 
-/// A refusal as a reply; a code of another class than the verdict's is a fault of the filter and is mended.
+/// A refusal as a reply; a code of another class than the verdict's is a fault of the filter and is mended. The session goes on, so
+/// that 421 is none of its replies.
 pub(crate) fn reply(refusal: &Refusal, fallback: u16, class: u16) -> Reply {
-    let code = if refusal.code / 100 == class { refusal.code } else { fallback };
+    let is_fit = refusal.code / 100 == class && refusal.code != 421;
+    let code = if is_fit { refusal.code } else { fallback };
     let lines: Vec<_> = refusal.text.split('\n').map(mail::header::sanitise).collect();
     Reply::new(code, refusal.status.subject, refusal.status.detail, lines.join("\n"))
 }

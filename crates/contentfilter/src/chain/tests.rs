@@ -119,6 +119,8 @@ fn session(helo: Option<&str>, sender: Option<&str>, recipients: &[&str], given:
         }),
         given,
         id: None,
+        added: Vec::new(),
+        removed: Default::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The changes of a milter as a finding: addresses are read, header places are those of the whole section.
 
-use ::milter::Change;
+use ::milter::{Change, Ended};
 use job::inspect::Verdict;
 use mail::{Address, Edit, Recipient};
 use smtp::grammar::RcptParameters;
@@ -10,14 +10,14 @@ use crate::filter::{FilterError, Finding, Session};
 
 /// Puts changes together. Nothing of them is made if one makes no sense.
 pub(super) fn finding(
-    changes: Vec<Change>,
+    ended: Ended,
     session: &Session,
     received: &Received,
     name: &str,
     hostname: &str,
 ) -> Result<Finding, FilterError> {
-    let mut found = Finding::default();
-    for change in changes {
+    let mut found = Finding { body: ended.body, ..Finding::default() };
+    for change in ended.changes {
         match change {
             Change::AddHeader { name, value } => found.edits.push(Edit::Append { name, value }),
             Change::InsertHeader { index, name, value } => {
@@ -28,15 +28,23 @@ pub(super) fn finding(
                 let value = Some(value).filter(|value| !value.is_empty());
                 found.edits.push(Edit::Change { name, nth, value });
             }
-            Change::Body(piece) => found.body.get_or_insert_default().extend_from_slice(&piece),
+            // They have been put together.
+            Change::Body(_) => {}
             // Its parameters are of the sender's session, not of ours to the next hop.
             Change::Sender { address: text, .. } => found.sender = Some(sender(&text, hostname)?),
             Change::AddRecipient { address: text, parameters } => {
                 let recipient = recipient(&text, &parameters, hostname)?;
                 let is_there = |other: &Recipient| is_same(&other.address, &recipient.address);
                 let kept = (0..).zip(session.recipients());
-                let mut kept = kept.filter(|(place, _)| !found.remove.contains(place));
-                if !kept.any(|(_, other)| is_there(other)) && !found.add.iter().any(is_there) {
+                let is_gone =
+                    |place: &u32| session.removed.contains(place) || found.remove.contains(place);
+                let mut kept = kept.filter(|(place, _)| !is_gone(place));
+                let is_added = session.added.iter().any(is_there)
+                    && !found.retract.iter().any(|gone| is_same(gone, &recipient.address));
+                if !kept.any(|(_, other)| is_there(other))
+                    && !is_added
+                    && !found.add.iter().any(is_there)
+                {
                     found.add.push(recipient);
                 }
             }
@@ -46,6 +54,8 @@ pub(super) fn finding(
                 let all = (0..).zip(session.recipients());
                 let same = all.filter(|(_, recipient)| is_same(&recipient.address, &gone));
                 found.remove.extend(same.map(|(place, _)| place));
+                let added = session.added.iter().map(|recipient| &recipient.address);
+                found.retract.extend(added.filter(|added| is_same(added, &gone)).cloned());
             }
             Change::Quarantine(reason) => {
                 let reason = match reason.is_empty() {

@@ -17,9 +17,31 @@ use crate::endpoint::{Endpoint, Stream};
 use crate::filter::{FilterError, Finding, Look, Session};
 use crate::message::Message;
 
-/// A milter that says this in pieces, whatever it is told, and goes away.
+/// A milter that says this in pieces, an answer for whatever it is told, and goes away.
 struct Said {
-    bytes: Bytes,
+    rest: Bytes,
+    /// What it says next.
+    now: Bytes,
+}
+
+/// The letters that end an answer.
+const ENDS: &[u8] = b"cartdsyf4O";
+
+impl Said {
+    /// Takes packets up to one that ends an answer; what are no packets comes with it.
+    fn answer(&mut self) {
+        let mut length = 0;
+        while let Some(rest) = self.rest.get(length..)
+            && let Some(bytes) = rest.first_chunk()
+        {
+            let packet = usize::try_from(u32::from_be_bytes(*bytes)).unwrap_or(usize::MAX);
+            length = length.saturating_add(4).saturating_add(packet);
+            if rest.get(4).is_none_or(|letter| packet == 0 || ENDS.contains(letter)) {
+                break;
+            }
+        }
+        self.now = self.rest.split_to(length.min(self.rest.len()));
+    }
 }
 
 impl AsyncRead for Said {
@@ -28,18 +50,22 @@ impl AsyncRead for Said {
         _: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let length = self.bytes.len().min(out.remaining()).min(7);
-        out.put_slice(&self.bytes.split_to(length));
+        if self.now.is_empty() && !self.rest.is_empty() {
+            return Poll::Pending;
+        }
+        let length = self.now.len().min(out.remaining()).min(7);
+        out.put_slice(&self.now.split_to(length));
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Said {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        self.answer();
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -54,7 +80,8 @@ impl AsyncWrite for Said {
 
 /// Has a milter that says this look at a message, and makes its changes; sees to it that what leaves is well formed.
 pub(crate) fn hear(said: &[u8]) -> Result<Finding, FilterError> {
-    let said: Box<dyn Stream> = Box::new(Said { bytes: Bytes::copy_from_slice(said) });
+    let said: Box<dyn Stream> =
+        Box::new(Said { rest: Bytes::copy_from_slice(said), now: Bytes::new() });
     let mut conversation = pin!(async {
         let connection = Client::negotiate(said).await?;
         find(connection).await
@@ -78,6 +105,8 @@ async fn find(connection: Connection) -> Result<Finding, FilterError> {
         name: "milter".to_owned(),
         endpoint: Endpoint::Unix("/nonexistent".to_owned()),
         connect_time: Duration::from_secs(1),
+        name_time: Duration::from_secs(1),
+        reuses: false,
         hostname: "mx.test".to_owned(),
         resolver: Rc::new(dns::Resolver::new(dns::Settings::default())),
         idle: RefCell::default(),
@@ -128,5 +157,7 @@ pub(super) fn session() -> Session {
         })),
         given: 2,
         id: Some(id()),
+        added: Vec::new(),
+        removed: Default::default(),
     }
 }

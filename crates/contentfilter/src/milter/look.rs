@@ -1,11 +1,10 @@
 //! What a milter knows of a session: the conversation with it, step by step, and what its answers come to.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use ::authentication::iprev;
 use ::authentication::lookup::Limited;
-use ::milter::{Answer, Command, Event, PIECE_BYTES_MAX, Peer};
+use ::milter::{Answer, Command, Error, Event, Limits, Malformed, PIECE_BYTES_MAX, Peer};
 use job::inspect::{Refusal, Step, Verdict};
 use mail::{Recipient, StatusCode, header};
 use queue::Local;
@@ -16,11 +15,14 @@ use super::{Connection, Milter, changes, words};
 use crate::chain::BODY_BYTES_MAX;
 use crate::filter::{FilterError, Finding, Look, Session};
 use crate::message::Message;
+use crate::run::ANSWER_BYTES_MAX;
 
-/// How long a client's name is looked for.
-const NAME_TIME: Duration = Duration::from_secs(3);
 /// The longest header field that a milter can be told, in bytes: Sendmail's library reads no more at once.
 const FIELD_BYTES_MAX: usize = 65_000;
+/// The most header fields that a milter is told: each may cost a round trip.
+const FIELDS_MAX: usize = 10_000;
+/// How much a milter may change.
+const LIMITS: Limits = Limits { body: BODY_BYTES_MAX, changes: ANSWER_BYTES_MAX };
 
 /// What a milter knows of a session.
 pub(super) struct AtMilter {
@@ -55,7 +57,7 @@ impl Look for AtMilter {
             }
             let (mut connection, found) = match step {
                 Step::Connect => self.connect(session).await?,
-                Step::Mail => (self.fresh(session).await?, Finding::default()),
+                Step::Mail => self.fresh(session).await?,
                 _ => (self.taken()?, Finding::default()),
             };
             let found = match step {
@@ -135,32 +137,27 @@ impl AtMilter {
     }
 
     /// The connection to begin a transaction over. Between two the milter may have been started anew, or have closed what was silent for
-    /// long; then it is told of the session again.
-    async fn fresh(&mut self, session: &Session) -> Result<Connection, FilterError> {
+    /// long; then it is told of the session again, and may see it in another way.
+    async fn fresh(&mut self, session: &Session) -> Result<(Connection, Finding), FilterError> {
         let mut connection = self.taken()?;
         if connection.is_fresh() {
-            return Ok(connection);
+            return Ok((connection, Finding::default()));
         }
         connection = self.milter.new_connection().await?;
         let mut found = self.greet(&mut connection, session).await?;
-        if found.verdict == Verdict::Accept && self.done == Done::No {
+        if self.done == Done::No {
             found = self.hello(&mut connection, session).await?;
         }
-        match found.verdict {
-            Verdict::Accept => Ok(connection),
-            _ => Err(FilterError::Failed("it refuses a session that it took before".to_owned())),
-        }
+        Ok((connection, found))
     }
 
     /// Begins a session. A connection that had one before may be closed by now, which is no failure.
     async fn connect(&mut self, session: &Session) -> Result<(Connection, Finding), FilterError> {
         self.client_name = self.name_of(session).await;
-        if let Some(mut idle) = self.milter.idle() {
-            match self.greet(&mut idle, session).await {
-                Ok(found) => return Ok((idle, found)),
-                Err(FilterError::Lost(_)) => {}
-                Err(error) => return Err(error),
-            }
+        if let Some(mut idle) = self.milter.idle()
+            && let Ok(found) = self.greet(&mut idle, session).await
+        {
+            return Ok((idle, found));
         }
         let mut connection = self.milter.new_connection().await?;
         let found = self.greet(&mut connection, session).await?;
@@ -169,7 +166,7 @@ impl AtMilter {
 
     /// The client's name, if its address leads to one that leads back.
     async fn name_of(&self, session: &Session) -> Option<String> {
-        let lookup = Limited::new(&*self.milter.resolver, NAME_TIME);
+        let lookup = Limited::new(&*self.milter.resolver, self.milter.name_time);
         iprev::look_up(session.address?, &lookup).await.name
     }
 
@@ -183,7 +180,8 @@ impl AtMilter {
         let name = name.as_str();
         let peer = Peer { address: session.address, port: session.port };
         let answer = self.tell(connection, session, Command::Connect { name, peer }, None).await?;
-        Ok(self.of_session(answer))
+        connection.flush().await?;
+        self.of_session(answer)
     }
 
     async fn hello(
@@ -193,7 +191,7 @@ impl AtMilter {
     ) -> Result<Finding, FilterError> {
         let Some(name) = session.helo.as_deref() else { return Ok(Finding::default()) };
         let answer = self.tell(connection, session, Command::Helo(name), None).await?;
-        Ok(self.of_session(answer))
+        self.of_session(answer)
     }
 
     async fn mail(
@@ -203,7 +201,7 @@ impl AtMilter {
     ) -> Result<Finding, FilterError> {
         let words = session.envelope.as_deref().map(words::of_mail).unwrap_or_default();
         let answer = self.tell(connection, session, Command::Mail(&words), None).await?;
-        Ok(Finding::from(self.of_message(connection, answer)))
+        Ok(Finding::from(self.of_message(answer)))
     }
 
     async fn recipients(
@@ -213,19 +211,26 @@ impl AtMilter {
     ) -> Result<Finding, FilterError> {
         let mut found = Finding::default();
         for (place, recipient) in session.new_recipients() {
+            // It wants no more of this client.
+            if self.done == Done::Session {
+                found.recipients.push((place, self.of_session.clone()));
+                continue;
+            }
             let words = words::of_recipient(recipient);
             let command = Command::Recipient(&words);
             let answer = self.tell(connection, session, command, Some(recipient)).await?;
-            match verdict_of(answer) {
-                Ok(Verdict::Discard) => {
-                    self.discards = true;
-                    self.is_over(connection);
+            match self.of_message(answer) {
+                Verdict::Accept => {}
+                Verdict::Discard => self.discards = true,
+                // A refusal is of the recipient alone, unless the client is to be heard no more.
+                verdict => {
+                    if self.done == Done::Message {
+                        self.done = Done::No;
+                    }
+                    found.recipients.push((place, verdict));
                 }
-                Ok(verdict) => found.recipients.push((place, verdict)),
-                Err(Goes::On) => continue,
-                Err(Goes::Unasked) => self.is_over(connection),
             }
-            if self.done != Done::No {
+            if self.done == Done::Message {
                 break;
             }
         }
@@ -246,16 +251,15 @@ impl AtMilter {
         }
         let facts = self.facts(session, None);
         let value_of = |name: &str| facts.value(name);
-        let (changes, answer) = connection.end_of_message(value_of, BODY_BYTES_MAX).await?;
-        let verdict = match verdict_of(answer) {
-            Ok(verdict) => verdict,
-            Err(Goes::On | Goes::Unasked) => Verdict::Accept,
-        };
-        self.done = Done::Message;
+        let ended = connection.end_of_message(value_of, LIMITS).await?;
+        let verdict = self.of_message(ended.answer.clone());
+        if self.done == Done::No {
+            self.done = Done::Message;
+        }
         if verdict != Verdict::Accept {
             return Ok(Finding::from(verdict));
         }
-        changes::finding(changes, session, &received, &self.milter.name, &self.milter.hostname)
+        changes::finding(ended, session, &received, &self.milter.name, &self.milter.hostname)
     }
 
     /// All of it before its end, as far as the milter wants it; the verdict if that is one already.
@@ -267,9 +271,13 @@ impl AtMilter {
         received: &Received,
     ) -> Result<Verdict, FilterError> {
         let answer = self.tell(connection, session, Command::Data, None).await?;
-        let mut verdict = self.of_message(connection, answer);
+        let mut verdict = self.of_message(answer);
         if connection.options().tells(Event::Header) {
             for (place, field) in header::fields(message.head()).enumerate() {
+                if place >= FIELDS_MAX {
+                    let why = format!("more than {FIELDS_MAX} header fields cannot be told");
+                    return Err(FilterError::Message(why));
+                }
                 if verdict != Verdict::Accept || self.done != Done::No {
                     return Ok(verdict);
                 }
@@ -287,12 +295,12 @@ impl AtMilter {
                 let value = value.strip_suffix(b"\r").unwrap_or(value);
                 let command = Command::Header(field.name(), value);
                 let answer = self.tell(connection, session, command, None).await?;
-                verdict = self.of_message(connection, answer);
+                verdict = self.of_message(answer);
             }
         }
         if verdict == Verdict::Accept && self.done == Done::No {
             let answer = self.tell(connection, session, Command::EndOfHeader, None).await?;
-            verdict = self.of_message(connection, answer);
+            verdict = self.of_message(answer);
         }
         if !connection.options().tells(Event::Body) {
             return Ok(verdict);
@@ -303,7 +311,7 @@ impl AtMilter {
             }
             match self.tell(connection, session, Command::Body(piece), None).await? {
                 Answer::Skip => break,
-                answer => verdict = self.of_message(connection, answer),
+                answer => verdict = self.of_message(answer),
             }
         }
         Ok(verdict)
@@ -330,40 +338,36 @@ impl AtMilter {
     }
 
     /// What an answer at connect or HELO comes to.
-    fn of_session(&mut self, answer: Answer) -> Finding {
+    fn of_session(&mut self, answer: Answer) -> Result<Finding, FilterError> {
         match verdict_of(answer) {
-            Err(Goes::On) => Finding::default(),
+            Err(Goes::On) => Ok(Finding::default()),
             Err(Goes::Unasked) => {
                 self.done = Done::Session;
-                Finding::default()
+                Ok(Finding::default())
             }
+            // Of which message?
+            Ok(Verdict::Discard) => Err(Error::from(Malformed::OutOfPlace).into()),
             Ok(verdict) => {
                 self.done = Done::Session;
                 self.of_session = verdict.clone();
-                Finding::from(verdict)
+                Ok(Finding::from(verdict))
             }
         }
     }
 
-    /// What an answer within a message comes to.
-    fn of_message(&mut self, connection: &mut Connection, answer: Answer) -> Verdict {
-        match verdict_of(answer) {
-            Err(Goes::On) => Verdict::Accept,
-            Err(Goes::Unasked) => {
-                self.is_over(connection);
-                Verdict::Accept
-            }
-            Ok(verdict) => {
-                self.is_over(connection);
-                verdict
-            }
-        }
-    }
-
-    /// The milter has decided on the message and forgotten it.
-    fn is_over(&mut self, connection: &mut Connection) {
+    /// What an answer within a message comes to. With 421 it is for all that follows.
+    fn of_message(&mut self, answer: Answer) -> Verdict {
+        let verdict = match verdict_of(answer) {
+            Err(Goes::On) => return Verdict::Accept,
+            Err(Goes::Unasked) => Verdict::Accept,
+            Ok(verdict) => verdict,
+        };
         self.done = Done::Message;
-        connection.is_over();
+        if matches!(&verdict, Verdict::Tempfail(refusal) if refusal.code == 421) {
+            self.done = Done::Session;
+            self.of_session = verdict.clone();
+        }
+        verdict
     }
 }
 

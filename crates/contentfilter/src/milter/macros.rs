@@ -14,10 +14,14 @@ pub(super) const NAMELESS: &str = "unknown";
 
 /// An address in the place of a name.
 pub(super) fn bracketed(address: Option<IpAddr>) -> String {
-    match address.map(|address| address.to_canonical()) {
-        Some(IpAddr::V4(address)) => format!("[{address}]"),
-        Some(IpAddr::V6(address)) => format!("[IPv6:{address}]"),
-        None => NAMELESS.to_owned(),
+    address.map_or_else(|| NAMELESS.to_owned(), |address| format!("[{}]", tagged(address)))
+}
+
+/// An address as RFC 5321 has it in its literals.
+fn tagged(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("IPv6:{address}"),
     }
 }
 
@@ -35,14 +39,14 @@ impl Facts<'_> {
     pub(super) fn value(&self, name: &str) -> Option<String> {
         let session = self.session;
         let client_name = || self.client_name.unwrap_or(NAMELESS).to_owned();
-        let client = session.address.map(|address| address.to_canonical());
+        let client = session.address.map(tagged);
         match name {
             "j" => Some(self.hostname.to_owned()),
             "v" => Some(concat!("Grange ", env!("CARGO_PKG_VERSION")).to_owned()),
             "i" => session.id.map(|id| id.as_str().to_owned()),
             "_" => client.map(|client| format!("{} [{client}]", client_name())),
             "{daemon_name}" => Some(session.service.clone()),
-            "{client_addr}" => client.map(|client| client.to_string()),
+            "{client_addr}" => client,
             "{client_name}" | "{client_ptr}" => client.map(|_| client_name()),
             "{client_port}" => client.map(|_| session.port.to_string()),
             "{auth_authen}" => session.user.clone(),

@@ -4,6 +4,7 @@ use job::inspect::Verdict;
 use mail::Edit;
 use proptest::prelude::*;
 
+use super::changes;
 use super::heard::{hear, message, session};
 use super::received::Received;
 use crate::filter::{FilterError, Finding};
@@ -85,6 +86,34 @@ fn the_envelope_is_changed() {
     {
         assert!(matches!(found(&[wrong, b"c"]), Err(FilterError::Malformed(_))), "{wrong:?}");
     }
+}
+
+/// What one milter takes out and another puts in is in, and the other way round.
+#[test]
+fn changes_follow_those_of_the_milters_before() {
+    let session = crate::filter::Session {
+        added: vec![mail::Recipient::from(
+            "d@x.test".parse::<mail::Address>().expect("an address"),
+        )],
+        removed: [0].into(),
+        ..session()
+    };
+    let received = Received::of(&message(), &session);
+    let change = |changes: Vec<::milter::Change>| {
+        let ended = ::milter::Ended { changes, body: None, answer: ::milter::Answer::Continue };
+        changes::finding(ended, &session, &received, "milter", "mx.test").expect("a finding")
+    };
+    let add = |address: &str| ::milter::Change::AddRecipient {
+        address: address.to_owned(),
+        parameters: String::new(),
+    };
+    let found =
+        change(vec![add("<b@x.test>"), add("<c@x.test>"), add("<D@X.test>"), add("<d@X.test>")]);
+    let added: Vec<&str> = found.add.iter().map(|one| one.address.as_str()).collect();
+    assert_eq!(added, ["b@x.test", "D@X.test"]);
+    let found = change(vec![::milter::Change::RemoveRecipient("<d@X.TEST>".to_owned())]);
+    let retracted: Vec<&str> = found.retract.iter().map(mail::Address::as_str).collect();
+    assert_eq!((retracted, found.remove), (vec!["d@x.test"], vec![]));
 }
 
 #[test]

@@ -45,6 +45,8 @@ fn judge_for(
         envelope: Some(Rc::new(envelope)),
         given: 0,
         id: None,
+        added: Vec::new(),
+        removed: Default::default(),
     };
     let message = |content: &str| {
         let content = Bytes::copy_from_slice(content.as_bytes());

@@ -36,7 +36,7 @@ fn says_what_is_wrong() {
         assert_eq!(problem.key, format!("contentfilter.filters[0]{key}"), "{filter}");
         assert_eq!(problem.wrong, wrong, "{filter}");
     };
-    check("clamd = 'unix:/a', steps = ['mail']", ".steps", "clamd is asked about messages alone");
+    check("clamd = 'unix:/a', steps = ['mail']", ".steps", "clamd is no milter");
     check("milter = 'unix:/a', steps = ['mail', 'mail']", ".steps", "a step twice");
     check(
         "milter = 'unix:/a', clamd = 'unix:/b'",

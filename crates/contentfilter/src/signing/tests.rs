@@ -88,6 +88,8 @@ fn leaves(filters: &str, trusted: bool) -> String {
         envelope: None,
         given: 0,
         id: None,
+        added: Vec::new(),
+        removed: Default::default(),
     };
     let size = MESSAGE.len() as u64;
     let message = Message::new(size, MESSAGE.into(), MESSAGE.len(), None);

@@ -47,6 +47,24 @@ async fn got(theirs: &mut DuplexStream) -> String {
     }
 }
 
+/// Asks, and has the milter say this when it has heard the question; gives what it has heard, too.
+async fn answered<T>(
+    milter: &mut DuplexStream,
+    said: &[u8],
+    asking: impl Future<Output = T>,
+) -> (T, String) {
+    let answering = async {
+        let mut question = BytesMut::with_capacity(4096);
+        milter.read_buf(&mut question).await.unwrap();
+        milter.write_all(said).await.unwrap();
+        question.escape_ascii().to_string()
+    };
+    tokio::join!(asking, answering)
+}
+
+/// Room for what these tests change.
+const LIMITS: Limits = Limits { body: 100, changes: 100 };
+
 #[tokio::test]
 async fn a_session_as_it_goes_over_the_wire() {
     let (mut client, mut milter) = agreed(AGREES).await;
@@ -83,15 +101,13 @@ async fn a_session_as_it_goes_over_the_wire() {
         (Command::EndOfHeader, "\\x00\\x00\\x00\\x08DNi\\x00abc\\x00\\x00\\x00\\x00\\x01N"),
         (Command::Body(b"hello\r\n"), "\\x00\\x00\\x00\\x08Bhello\\r\\n"),
     ] {
-        milter.write_all(b"\0\0\0\x01p\0\0\0\x01c").await.unwrap();
-        assert_eq!(client.tell(command, value_of).await.unwrap(), Answer::Continue);
-        assert_eq!(got(&mut milter).await, expected, "{command:?}");
+        let said = b"\0\0\0\x01p\0\0\0\x01c";
+        let (answer, told) = answered(&mut milter, said, client.tell(command, value_of)).await;
+        assert_eq!((answer.unwrap(), &*told), (Answer::Continue, expected), "{command:?}");
     }
-    milter.write_all(b"\0\0\0\x06hX\0y\0z").await.unwrap();
-    assert!(matches!(
-        client.end_of_message(value_of, 1000).await,
-        Err(Error::Malformed(Malformed::Data(b'h')))
-    ));
+    let said = b"\0\0\0\x06hX\0y\0z";
+    let (ended, _) = answered(&mut milter, said, client.end_of_message(value_of, LIMITS)).await;
+    assert!(matches!(ended, Err(Error::Malformed(Malformed::Data(b'h')))));
 }
 
 #[tokio::test]
@@ -128,51 +144,60 @@ async fn it_is_asked_for_the_macros_that_it_wants() {
 #[tokio::test]
 async fn changes_come_before_the_answer_to_the_end() {
     let (mut client, mut milter) = agreed(AGREES).await;
-    milter.write_all(b"\0\0\0\x05bnew \0\0\0\x01p\0\0\0\x05bbody\0\0\0\x01c").await.unwrap();
-    let (changes, answer) = client.end_of_message(nothing, 1000).await.unwrap();
-    assert_eq!(answer, Answer::Continue);
-    assert_eq!(
-        changes,
-        [Change::Body("new ".as_bytes().into()), Change::Body("body".as_bytes().into())]
-    );
+    let said = b"\0\0\0\x05bnew \0\0\0\x01p\0\0\0\x03qx\0\0\0\0\x05bbody\0\0\0\x01c";
+    let (ended, _) = answered(&mut milter, said, client.end_of_message(nothing, LIMITS)).await;
+    let ended = ended.unwrap();
+    assert_eq!((ended.answer, ended.body), (Answer::Continue, Some(b"new body".to_vec())));
+    assert_eq!(ended.changes, [Change::Quarantine("x".to_owned())]);
     // Of more than there may be none is taken.
-    milter.write_all(b"\0\0\0\x05bnew \0\0\0\x05bbody\0\0\0\x01c").await.unwrap();
-    assert!(matches!(
-        client.end_of_message(nothing, 100).await,
-        Err(Error::Malformed(Malformed::TooMuch(100)))
-    ));
+    let body = [&b"\0\0\0\x66b"[..], &[b'x'; 101], b"\0\0\0\x01c"].concat();
+    let small = b"\0\0\0\x03qx\0\0\0\0\x03qx\0\0\0\0\x01c";
+    for said in [&body[..], small] {
+        let (mut client, mut milter) = agreed(AGREES).await;
+        let (ended, _) = answered(&mut milter, said, client.end_of_message(nothing, LIMITS)).await;
+        assert!(matches!(ended, Err(Error::Malformed(Malformed::TooMuch(100)))));
+    }
 }
 
 #[tokio::test]
 async fn a29_what_is_out_of_place() {
-    for (said, expected) in [
-        (&b"\0\0\0\x01s"[..], Malformed::OutOfPlace),
-        (b"\0\0\0\x05bnew ", Malformed::OutOfPlace),
-        (AGREES, Malformed::OutOfPlace),
-        (b"\0\0\0\x01c\0\0\0\x01c", Malformed::Unasked),
-    ] {
+    for said in [&b"\0\0\0\x01s"[..], b"\0\0\0\x05bnew ", AGREES] {
         let (mut client, mut milter) = agreed(AGREES).await;
-        milter.write_all(said).await.unwrap();
-        match client.tell(Command::Helo("x"), nothing).await {
-            Err(Error::Malformed(wrong)) => assert_eq!(wrong, expected),
-            other => panic!("{other:?}"),
-        }
+        let asking = client.tell(Command::Helo("x"), nothing);
+        let (answer, _) = answered(&mut milter, said, asking).await;
+        assert!(matches!(answer, Err(Error::Malformed(Malformed::OutOfPlace))), "{said:?}");
     }
+    // What is said twice is not taken for the answer to what comes next, with the first or behind it.
+    for late in [false, true] {
+        let (mut client, mut milter) = agreed(AGREES).await;
+        let said: &[u8] = if late { b"\0\0\0\x01c" } else { b"\0\0\0\x01c\0\0\0\x01c" };
+        let asking = client.tell(Command::Helo("x"), nothing);
+        assert!(answered(&mut milter, said, asking).await.0.is_ok());
+        if late {
+            milter.write_all(b"\0\0\0\x01c").await.unwrap();
+        }
+        let next = client.tell(Command::Data, nothing).await;
+        assert!(matches!(next, Err(Error::Malformed(Malformed::Unasked))));
+    }
+    // Progress means nothing, whenever it comes.
+    let (mut client, mut milter) = agreed(AGREES).await;
+    milter.write_all(b"\0\0\0\x01p").await.unwrap();
+    let asking = client.tell(Command::Data, nothing);
+    assert!(answered(&mut milter, b"\0\0\0\x01c", asking).await.0.is_ok());
     // A body may be skipped if that was agreed on, and only that.
     let (mut client, mut milter) = agreed(&agrees(6, 0x400)).await;
-    milter.write_all(b"\0\0\0\x01s").await.unwrap();
-    assert_eq!(client.tell(Command::Body(b"x"), nothing).await.unwrap(), Answer::Skip);
-    milter.write_all(b"\0\0\0\x01s").await.unwrap();
-    assert!(client.tell(Command::Data, nothing).await.is_err());
+    let skip = b"\0\0\0\x01s";
+    let asking = client.tell(Command::Body(b"x"), nothing);
+    assert_eq!(answered(&mut milter, skip, asking).await.0.unwrap(), Answer::Skip);
+    let asking = client.tell(Command::Data, nothing);
+    assert!(answered(&mut milter, skip, asking).await.0.is_err());
     // A change that the milter said it would not make.
     let mut without = AGREES.to_vec();
     without[9..13].copy_from_slice(&0_u32.to_be_bytes());
     let (mut client, mut milter) = agreed(&without).await;
-    milter.write_all(b"\0\0\0\x05bnew \0\0\0\x01c").await.unwrap();
-    assert!(matches!(
-        client.end_of_message(nothing, 1000).await,
-        Err(Error::Malformed(Malformed::NotAgreed))
-    ));
+    let said = b"\0\0\0\x05bnew \0\0\0\x01c";
+    let (ended, _) = answered(&mut milter, said, client.end_of_message(nothing, LIMITS)).await;
+    assert!(matches!(ended, Err(Error::Malformed(Malformed::NotAgreed))));
 }
 
 #[tokio::test]
@@ -202,19 +227,17 @@ async fn sessions_end_and_begin_anew() {
     let (mut client, mut milter) = agreed(AGREES).await;
     client.abort();
     assert_eq!(got(&mut milter).await, "", "there was no transaction");
-    milter.write_all(b"\0\0\0\x01c").await.unwrap();
     let sender = ["<>".to_owned()];
-    client.tell(Command::Mail(&sender), nothing).await.unwrap();
-    got(&mut milter).await;
+    let asking = client.tell(Command::Mail(&sender), nothing);
+    answered(&mut milter, b"\0\0\0\x01c", asking).await.0.unwrap();
     client.abort();
     assert_eq!(got(&mut milter).await, "\\x00\\x00\\x00\\x01A");
     assert!(!client.next_session(), "it would not be heard there");
     for (said, may) in
         [(&b"\0\0\0\x01a"[..], false), (b"\0\0\0\x01r", false), (b"\0\0\0\x01c", true)]
     {
-        milter.write_all(said).await.unwrap();
-        client.end_of_message(nothing, 1000).await.unwrap();
-        got(&mut milter).await;
+        let asking = client.end_of_message(nothing, LIMITS);
+        answered(&mut milter, said, asking).await.0.unwrap();
         assert_eq!(client.may_have_another(), may, "{said:?}");
     }
     assert!(client.next_session());

@@ -91,6 +91,9 @@ fn a29_what_is_none() {
         (b"+", Malformed::Data(b'+')),
         (b"+a\0b\0c\0", Malformed::Data(b'+')),
         (b"-", Malformed::Data(b'-')),
+        // Another address would be written to.
+        (b"+caf\xe9@x.test\0", Malformed::Data(b'+')),
+        (b"ecaf\xe9@x.test\0", Malformed::Data(b'e')),
         (b"qno end", Malformed::Data(b'q')),
         (b"O\0\0\0\x06", Malformed::Data(b'O')),
         (b"y550 x", Malformed::Data(b'y')),

@@ -11,6 +11,10 @@ use crate::inspection::{Known, refusal, refusal_to_greet, replies};
 impl Session {
     /// Answers HELO and EHLO.
     pub(super) async fn hello(&mut self) {
+        // It ends a transaction, as RSET does.
+        if let Some(inspection) = &self.inspection {
+            inspection.begin();
+        }
         let refused = match self.stage.steps.helo {
             true => Box::pin(self.ask_filters(Step::Helo)).await,
             false => None,

@@ -39,13 +39,28 @@ fn check_answer(answer: &InspectAnswer, recipients: Vec<Recipient>, mixed: Mixed
 }
 
 #[test]
+fn whoever_refuses_a_message_that_is_for_nobody_any_more_is_heard() {
+    let recipient = || vec![Recipient::from(Address::parse("a@x.test").expect("address"))];
+    for (verdict, expect) in [
+        (Verdict::Accept, "discard"),
+        (Verdict::Discard, "discard"),
+        (reject(), "550 no 550"),
+        (Verdict::Tempfail(refusal(451)), "451 no 451"),
+    ] {
+        let answer = InspectAnswer { remove: vec![0], ..InspectAnswer::from(verdict) };
+        check_answer(&answer, recipient(), Mixed::Quarantine, expect);
+    }
+}
+
+#[test]
 fn verdicts_come_to_one_decision() {
     let keep = Mixed::Quarantine;
     check(Verdict::Accept, vec![], keep, "-; a@x.test -, b@x.test -");
     check(Verdict::Discard, vec![], keep, "discard");
     check(reject(), vec![], keep, "550 no 550");
     check(Verdict::Reject(refusal(250)), vec![], keep, "554 no 250");
-    check(Verdict::Tempfail(refusal(421)), vec![], keep, "421 no 421");
+    // The session goes on.
+    check(Verdict::Tempfail(refusal(421)), vec![], keep, "451 no 421");
     check(Verdict::Tempfail(refusal(550)), vec![], keep, "451 no 550");
     check(quarantine(), vec![], keep, "odd; a@x.test -, b@x.test -");
     check(Verdict::Accept, vec![(1, quarantine())], keep, "-; a@x.test -, b@x.test odd");

@@ -45,17 +45,18 @@ fn each_step_is_asked_about_as_it_happens() {
         }
         let expected = [
             (Step::Connect, 0, 0, 0),
-            (Step::Helo, 0, 0, 0),
-            (Step::Mail, 1, 0, 0),
-            // Those that router accepts, and that came together, in one request.
-            (Step::Recipient, 1, 2, 2),
-            (Step::Recipient, 1, 3, 1),
-            (Step::Message, 1, 3, 0),
-            (Step::End, 1, 0, 0),
+            // HELO ends a transaction, as RSET does.
+            (Step::Helo, 1, 0, 0),
             (Step::Mail, 2, 0, 0),
-            // After RSET it is another transaction, so that nothing that a filter kept counts for it.
+            // Those that router accepts, and that came together, in one request.
+            (Step::Recipient, 2, 2, 2),
+            (Step::Recipient, 2, 3, 1),
+            (Step::Message, 2, 3, 0),
+            (Step::End, 2, 0, 0),
             (Step::Mail, 3, 0, 0),
-            (Step::Quit, 3, 0, 0),
+            // After RSET it is another transaction, so that nothing that a filter kept counts for it.
+            (Step::Mail, 4, 0, 0),
+            (Step::Quit, 4, 0, 0),
         ];
         assert_eq!(asked(&farm), expected);
         let inspected = farm.inspected();
