@@ -6,11 +6,12 @@
 //! ```
 
 use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Instant;
 
 use job::inspect::{Step, Steps, Verdict};
-use mail::Envelope;
+use mail::{Envelope, Recipient};
 use tokio::time::timeout_at;
 
 use crate::breaker::Breaker;
@@ -64,6 +65,8 @@ struct Told {
     helo: Option<String>,
     mail: bool,
     recipients: usize,
+    /// Which they are: another worker may have refused some of them and accepted others.
+    digest: u64,
 }
 
 impl Chain {
@@ -171,7 +174,7 @@ impl Chain {
                 break;
             }
         }
-        round.end(looks);
+        round.end(looks, session);
         judgement
     }
 
@@ -283,7 +286,7 @@ impl Ready {
     ) -> Result<Finding, FilterError> {
         let mut found = Finding::default();
         let before = session.recipients().len().saturating_sub(session.given);
-        if seat.told.recipients > 0 && seat.told.recipients != before {
+        if seat.told.recipients > 0 && !seat.told.is_of(session, before) {
             seat.close();
         }
         let Seat { look, told, .. } = seat;
@@ -354,7 +357,20 @@ async fn in_time<T>(
     timeout_at(end.into(), asked).await.unwrap_or(Err(late))
 }
 
+/// Tells recipients from others.
+fn digest(recipients: &[Recipient]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    recipients.iter().for_each(|recipient| recipient.address.hash(&mut hasher));
+    hasher.finish()
+}
+
 impl Told {
+    /// Whether the recipients that were told are the first of the session's, so many of them.
+    fn is_of(&self, session: &Session, count: usize) -> bool {
+        let before = session.recipients().get(..count).unwrap_or_default();
+        self.recipients == count && self.digest == digest(before)
+    }
+
     fn is_due(&self, step: Step, session: &Session) -> bool {
         match step {
             Step::Connect => !self.connect,
@@ -370,7 +386,10 @@ impl Told {
             Step::Connect => self.connect = true,
             Step::Helo => self.helo.clone_from(&session.helo),
             Step::Mail => self.mail = true,
-            Step::Recipient => self.recipients = session.recipients().len(),
+            Step::Recipient => {
+                self.recipients = session.recipients().len();
+                self.digest = digest(session.recipients());
+            }
             Step::Message | Step::End | Step::Quit => {}
         }
     }
@@ -481,10 +500,11 @@ impl Round {
     }
 
     /// Numbers anew what was kept of recipients, as the next request will.
-    fn end(self, looks: &mut Looks) {
+    fn end(self, looks: &mut Looks, session: &Session) {
         for seat in &mut looks.seats {
             if seat.told.recipients > self.before {
                 seat.told.recipients = self.places.len();
+                seat.told.digest = digest(session.recipients());
             }
             let of = std::mem::take(&mut seat.of_transaction.recipients);
             let now = |place: u32| self.places.iter().position(|other| *other == place);

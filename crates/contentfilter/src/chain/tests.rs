@@ -194,6 +194,9 @@ fn another_worker_tells_its_filters_all_of_it() {
     // One that remembers other recipients than were accepted begins anew.
     chain.hear(&mut looks, Step::Recipient, at(&["b", "c", "d", "e"], 1));
     assert_eq!(taken(&heard)[..2], ["open", "connect"]);
+    // As many, but not the same.
+    chain.judge(&mut looks, at(&["b", "c", "d", "x"], 0));
+    assert_eq!(taken(&heard)[..2], ["open", "connect"]);
 }
 
 /// Attack A29: what a filter kept of a message, or of one that was given up, says nothing of the next.
