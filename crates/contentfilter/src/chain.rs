@@ -5,13 +5,14 @@
 //!                                          failure ─▶ on_failure                                         └─▶ a verdict ends the walk
 //! ```
 
+mod told;
+
 use std::cell::RefCell;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Instant;
 
 use job::inspect::{Step, Steps, Verdict};
-use mail::{Envelope, Recipient};
+use mail::Envelope;
 use tokio::time::timeout_at;
 
 use crate::breaker::Breaker;
@@ -21,6 +22,7 @@ use crate::kinds::{self, Setup};
 use crate::message::Message;
 use crate::settings::{OnFailure, Settings, Timeouts};
 use crate::trial::Tried;
+use told::Told;
 
 /// The largest body that a filter may give a message, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 256 << 20;
@@ -56,17 +58,6 @@ struct Seat {
     of_session: Option<Verdict>,
     /// What it said at mail or recipient that is for this message.
     of_transaction: Finding,
-}
-
-/// How far a look was told of the session.
-#[derive(Default)]
-struct Told {
-    connect: bool,
-    helo: Option<String>,
-    mail: bool,
-    recipients: usize,
-    /// Which they are: another worker may have refused some of them and accepted others.
-    digest: u64,
 }
 
 impl Chain {
@@ -357,44 +348,6 @@ async fn in_time<T>(
     timeout_at(end.into(), asked).await.unwrap_or(Err(late))
 }
 
-/// Tells recipients from others.
-fn digest(recipients: &[Recipient]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    recipients.iter().for_each(|recipient| recipient.address.hash(&mut hasher));
-    hasher.finish()
-}
-
-impl Told {
-    /// Whether the recipients that were told are the first of the session's, so many of them.
-    fn is_of(&self, session: &Session, count: usize) -> bool {
-        let before = session.recipients().get(..count).unwrap_or_default();
-        self.recipients == count && self.digest == digest(before)
-    }
-
-    fn is_due(&self, step: Step, session: &Session) -> bool {
-        match step {
-            Step::Connect => !self.connect,
-            Step::Helo => session.helo.is_some() && self.helo != session.helo,
-            Step::Mail => session.envelope.is_some() && !self.mail,
-            Step::Recipient => session.recipients().len() > self.recipients,
-            Step::Message | Step::End | Step::Quit => false,
-        }
-    }
-
-    fn note(&mut self, step: Step, session: &Session) {
-        match step {
-            Step::Connect => self.connect = true,
-            Step::Helo => self.helo.clone_from(&session.helo),
-            Step::Mail => self.mail = true,
-            Step::Recipient => {
-                self.recipients = session.recipients().len();
-                self.digest = digest(session.recipients());
-            }
-            Step::Message | Step::End | Step::Quit => {}
-        }
-    }
-}
-
 impl Looks {
     /// Takes notice of the transaction that a request is about: what is left of another one is forgotten.
     pub(crate) fn enter(&mut self, transaction: u64) {
@@ -503,8 +456,7 @@ impl Round {
     fn end(self, looks: &mut Looks, session: &Session) {
         for seat in &mut looks.seats {
             if seat.told.recipients > self.before {
-                seat.told.recipients = self.places.len();
-                seat.told.digest = digest(session.recipients());
+                seat.told.note(Step::Recipient, session);
             }
             let of = std::mem::take(&mut seat.of_transaction.recipients);
             let now = |place: u32| self.places.iter().position(|other| *other == place);
