@@ -40,7 +40,9 @@ impl Said {
                 break;
             }
         }
-        self.now = self.rest.split_to(length.min(self.rest.len()));
+        // What is too short for a packet comes, too.
+        let length = if length == 0 { self.rest.len() } else { length.min(self.rest.len()) };
+        self.now = self.rest.split_to(length);
     }
 }
 
