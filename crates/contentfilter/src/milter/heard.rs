@@ -28,7 +28,7 @@ struct Said {
 const ENDS: &[u8] = b"cartdsyf4O";
 
 impl Said {
-    /// Takes packets up to one that ends an answer; what are no packets comes with it.
+    /// Takes packets up to one that ends an answer; all that is left if none does.
     fn answer(&mut self) {
         let mut length = 0;
         while let Some(rest) = self.rest.get(length..)
@@ -36,13 +36,12 @@ impl Said {
         {
             let packet = usize::try_from(u32::from_be_bytes(*bytes)).unwrap_or(usize::MAX);
             length = length.saturating_add(4).saturating_add(packet);
-            if rest.get(4).is_none_or(|letter| packet == 0 || ENDS.contains(letter)) {
-                break;
+            if rest.get(4).is_some_and(|letter| packet > 0 && ENDS.contains(letter)) {
+                self.now = self.rest.split_to(length.min(self.rest.len()));
+                return;
             }
         }
-        // What is too short for a packet comes, too.
-        let length = if length == 0 { self.rest.len() } else { length.min(self.rest.len()) };
-        self.now = self.rest.split_to(length);
+        self.now = std::mem::take(&mut self.rest);
     }
 }
 
