@@ -20,6 +20,7 @@ use crate::filter::{Filter, FilterError, Finding, Look, Session};
 use crate::judgement::{Judgement, of_failure};
 use crate::kinds::{self, Setup};
 use crate::message::Message;
+use crate::run::LATE;
 use crate::settings::{OnFailure, Settings, Timeouts};
 use crate::trial::Tried;
 use told::Told;
@@ -342,7 +343,7 @@ async fn in_time<T>(
 ) -> Result<T, FilterError> {
     let own = Instant::now() + time;
     let (end, late) = match end {
-        Some(end) if end < own => (end, FilterError::Message("no time left".to_owned())),
+        Some(end) if end < own => (end, FilterError::Message(LATE.to_owned())),
         _ => (own, FilterError::Late),
     };
     timeout_at(end.into(), asked).await.unwrap_or(Err(late))

@@ -93,12 +93,8 @@ async fn asked(filter: &str, rule: &str, size: usize) -> &'static str {
         service: "mx".to_owned(),
         helo: Some("client.test".to_owned()),
         protocol: Some("ESMTP".to_owned()),
-        user: None,
         envelope: Some(Rc::new(envelope)),
-        given: 0,
-        id: None,
-        added: Vec::new(),
-        removed: Default::default(),
+        ..Session::default()
     };
     let content = Bytes::from(format!("Subject: x\r\n\r\n{}\r\n", "y".repeat(size)));
     let message = Message::new(content.len() as u64, content, 1 << 20, None);

@@ -94,7 +94,7 @@ impl<F: OfMessage> Look for AtMessage<F> {
 }
 
 /// What is known of a session at a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Session {
     /// The client's address; nothing for what is ours.
     pub(crate) address: Option<IpAddr>,

@@ -47,7 +47,7 @@ pub enum Error {
 /// How long before its deadline a message is given up: the answer must still get there.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 /// Why filters could not look at a message that was given up.
-const LATE: &str = "no time left";
+pub(crate) const LATE: &str = "no time left";
 /// In what units memory is lent, in bytes.
 const MEMORY_UNIT: u64 = 1024;
 /// The longest answer, as JSON, in bytes: a frame has room for it.
@@ -389,8 +389,7 @@ fn session_of(request: &InspectRequest) -> Session {
         envelope: request.envelope.clone().map(Rc::new),
         given: usize::try_from(request.given).unwrap_or(usize::MAX),
         id: request.draft.as_ref().map(|draft| draft.id),
-        added: Vec::new(),
-        removed: Default::default(),
+        ..Session::default()
     }
 }
 

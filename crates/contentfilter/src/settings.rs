@@ -120,7 +120,7 @@ fn is_false(value: &bool) -> bool {
 pub struct Timeouts {
     /// To connect to it. Default: 5 seconds.
     pub connect: Span,
-    /// For each step before the message. Default: 10 seconds.
+    /// For each step before the message, and each recipient. Default: 10 seconds.
     pub command: Span,
     /// For the message. Default: 25 seconds.
     pub message: Span,

@@ -161,7 +161,6 @@ fn session_of(facts: &Facts) -> Session {
         service: "mx".to_owned(),
         helo: Some(facts.helo.clone()),
         protocol: Some(if smtputf8 { "UTF8SMTP" } else { "ESMTP" }.to_owned()),
-        user: None,
         envelope: Some(Rc::new(Envelope {
             sender: facts.sender.clone(),
             recipients,
@@ -170,10 +169,7 @@ fn session_of(facts: &Facts) -> Session {
             ret: None,
             envid: None,
         })),
-        given: 0,
-        id: None,
-        added: Vec::new(),
-        removed: Default::default(),
+        ..Session::default()
     }
 }
 

@@ -70,7 +70,7 @@ impl Peer {
 pub enum Command<'a> {
     /// A client connected.
     Connect {
-        /// Its name, or `unknown`.
+        /// Its name, or what stands for one.
         name: &'a str,
         /// Its address.
         peer: Peer,
@@ -157,7 +157,7 @@ pub struct Limits {
 /// What came of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// The changes in their order, but for the body.
+    /// The changes in their order.
     pub changes: Vec<Change>,
     /// Another body.
     pub body: Option<Vec<u8>>,
@@ -269,23 +269,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         loop {
             match next(&mut self.stream, &mut self.packets).await? {
                 Packet::Progress => {}
-                Packet::Change(change) if !self.options.allow(&change) => {
-                    return Err(Malformed::NotAgreed.into());
-                }
-                Packet::Change(Change::Body(piece)) => {
+                Packet::Body(piece) if self.options.allow_body() => {
                     let body = ended.body.get_or_insert_default();
                     body.extend_from_slice(&piece);
                     if body.len() > limits.body {
                         return Err(Malformed::TooMuch(limits.body).into());
                     }
                 }
-                Packet::Change(change) => {
+                Packet::Change(change) if self.options.allow(&change) => {
                     bytes = bytes.saturating_add(change.bytes() + CHANGE_BYTES);
                     if bytes > limits.changes {
                         return Err(Malformed::TooMuch(limits.changes).into());
                     }
                     ended.changes.push(change);
                 }
+                Packet::Body(_) | Packet::Change(_) => return Err(Malformed::NotAgreed.into()),
                 Packet::Answer(Answer::Skip) | Packet::Offer(_) => {
                     return Err(Malformed::OutOfPlace.into());
                 }
@@ -376,7 +374,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             match next(&mut self.stream, &mut self.packets).await? {
                 Packet::Progress => {}
                 Packet::Answer(answer) => return Ok(answer),
-                Packet::Change(_) | Packet::Offer(_) => return Err(Malformed::OutOfPlace.into()),
+                Packet::Change(_) | Packet::Body(_) | Packet::Offer(_) => {
+                    return Err(Malformed::OutOfPlace.into());
+                }
             }
         }
     }
@@ -421,7 +421,6 @@ impl Change {
             Self::AddHeader { name, value }
             | Self::InsertHeader { name, value, .. }
             | Self::ChangeHeader { name, value, .. } => name.len() + value.len(),
-            Self::Body(piece) => piece.len(),
             Self::Sender { address, parameters } | Self::AddRecipient { address, parameters } => {
                 address.len() + parameters.len()
             }

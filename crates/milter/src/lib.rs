@@ -23,7 +23,7 @@ mod options;
 mod packet;
 
 pub use client::{CHANGE_BYTES, Client, Command, Ended, Error, Family, Limits, Peer};
-pub use options::{Action, Event, Options, Stage};
+pub use options::{Event, Options, Stage};
 pub use packet::{
     Answer, Change, LINES_MAX, Malformed, PACKET_BYTES_MAX, PIECE_BYTES_MAX, Packet, Packets,
     Reply, TEXT_BYTES_MAX,

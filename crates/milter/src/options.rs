@@ -25,31 +25,26 @@ const INTERNAL: u32 = 0xf000_0000;
 /// The longest list of macros that a milter may ask for at a stage, in bytes.
 const MACROS_BYTES_MAX: usize = 4096;
 
-/// What a milter may do to a message; the values are the protocol's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Add and insert header fields.
-    AddHeader = 0x1,
-    /// Give it another body.
-    ChangeBody = 0x2,
-    /// Add recipients.
-    AddRecipient = 0x4,
-    /// Remove recipients.
-    RemoveRecipient = 0x8,
-    /// Change and remove header fields.
-    ChangeHeader = 0x10,
-    /// Hold it.
-    Quarantine = 0x20,
-    /// Change the sender.
-    ChangeSender = 0x40,
-    /// Add recipients with parameters.
-    AddRecipientWith = 0x80,
-    /// Say which macros it wants.
-    SetMacros = 0x100,
-}
-
+// What a milter may do to a message; the values are the protocol's.
+const ADD_HEADER: u32 = 0x1;
+const CHANGE_BODY: u32 = 0x2;
+const ADD_RECIPIENT: u32 = 0x4;
+const REMOVE_RECIPIENT: u32 = 0x8;
+const CHANGE_HEADER: u32 = 0x10;
+const QUARANTINE: u32 = 0x20;
+const CHANGE_SENDER: u32 = 0x40;
+const ADD_RECIPIENT_WITH_PARAMETERS: u32 = 0x80;
+const SAY_WHICH_MACROS: u32 = 0x100;
 /// All of them.
-const ACTIONS: u32 = 0x1ff;
+const ACTIONS: u32 = ADD_HEADER
+    | CHANGE_BODY
+    | ADD_RECIPIENT
+    | REMOVE_RECIPIENT
+    | CHANGE_HEADER
+    | QUARANTINE
+    | CHANGE_SENDER
+    | ADD_RECIPIENT_WITH_PARAMETERS
+    | SAY_WHICH_MACROS;
 
 /// What a milter is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,18 +280,20 @@ impl Options {
         own.into_iter().flatten().map(String::as_str).chain(usual.into_iter().flatten())
     }
 
+    /// Whether another body was agreed on.
+    pub(crate) fn allow_body(&self) -> bool {
+        self.actions & CHANGE_BODY != 0
+    }
+
     /// Whether a change was agreed on.
     pub(crate) fn allow(&self, change: &Change) -> bool {
         let needed = match change {
-            Change::AddHeader { .. } | Change::InsertHeader { .. } => Action::AddHeader as u32,
-            Change::ChangeHeader { .. } => Action::ChangeHeader as u32,
-            Change::Body(_) => Action::ChangeBody as u32,
-            Change::Sender { .. } => Action::ChangeSender as u32,
-            Change::AddRecipient { .. } => {
-                Action::AddRecipient as u32 | Action::AddRecipientWith as u32
-            }
-            Change::RemoveRecipient(_) => Action::RemoveRecipient as u32,
-            Change::Quarantine(_) => Action::Quarantine as u32,
+            Change::AddHeader { .. } | Change::InsertHeader { .. } => ADD_HEADER,
+            Change::ChangeHeader { .. } => CHANGE_HEADER,
+            Change::Sender { .. } => CHANGE_SENDER,
+            Change::AddRecipient { .. } => ADD_RECIPIENT | ADD_RECIPIENT_WITH_PARAMETERS,
+            Change::RemoveRecipient(_) => REMOVE_RECIPIENT,
+            Change::Quarantine(_) => QUARANTINE,
         };
         self.actions & needed != 0
     }

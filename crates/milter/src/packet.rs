@@ -29,6 +29,8 @@ pub enum Packet {
     Answer(Answer),
     /// A change to the message, before the answer to its end.
     Change(Change),
+    /// A piece of another body, at the same place.
+    Body(Bytes),
     /// It is still at work.
     Progress,
 }
@@ -67,7 +69,7 @@ pub struct Reply {
     pub lines: Vec<String>,
 }
 
-/// A change to a message.
+/// A change to a message, but for its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A header field at the end of the section.
@@ -95,8 +97,6 @@ pub enum Change {
         /// Its new value.
         value: String,
     },
-    /// A piece of another body.
-    Body(Bytes),
     /// Another sender.
     Sender {
         /// The address as it was written, mostly in angle brackets.
@@ -219,7 +219,7 @@ fn packet(bytes: Bytes) -> Result<Packet, Malformed> {
         b'4' => alone(Answer::ShutDown),
         b'p' => data.is_empty().then_some(Packet::Progress).ok_or(wrong),
         b'y' => reply(data).map(|reply| Packet::Answer(Answer::Reply(reply))),
-        b'b' => Ok(Packet::Change(Change::Body(bytes.slice(1..)))),
+        b'b' => Ok(Packet::Body(bytes.slice(1..))),
         b'h' => change(header(data).map(|(name, value)| Change::AddHeader { name, value })),
         b'i' => change(numbered(data).map(|(index, name, value)| Change::InsertHeader {
             index,

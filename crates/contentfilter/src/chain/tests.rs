@@ -100,13 +100,10 @@ fn session(helo: Option<&str>, sender: Option<&str>, recipients: &[&str], given:
         Recipient::from(format!("{local}@x.test").parse::<Address>().expect("an address"))
     };
     Session {
-        address: None,
         port: 1,
         trusted: false,
         service: "mx".to_owned(),
         helo: helo.map(str::to_owned),
-        protocol: None,
-        user: None,
         envelope: sender.map(|sender| {
             Rc::new(Envelope {
                 sender: sender.parse().ok(),
@@ -118,9 +115,7 @@ fn session(helo: Option<&str>, sender: Option<&str>, recipients: &[&str], given:
             })
         }),
         given,
-        id: None,
-        added: Vec::new(),
-        removed: Default::default(),
+        ..Session::default()
     }
 }
 

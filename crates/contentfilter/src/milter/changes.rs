@@ -1,6 +1,6 @@
 //! The changes of a milter as a finding: addresses are read, header places are those of the whole section.
 
-use ::milter::{Change, Ended};
+use ::milter::Change;
 use job::inspect::Verdict;
 use mail::{Address, Edit, Recipient};
 use smtp::grammar::RcptParameters;
@@ -10,14 +10,14 @@ use crate::filter::{FilterError, Finding, Session};
 
 /// Puts changes together. Nothing of them is made if one makes no sense.
 pub(super) fn finding(
-    ended: Ended,
+    changes: Vec<Change>,
     session: &Session,
     received: &Received,
     name: &str,
     hostname: &str,
 ) -> Result<Finding, FilterError> {
-    let mut found = Finding { body: ended.body, ..Finding::default() };
-    for change in ended.changes {
+    let mut found = Finding::default();
+    for change in changes {
         match change {
             Change::AddHeader { name, value } => found.edits.push(Edit::Append { name, value }),
             Change::InsertHeader { index, name, value } => {
@@ -28,8 +28,6 @@ pub(super) fn finding(
                 let value = Some(value).filter(|value| !value.is_empty());
                 found.edits.push(Edit::Change { name, nth, value });
             }
-            // They have been put together.
-            Change::Body(_) => {}
             // Its parameters are of the sender's session, not of ours to the next hop.
             Change::Sender { address: text, .. } => found.sender = Some(sender(&text, hostname)?),
             Change::AddRecipient { address: text, parameters } => {

@@ -147,7 +147,6 @@ pub(super) fn session() -> Session {
         service: "mx".to_owned(),
         helo: Some("client.test".to_owned()),
         protocol: Some("ESMTP".to_owned()),
-        user: None,
         envelope: Some(Rc::new(Envelope {
             sender: Some(address("a@x.test")),
             recipients: recipients.map(address).map(Recipient::from).into(),
@@ -158,7 +157,6 @@ pub(super) fn session() -> Session {
         })),
         given: 2,
         id: Some(id()),
-        added: Vec::new(),
-        removed: Default::default(),
+        ..Session::default()
     }
 }

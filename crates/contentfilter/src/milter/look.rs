@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use ::authentication::iprev;
 use ::authentication::lookup::Limited;
-use ::milter::{Answer, Command, Error, Event, Limits, Malformed, PIECE_BYTES_MAX, Peer};
+use ::milter::{Answer, Command, Ended, Error, Event, Limits, Malformed, PIECE_BYTES_MAX, Peer};
 use job::inspect::{Refusal, Step, Verdict};
 use mail::{Recipient, StatusCode, header};
 use queue::Local;
@@ -251,15 +251,17 @@ impl AtMilter {
         }
         let facts = self.facts(session, None);
         let value_of = |name: &str| facts.value(name);
-        let ended = connection.end_of_message(value_of, LIMITS).await?;
-        let verdict = self.of_message(ended.answer.clone());
+        let Ended { changes, body, answer } = connection.end_of_message(value_of, LIMITS).await?;
+        let verdict = self.of_message(answer);
         if self.done == Done::No {
             self.done = Done::Message;
         }
         if verdict != Verdict::Accept {
             return Ok(Finding::from(verdict));
         }
-        changes::finding(ended, session, &received, &self.milter.name, &self.milter.hostname)
+        let (name, hostname) = (&*self.milter.name, &*self.milter.hostname);
+        let found = changes::finding(changes, session, &received, name, hostname)?;
+        Ok(Finding { body, ..found })
     }
 
     /// All of it before its end, as far as the milter wants it; the verdict if that is one already.

@@ -100,8 +100,7 @@ fn changes_follow_those_of_the_milters_before() {
     };
     let received = Received::of(&message(), &session);
     let change = |changes: Vec<::milter::Change>| {
-        let ended = ::milter::Ended { changes, body: None, answer: ::milter::Answer::Continue };
-        changes::finding(ended, &session, &received, "milter", "mx.test").expect("a finding")
+        changes::finding(changes, &session, &received, "milter", "mx.test").expect("a finding")
     };
     let add = |address: &str| ::milter::Change::AddRecipient {
         address: address.to_owned(),
@@ -183,7 +182,24 @@ fn our_own_received_field_is_the_one_with_the_id() {
     assert_eq!(received.nth("Received", 1), 1);
 }
 
+/// What is no packet, or not all of one, is an error like any other.
+#[test]
+fn a29_what_ends_in_the_middle() {
+    let agreed = framed(b"O\0\0\0\x06\0\0\x01\xff\0\0\0\0");
+    let progress = framed(b"p");
+    for said in [&b""[..], b"\0\rO", &agreed, &[&*agreed, &*progress, &*progress, b"\0\0"].concat()]
+    {
+        assert!(matches!(hear(said), Err(FilterError::Lost(_))), "{said:?}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn any_bytes_are_an_error_or_well_formed(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let _ = hear(&bytes);
+        let _ = hear(&[&*framed(b"O\0\0\0\x06\0\0\x01\xff\0\0\0\0"), &bytes].concat());
+    }
+
     #[test]
     fn whatever_a_milter_says_what_leaves_is_well_formed(
         letters in proptest::collection::vec((0_usize..19, proptest::collection::vec(any::<u8>(), 0..40)), 0..12),

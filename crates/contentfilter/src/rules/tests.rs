@@ -35,18 +35,11 @@ fn judge_for(
         envid: None,
     };
     let mut session = Session {
-        address: None,
         port: 0,
         trusted: false,
         service: "mx".to_owned(),
-        helo: None,
-        protocol: None,
-        user: None,
         envelope: Some(Rc::new(envelope)),
-        given: 0,
-        id: None,
-        added: Vec::new(),
-        removed: Default::default(),
+        ..Session::default()
     };
     let message = |content: &str| {
         let content = Bytes::copy_from_slice(content.as_bytes());

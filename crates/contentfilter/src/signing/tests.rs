@@ -83,13 +83,7 @@ fn leaves(filters: &str, trusted: bool) -> String {
         trusted,
         service: "mx".to_owned(),
         helo: Some("client.test".to_owned()),
-        protocol: None,
-        user: None,
-        envelope: None,
-        given: 0,
-        id: None,
-        added: Vec::new(),
-        removed: Default::default(),
+        ..Session::default()
     };
     let size = MESSAGE.len() as u64;
     let message = Message::new(size, MESSAGE.into(), MESSAGE.len(), None);

@@ -39,8 +39,8 @@ fn each_kind() {
         (b"f", Packet::Answer(Answer::ConnectionFails)),
         (b"4", Packet::Answer(Answer::ShutDown)),
         (b"p", Packet::Progress),
-        (b"bnew", Packet::Change(Change::Body(Bytes::from_static(b"new")))),
-        (b"b", Packet::Change(Change::Body(Bytes::new()))),
+        (b"bnew", Packet::Body(Bytes::from_static(b"new"))),
+        (b"b", Packet::Body(Bytes::new())),
         (b"hX-A\0b\0", Packet::Change(Change::AddHeader { name: text("X-A"), value: text("b") })),
         (
             b"i\0\0\0\x02X-A\0b\n\tc\0",

@@ -1,3 +1,5 @@
+//! Why a message stays held, from what the filters said.
+
 use job::inspect::{Refusal, Said};
 use mail::{BodyType, Recipient, StatusCode};
 
