@@ -29,6 +29,13 @@ ENTRY = struct.Struct("<QI20sQB")
 Place = namedtuple("Place", "slot home path offset length id")
 
 
+def moved_place(place):
+    """Where a message is once it was moved out of its segment."""
+    _, sequence, _ = place.slot
+    path = os.path.join(os.path.dirname(place.path), f"{sequence}.{place.offset}.moved")
+    return place._replace(home="moved", path=path, offset=HEAD)
+
+
 class Damaged(Exception):
     """What is there fails its checks."""
 
@@ -399,6 +406,9 @@ def messages(data_dir):
     ledger, living = Ledger(spool), {}
     segments = {place.slot[:2] for place in found if place.home == "segment"}
     for place in found:
+        if place.home == "segment" and ledger.copies.get(place.slot) == "live":
+            # Moved meanwhile, it may be, after its folder was read.
+            place = moved_place(place)
         known = place.home == "segment" or place.slot in ledger.copies or place.slot[:2] not in segments
         if known and not ledger.has_ended(place):
             if place.home == "moved" or place.id not in living:
@@ -408,7 +418,13 @@ def messages(data_dir):
 
 def accept_record(place):
     """The accept record of a message, checked, with what stands behind it in its record."""
-    file = File(place.path, SEGMENT if place.home == "segment" else MOVED)
+    try:
+        file = File(place.path, SEGMENT if place.home == "segment" else MOVED)
+    except FileNotFoundError:
+        if place.home == "moved":
+            raise
+        # Moved since the ledger was read.
+        return accept_record(moved_place(place))
     kind, id, accept, rest = file.record(place.offset)
     line = json.loads(accept)
     if id != place.id or line["id"] != id or kind not in (MESSAGE, ACCEPT):

@@ -140,7 +140,9 @@ impl Sink {
             received: Mutex::default(),
             ended: AtomicBool::new(false),
         });
-        let socket = Arc::new(TcpListener::bind(address).expect("the sink's port is free"));
+        // One that has just ended may hold it for a moment yet: see `nobody_listens`.
+        let bound = until("the sink's port is free", || TcpListener::bind(address).ok());
+        let socket = Arc::new(bound);
         let (listening, accepting) = (Arc::clone(&shared), Arc::clone(&socket));
         let listener = std::thread::spawn(move || {
             for stream in accepting.incoming() {
