@@ -55,6 +55,8 @@ struct Seat {
     told: Told,
     /// It failed, and the session goes on without it.
     left_out: bool,
+    /// It is left out elsewhere, and this session tries it for all.
+    tries: bool,
     /// What it said at connect or helo that is for each message.
     of_session: Option<Verdict>,
     /// What it said at mail or recipient that is for this message.
@@ -153,7 +155,7 @@ impl Chain {
             if !ready.steps.contain(step) || seat.left_out {
                 continue;
             }
-            let found = match ready.ask(seat, session, None, end).await {
+            let found = match ready.ask(seat, session, At::Step(step), end).await {
                 Ok(found) => round.early(seat, found),
                 Err(error) => {
                     judgement.failures.push(format!("{}: {error}", ready.name));
@@ -200,7 +202,7 @@ impl Chain {
             let since = tried.is_some().then(Instant::now);
             let asked = match &unreadable {
                 Some(why) if ready.filter.needs_content() => Err(FilterError::Message(why.clone())),
-                _ => ready.ask(seat, session, Some(&message), end).await,
+                _ => ready.ask(seat, session, At::Message(&message), end).await,
             };
             if let (Some(tried), Some(since)) = (&mut tried, since) {
                 tried.push(Tried::new(&ready.name, since.elapsed(), &asked));
@@ -226,14 +228,30 @@ impl Chain {
     }
 }
 
+/// What a filter is asked about.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    /// A step before the message.
+    Step(Step),
+    Message(&'a Message),
+}
+
+impl At<'_> {
+    fn step(self) -> Step {
+        match self {
+            Self::Step(step) => step,
+            Self::Message(_) => Step::Message,
+        }
+    }
+}
+
 impl Ready {
-    /// Asks one filter about a message, or a step if there is none, within its time and before `end`, unless it failed too often lately.
-    /// After a failure its look is dropped.
+    /// Asks one filter within its time and before `end`, unless it failed too often lately. After a failure its look is dropped.
     async fn ask(
         &self,
         seat: &mut Seat,
         session: &mut Session,
-        message: Option<&Message>,
+        at: At<'_>,
         end: Option<Instant>,
     ) -> Result<Finding, FilterError> {
         let now = Instant::now();
@@ -241,11 +259,11 @@ impl Ready {
             seat.close();
             return Err(FilterError::Late);
         }
-        if !self.breaker.borrow_mut().may_ask(now) {
+        if !self.breaker.borrow_mut().may_ask(&mut seat.tries, now) {
             seat.close();
             return Err(FilterError::LeftOut);
         }
-        let result = self.hear(seat, session, message, end).await;
+        let result = self.hear(seat, session, at, end).await;
         let result = result.and_then(|found| match found.body.as_ref().map(Vec::len) {
             Some(bytes) if bytes > BODY_BYTES_MAX => {
                 Err(FilterError::Malformed(format!("another body of {bytes} bytes")))
@@ -253,14 +271,17 @@ impl Ready {
             _ => Ok(found),
         });
         match &result {
-            Ok(_) => {
-                if self.breaker.borrow_mut().succeeded() {
+            Ok(found) => {
+                let decides = found.verdict != Verdict::Accept || !found.recipients.is_empty();
+                if self.breaker.borrow_mut().succeeded(at.step(), decides) {
                     tracing::info!(filter = %self.name, "is asked again");
                 }
             }
             Err(error) => {
                 seat.close();
-                if error.is_of_filter() && self.breaker.borrow_mut().failed(Instant::now()) {
+                seat.tries = false;
+                let now = Instant::now();
+                if error.is_of_filter() && self.breaker.borrow_mut().failed(at.step(), now) {
                     tracing::warn!(filter = %self.name, "failed too often, left out for a while");
                 }
             }
@@ -273,7 +294,7 @@ impl Ready {
         &self,
         seat: &mut Seat,
         session: &mut Session,
-        message: Option<&Message>,
+        at: At<'_>,
         end: Option<Instant>,
     ) -> Result<Finding, FilterError> {
         let mut found = Finding::default();
@@ -307,7 +328,7 @@ impl Ready {
                 return Ok(found);
             }
         }
-        let Some(message) = message else { return Ok(found) };
+        let At::Message(message) = at else { return Ok(found) };
         // It is for nobody.
         if !found.recipients.is_empty() && found.recipients.len() == session.recipients().len() {
             return Ok(found);

@@ -29,7 +29,7 @@ pub struct Settings {
     /// How much of messages a worker holds in memory at once; others wait for their turn, and a larger message comes alone.
     /// Default: 128MiB.
     pub memory_max: ByteSize,
-    /// How long a filter is left out that failed five times in a row; then one message tries it. Default: 30s.
+    /// How long a filter is left out that failed five times in a row; then one session tries it. Default: 30s.
     pub left_out: Span,
 }
 

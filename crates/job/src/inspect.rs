@@ -74,8 +74,8 @@ pub struct DraftFacts {
     pub stored: bool,
 }
 
-/// What has happened in the session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What has happened in the session; what comes later is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// A client connected.

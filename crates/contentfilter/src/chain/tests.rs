@@ -383,3 +383,31 @@ fn a_filter_that_fails_on_and_on_is_left_out_by_its_rule() {
     }
     assert_eq!(chain.left_out(), None);
 }
+
+#[test]
+fn a_filter_that_fails_at_messages_alone_is_left_out_too() {
+    let dies = Rc::new(std::cell::Cell::new(true));
+    let now = Rc::clone(&dies);
+    let (failing, heard) = filter(move |what| match what.starts_with("message") && now.get() {
+        true => Err(FilterError::Lost("it died".to_owned())),
+        false => fine(),
+    });
+    let mut chain = Chain::of(vec![(failing, Steps::ALL, OnFailure::Tempfail)]);
+    let left_out = std::time::Duration::ZERO;
+    chain.filters[0].breaker = RefCell::new(Breaker::new(left_out));
+    let mail = |looks: &mut Looks| {
+        chain.hear(looks, Step::Connect, session(Some("c.test"), None, &[], 0));
+        let whole = || session(Some("c.test"), Some("a@x.test"), &["b"], 1);
+        chain.hear(looks, Step::Recipient, whole());
+        chain.judge(looks, whole()).0.verdict()
+    };
+    for _ in 0..crate::breaker::FAILURES_MAX {
+        assert_eq!(chain.left_out(), None);
+        assert!(matches!(mail(&mut chain.open()), Verdict::Tempfail(_)));
+    }
+    assert!(chain.left_out().is_some(), "that it hears of recipients makes nothing good");
+    dies.set(false);
+    heard.borrow_mut().clear();
+    assert_eq!(mail(&mut chain.open()), Verdict::Accept, "who tries it may go on to the message");
+    assert_eq!(chain.left_out(), None);
+}
