@@ -1,10 +1,12 @@
 //! `cargo xtask test`: everything that a change must pass, counted.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::bench::instructions;
 use crate::process::{cargo, is_root, lines, succeeds, target_dir};
-use crate::{Failure, fuzz, packages, tidy, usage};
+use crate::{Failure, fuzz, packages, root, tidy, usage};
 
 /// How `cargo xtask test` was asked to run.
 #[derive(Debug, Default)]
@@ -109,9 +111,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, Failure> {
         report.step("tidy", || one(tidy::run()));
     }
     if options.wants("unit") {
-        let which = ["--workspace", "--exclude", "tests"];
-        let names: Vec<&str> = options.tests().into_iter().collect();
-        report.step("unit", || tests(&which, &names, &[]));
+        report.step("unit", || unit(options));
     }
     if options.wants("simulation") {
         report.step("simulation", || simulation(options));
@@ -168,12 +168,49 @@ fn simulation(options: &Options) -> Result<Count, Failure> {
     Ok(count)
 }
 
+/// What the crates say of themselves: tests within them, and those that are programs of their own.
+///
+/// Cargo unifies the features of what it builds at once, so both this and the system tests select the whole workspace: else most
+/// dependencies would be built twice.
+fn unit(options: &Options) -> Result<Count, Failure> {
+    let words: Vec<&str> = options.tests().into_iter().collect();
+    let mut programs = BTreeSet::new();
+    for package in std::fs::read_dir(root().join("crates"))? {
+        programs.extend(programs_in(&package?.path().join("tests"))?);
+    }
+    let mut which = vec!["--workspace", "--lib", "--bins"];
+    which.extend(programs.iter().flat_map(|name| ["--test", name]));
+    let mut count = tests(&which, &words, &[])?;
+    count.add(tests(&["--workspace", "--doc"], &words, &[])?);
+    Ok(count)
+}
+
+/// The names of the tests in a package's folder `tests` that are programs of their own.
+fn programs_in(folder: &Path) -> Result<BTreeSet<String>, Failure> {
+    let mut names = BTreeSet::new();
+    if !folder.is_dir() {
+        return Ok(names);
+    }
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_program =
+            path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").is_file();
+        if let (true, Some(name)) = (is_program, path.file_stem()) {
+            names.insert(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
 /// The system tests: the real program on loopback, built like the one that is shipped, but with fault points and every assertion.
 fn system(options: &Options) -> Result<Count, Failure> {
     let Some(binary) = build_with_faults()? else { return Ok(Count::one(false)) };
     // Timing matters to the system tests, and some of them load the machine.
     let words: Vec<&str> = options.tests().into_iter().chain(["--test-threads=2"]).collect();
-    tests(&["--package", "tests"], &words, &[("GRANGE_BINARY", &binary)])
+    let programs = programs_in(&root().join("tests/tests"))?;
+    let mut which = vec!["--workspace"];
+    which.extend(programs.iter().flat_map(|name| ["--test", name]));
+    tests(&which, &words, &[("GRANGE_BINARY", &binary)])
 }
 
 /// Builds the program with fault points, and says where it is; nothing when it does not build.
@@ -291,6 +328,23 @@ mod tests {
         assert_eq!((count.passed, count.failed), (12, 3));
         assert!(result("test smtp::session ... ok").is_none());
         assert!(result("test result: ok").is_none());
+    }
+
+    #[test]
+    fn a_program_of_tests_belongs_to_one_step() {
+        let system = programs_in(&root().join("tests/tests")).expect("it can be read");
+        assert!(system.contains("clients"));
+        let farm = programs_in(&root().join("crates/farm/tests")).expect("it can be read");
+        assert_eq!(farm.into_iter().collect::<Vec<_>>(), ["farms"]);
+        for package in std::fs::read_dir(root().join("crates")).expect("it can be read") {
+            let folder = package.expect("an entry").path().join("tests");
+            let own = programs_in(&folder).expect("it can be read");
+            assert!(
+                own.is_disjoint(&system),
+                "a name of {} is a system test's too",
+                folder.display()
+            );
+        }
     }
 
     #[test]
