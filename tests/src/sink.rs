@@ -140,7 +140,7 @@ impl Sink {
             received: Mutex::default(),
             ended: AtomicBool::new(false),
         });
-        // One that has just ended may hold it for a moment yet: see `nobody_listens`.
+        // A process that is being started may hold a copy of an ended sink's socket for a moment yet.
         let bound = until("the sink's port is free", || TcpListener::bind(address).ok());
         let socket = Arc::new(bound);
         let (listening, accepting) = (Arc::clone(&shared), Arc::clone(&socket));

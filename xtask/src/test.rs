@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that a change must pass, counted.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::bench::instructions;
@@ -175,14 +175,28 @@ fn simulation(options: &Options) -> Result<Count, Failure> {
 fn unit(options: &Options) -> Result<Count, Failure> {
     let words: Vec<&str> = options.tests().into_iter().collect();
     let mut programs = BTreeSet::new();
-    for package in std::fs::read_dir(root().join("crates"))? {
-        programs.extend(programs_in(&package?.path().join("tests"))?);
+    for folder in unit_folders()? {
+        programs.extend(programs_in(&folder)?);
     }
     let mut which = vec!["--workspace", "--lib", "--bins"];
     which.extend(programs.iter().flat_map(|name| ["--test", name]));
     let mut count = tests(&which, &words, &[])?;
     count.add(tests(&["--workspace", "--doc"], &words, &[])?);
     Ok(count)
+}
+
+/// The folders `tests` of all packages but that of the system tests.
+fn unit_folders() -> Result<Vec<PathBuf>, Failure> {
+    let mut folders = Vec::new();
+    for parent in [root(), root().join("crates")] {
+        for entry in std::fs::read_dir(parent)? {
+            let package = entry?.path();
+            if package.join("Cargo.toml").is_file() && package != root().join("tests") {
+                folders.push(package.join("tests"));
+            }
+        }
+    }
+    Ok(folders)
 }
 
 /// The names of the tests in a package's folder `tests` that are programs of their own.
@@ -336,8 +350,9 @@ mod tests {
         assert!(system.contains("clients"));
         let farm = programs_in(&root().join("crates/farm/tests")).expect("it can be read");
         assert_eq!(farm.into_iter().collect::<Vec<_>>(), ["farms"]);
-        for package in std::fs::read_dir(root().join("crates")).expect("it can be read") {
-            let folder = package.expect("an entry").path().join("tests");
+        let folders = unit_folders().expect("they can be read");
+        assert!(folders.contains(&root().join("sim/tests")), "packages beside `crates` count too");
+        for folder in folders {
             let own = programs_in(&folder).expect("it can be read");
             assert!(
                 own.is_disjoint(&system),

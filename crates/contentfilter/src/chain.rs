@@ -233,6 +233,7 @@ impl Chain {
 enum At<'a> {
     /// A step before the message.
     Step(Step),
+    /// The message, as the filters before left it.
     Message(&'a Message),
 }
 
